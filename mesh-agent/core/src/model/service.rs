@@ -1,0 +1,80 @@
+//! Services and their endpoints.
+
+use super::ObjectName;
+use super::workload::Workload;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// A Kubernetes Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// `<name>.<namespace>.svc.<cluster domain>`, lower case.
+    pub host: Arc<str>,
+    /// `spec.clusterIPs`; empty for a headless service.
+    pub vips: Vec<IpAddr>,
+    /// Ports in the order of the object.
+    pub ports: Vec<Arc<ServicePort>>,
+}
+
+impl Service {
+    /// The port with this number.
+    #[must_use]
+    pub fn port(&self, number: u16) -> Option<&Arc<ServicePort>> {
+        self.ports.iter().find(|p| p.number == number)
+    }
+}
+
+/// One port of a service with its endpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    /// Number in the BPF maps, never 0; kept while the service has the port.
+    pub id: u32,
+    /// `port`.
+    pub number: u16,
+    /// `name`, empty if none.
+    pub name: Arc<str>,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// Ready endpoints, IPv4 and IPv6 mixed, sorted by address.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+/// Where one service port of one pod listens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Pod address and target port.
+    pub addr: SocketAddr,
+    /// The pod; absent for an address outside of the cluster or not known yet.
+    pub workload: Option<Arc<Workload>>,
+}
+
+/// How a port is treated (mission T-51).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Not said: detected on each connection.
+    #[default]
+    Auto,
+    /// HTTP/1.1, or HTTP/2 with prior knowledge when the client sends its preface.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC.
+    Grpc,
+    /// TLS from the application: passed through.
+    Tls,
+    /// Anything else: passed through.
+    Tcp,
+}
+
+impl Protocol {
+    /// Whether the proxy must see the bytes: everything but what is declared opaque.
+    #[must_use]
+    pub const fn needs_bytes(self) -> bool {
+        match self {
+            Self::Auto | Self::Http | Self::Http2 | Self::Grpc => true,
+            Self::Tls | Self::Tcp => false,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
+
+use super::route::{RouteTable, Subset};
+use super::service::{Endpoint, Service, ServicePort};
+use super::workload::Workload;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Mesh-wide settings (Istio `meshConfig`, same names).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// `trustDomain`.
+    pub trust_domain: Arc<str>,
+    /// The cluster's DNS domain.
+    pub cluster_domain: Arc<str>,
+    /// `outboundTrafficPolicy.mode: REGISTRY_ONLY`.
+    pub registry_only: bool,
+    /// `rootNamespace`.
+    pub root_namespace: Arc<str>,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".into(),
+            cluster_domain: "cluster.local".into(),
+            registry_only: false,
+            root_namespace: "istio-system".into(),
+        }
+    }
+}
+
+/// See the module's description. Cheap to clone through `Arc`.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Raised by one with each published change.
+    pub version: u64,
+    /// Settings.
+    pub settings: MeshSettings,
+    /// Every live pod, sorted by namespace and name.
+    pub workloads: Vec<Arc<Workload>>,
+    /// Every service, sorted by namespace and name.
+    pub services: Vec<Arc<Service>>,
+    /// Pod address → pod.
+    pub workloads_by_ip: HashMap<IpAddr, Arc<Workload>>,
+    /// ClusterIP → service.
+    pub services_by_vip: HashMap<IpAddr, Arc<Service>>,
+    /// Fully qualified host → service.
+    pub services_by_host: HashMap<Arc<str>, Arc<Service>>,
+    /// Fully qualified host → VirtualService that routes it.
+    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    /// Fully qualified host → subsets of its DestinationRules.
+    pub subsets: HashMap<Arc<str>, Vec<Subset>>,
+    /// (`ServicePort::id`, subset name) → ready endpoints of the subset; filled for every defined subset.
+    pub subset_endpoints: HashMap<(u32, Arc<str>), Arc<[Arc<Endpoint>]>>,
+}
+
+/// What an original destination is.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A port of a service's virtual address.
+    Service(Arc<Service>, Arc<ServicePort>),
+    /// A pod's own address.
+    Workload(Arc<Workload>),
+    /// A service's virtual address with a port that it does not have.
+    NoSuchPort(Arc<Service>),
+    /// Nothing known.
+    Unknown,
+}
+
+impl Snapshot {
+    /// What `addr`, as an application dialled it, stands for.
+    #[must_use]
+    pub fn target(&self, addr: SocketAddr) -> Target {
+        let ip = addr.ip().to_canonical();
+        if let Some(service) = self.services_by_vip.get(&ip) {
+            return match service.port(addr.port()) {
+                Some(port) => Target::Service(Arc::clone(service), Arc::clone(port)),
+                None => Target::NoSuchPort(Arc::clone(service)),
+            };
+        }
+        match self.workloads_by_ip.get(&ip) {
+            Some(workload) => Target::Workload(Arc::clone(workload)),
+            None => Target::Unknown,
+        }
+    }
+
+    /// The pod that has this address.
+    #[must_use]
+    pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads_by_ip.get(&ip.to_canonical())
+    }
+}

@@ -1,0 +1,167 @@
+//! What becomes of a request or of a connection: the one matcher that the proxy, `heddle why` and tests call.
+
+mod balance;
+mod matcher;
+
+use crate::model::route::{HeaderOps, RetryPolicy, RouteRule, RouteTable};
+use crate::model::service::{Endpoint, Service, ServicePort};
+use crate::model::snapshot::{Snapshot, Target};
+use crate::model::workload::Workload;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use balance::pick_endpoint;
+
+/// A request's head as the matcher sees it.
+pub struct RequestFacts<'a> {
+    /// The pod that sends; `None` if it is not known.
+    pub client: Option<&'a Workload>,
+    /// What the application dialled.
+    pub target: &'a Target,
+    /// The port that the application dialled.
+    pub port: u16,
+    /// Method, as sent.
+    pub method: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Host header or `:authority`, as sent.
+    pub authority: &'a str,
+    /// Path and query, as sent.
+    pub path: &'a str,
+    /// Header fields.
+    pub headers: &'a dyn HeaderView,
+}
+
+/// Read access to header fields without naming an HTTP library.
+pub trait HeaderView {
+    /// All values of `name` (lower case) joined with `,`; `None` if there is none.
+    fn joined(&self, name: &str) -> Option<Cow<'_, str>>;
+}
+
+/// Random draws made by the caller; the same draws give the same decision.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Draws {
+    /// Picks the weighted destination.
+    pub split: u32,
+    /// Compared with each mirror's share.
+    pub mirror: u32,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// Forward it.
+    Forward(RoutePlan),
+    /// Answer it.
+    Refuse(Refusal),
+}
+
+/// Where a request goes and how.
+#[derive(Debug)]
+pub struct RoutePlan {
+    /// The rule that matched; `None` = default route to the service.
+    pub rule: Option<MatchedRule>,
+    /// Where to.
+    pub upstream: Upstream,
+    /// Copies to send.
+    pub mirrors: Vec<Upstream>,
+}
+
+/// A rule inside its table.
+#[derive(Clone, Debug)]
+pub struct MatchedRule {
+    /// The VirtualService.
+    pub table: Arc<RouteTable>,
+    /// Index into `table.rules`.
+    pub rule: usize,
+    /// Index into `matches`, `None` for a rule without.
+    pub matched: Option<usize>,
+    /// Index into `destinations`.
+    pub destination: usize,
+}
+
+impl MatchedRule {
+    /// The rule.
+    #[must_use]
+    pub fn rule(&self) -> &RouteRule {
+        &self.table.rules[self.rule]
+    }
+
+    /// Route-level header operations.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderOps {
+        &self.rule().headers
+    }
+
+    /// Header operations of the chosen destination, applied after the route's.
+    #[must_use]
+    pub fn destination_headers(&self) -> &HeaderOps {
+        &self.rule().destinations[self.destination].headers
+    }
+}
+
+/// A set of endpoints and what they are called.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The service; `None` for a pod dialled by its own address.
+    pub service: Option<Arc<Service>>,
+    /// Its port.
+    pub port: Option<Arc<ServicePort>>,
+    /// Subset, if the route names one.
+    pub subset: Option<Arc<str>>,
+    /// Ready endpoints, never empty.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+/// Why a request is not forwarded. Status and flag are those of Envoy in the same case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Status to answer.
+    pub status: u16,
+    /// Istio's response flag: `NR`, `NC`, `UH`.
+    pub flag: &'static str,
+    /// What and why, with the object and field that led here.
+    pub detail: String,
+}
+
+impl RoutePlan {
+    /// Whole-request timeout.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.rule.as_ref().and_then(|m| m.rule().timeout)
+    }
+
+    /// Retry policy of the rule, or the mesh's default.
+    #[must_use]
+    pub fn retries(&self) -> &RetryPolicy {
+        match &self.rule {
+            Some(matched) => &matched.rule().retries,
+            None => RetryPolicy::mesh_default(),
+        }
+    }
+}
+
+/// Decides on a request.
+///
+/// The Host header finds the service (VirtualService semantics, T-03…T-05, T-09); where it names none, the original
+/// destination does. A pod dialled by its own address keeps that pod.
+#[must_use]
+pub fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
+    matcher::route_request(snapshot, request, draws)
+}
+
+/// Decides on a connection whose bytes are not looked at.
+///
+/// # Errors
+/// No endpoint, or no such port.
+pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
+    matcher::route_connection(target, port)
+}
+
+/// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,
+/// what did. Made by the same code.
+#[must_use]
+pub fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<String> {
+    matcher::explain_request(snapshot, request)
+}

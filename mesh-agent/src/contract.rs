@@ -1,0 +1,91 @@
+//! What the edges know of each other: plain data and three narrow traits, implemented by one edge, used by another
+//! through `app`.
+
+use crate::sys::NetNs;
+use mesh_common::SocketRecord;
+use mesh_core::model::identity::SpiffeId;
+use mesh_core::model::workload::Workload;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// A captured pod of this node: its network namespace and the agent's listeners inside it. Made by `pods`, served by
+/// `proxy`.
+#[derive(Debug)]
+pub struct PodHandle {
+    /// The pod as it was enrolled. Labels may have changed since: the snapshot knows.
+    pub workload: Arc<Workload>,
+    /// Its network namespace; sockets towards the application and towards other nodes are opened in it, so that
+    /// their source is the pod's address.
+    pub netns: NetNs,
+    /// Listeners, non-blocking, already in the `LISTENERS` map.
+    pub listeners: Listeners,
+}
+
+/// The agent's listening sockets inside one pod; dual-stack where the pod is.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Takes the pod's outbound connections.
+    pub outbound: TcpListener,
+    /// Takes plaintext connections to the pod.
+    pub inbound: TcpListener,
+    /// Takes HBONE, port 15008.
+    pub tunnel: TcpListener,
+}
+
+/// The records that the kernel programs keep with a socket (`SOCKETS`, socket storage). Implemented by `bpf`.
+pub trait SocketRecords: Send + Sync {
+    /// What the programs recorded for an accepted socket. For an outbound one: what the application dialled.
+    ///
+    /// # Errors
+    /// No record: the connection must be closed and counted, never guessed.
+    fn record(&self, socket: BorrowedFd<'_>) -> io::Result<SocketRecord>;
+
+    /// Announces, before `connect`, whose connection this socket carries to an application, so that the
+    /// application's `accept` and `getpeername` show that client.
+    ///
+    /// # Errors
+    /// The kernel refuses the record.
+    fn announce(&self, socket: BorrowedFd<'_>, record: &SocketRecord) -> io::Result<()>;
+}
+
+/// Certificates of the workloads of this node. Implemented by `ca`.
+pub trait Certificates: Send + Sync {
+    /// TLS configurations that prove `identity`; asked for on demand, kept current by rotation. Cheap when cached.
+    ///
+    /// # Errors
+    /// No valid certificate, e.g. `SVID_EXPIRED`. The connection is refused, never made in plaintext.
+    fn tls(&self, identity: &SpiffeId) -> Result<Arc<IdentityTls>, CertificateError>;
+}
+
+/// rustls configurations of one identity, replaced as a whole by each rotation.
+#[derive(Debug)]
+pub struct IdentityTls {
+    /// Who this proves.
+    pub identity: SpiffeId,
+    /// As client, offering ALPN `heddle/1` then `h2`. Verifies the chain; the caller compares the peer's SPIFFE ID.
+    pub client: Arc<rustls::ClientConfig>,
+    /// As server, ALPN `heddle/1` or `h2`, client certificate required.
+    pub server: Arc<rustls::ServerConfig>,
+    /// `notAfter`, seconds since the Unix epoch: no new handshake after it.
+    pub not_after: u64,
+    /// Serial number, hexadecimal.
+    pub serial: String,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The last one has expired and no new one could be had.
+    #[error("SVID_EXPIRED: certificate of {0} has expired and the CA gave no new one")]
+    Expired(SpiffeId),
+    /// The CA refused or failed.
+    #[error("the CA gave no certificate for {identity}: {reason}")]
+    Refused {
+        /// For whom.
+        identity: SpiffeId,
+        /// The CA's or the library's words.
+        reason: String,
+    },
+}

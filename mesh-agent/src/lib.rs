@@ -1,0 +1,7 @@
+//! Heddle's node agent: the edges around `mesh-core`, and `app`, which wires them.
+//!
+//! Edges (`source`, `bpf`, `pods`, `proxy`, `tls`, `ca`, `telemetry`, `admin`) do not import each other; what
+//! they exchange are core types and the small contracts in [`contract`].
+
+pub mod contract;
+pub mod sys;
