@@ -1,77 +1,68 @@
 //! Addresses as the maps store them.
 
-/// An IPv6 address, or an IPv4 address in its `::ffff:a.b.c.d` form (RFC 4291 § 2.5.5.2), in network order.
+/// An IPv6 address, or an IPv4 address in its `::ffff:a.b.c.d` form (RFC 4291 § 2.5.5.2).
+///
+/// Four words whose bytes in memory are in network order, as the kernel's contexts hold them: BPF moves and compares
+/// words, not bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Ip(pub [u8; 16]);
+pub struct Ip(pub [u32; 4]);
+
+const MAPPED: u32 = 0xffffu32.to_be();
 
 impl Ip {
     /// The unspecified address `::`, used where a family is absent.
-    pub const NONE: Self = Self([0; 16]);
+    pub const NONE: Self = Self([0; 4]);
     /// The source from which the agent dials an application inside its pod over IPv4. No packet with it can
     /// arrive from outside: the kernel drops loopback sources as martians.
     pub const AGENT_V4: Self = Self::v4([127, 0, 0, 6]);
     /// As [`Ip::AGENT_V4`], for IPv6: loopback sources from another device are dropped (RFC 4291 § 2.5.3).
-    pub const AGENT_V6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    pub const AGENT_V6: Self = Self([0, 0, 0, 1u32.to_be()]);
 
     /// The v4-mapped form of four octets.
     #[inline(always)]
     #[must_use]
-    pub const fn v4(o: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self::v4_word(u32::from_ne_bytes(octets))
+    }
+
+    /// The v4-mapped form of a word in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4_word(word: u32) -> Self {
+        Self([0, 0, MAPPED, word])
     }
 
     /// Whether this is an IPv4 address.
     #[inline(always)]
     #[must_use]
     pub const fn is_v4(&self) -> bool {
-        let b = &self.0;
-        b[0] == 0
-            && b[1] == 0
-            && b[2] == 0
-            && b[3] == 0
-            && b[4] == 0
-            && b[5] == 0
-            && b[6] == 0
-            && b[7] == 0
-            && b[8] == 0
-            && b[9] == 0
-            && b[10] == 0xff
-            && b[11] == 0xff
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
     }
 
-    /// The four octets of an IPv4 address; meaningless for IPv6.
+    /// The IPv4 address as a word in network order; meaningless for IPv6.
     #[inline(always)]
     #[must_use]
-    pub const fn octets_v4(&self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+    pub const fn word_v4(&self) -> u32 {
+        self.0[3]
     }
 
     /// Whether the address is `::` or `0.0.0.0`. Connecting there means "this host" (ip(7)).
     #[inline(always)]
     #[must_use]
-    pub fn is_unspecified(&self) -> bool {
-        let (hi, lo) = self.halves();
-        hi == 0 && (lo == 0 || lo == 0x0000_ffff_0000_0000)
+    pub const fn is_unspecified(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == MAPPED) && self.0[3] == 0
     }
 
     /// Whether the address is in `127.0.0.0/8` or is `::1`.
     #[inline(always)]
     #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        let (hi, lo) = self.halves();
-        hi == 0 && (lo == 1 || (lo >> 24) == 0x00ff_ff7f)
-    }
-
-    /// The address as two big-endian words; cheap to compare and to hash inside BPF.
-    #[inline(always)]
-    #[must_use]
-    pub const fn halves(&self) -> (u64, u64) {
-        let b = &self.0;
-        (
-            u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-            u64::from_be_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
-        )
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            u32::from_be(self.0[3]) >> 24 == 127
+        } else {
+            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == Self::AGENT_V6.0[3]
+        }
     }
 }
 
@@ -99,7 +90,9 @@ impl AddrPort {
     #[inline(always)]
     #[must_use]
     pub const fn mix(&self) -> u32 {
-        let (hi, lo) = self.ip.halves();
+        let [a, b, c, d] = self.ip.0;
+        let hi = ((a as u64) << 32) | b as u64;
+        let lo = ((c as u64) << 32) | d as u64;
         let mut h = hi ^ lo.rotate_left(23) ^ ((self.port as u64) << 17);
         h ^= h >> 33;
         h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -118,7 +111,11 @@ mod user {
         fn from(ip: IpAddr) -> Self {
             match ip {
                 IpAddr::V4(v4) => Self::v4(v4.octets()),
-                IpAddr::V6(v6) => Self(v6.octets()),
+                IpAddr::V6(v6) => {
+                    let o = v6.octets();
+                    let word = |i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
+                    Self([word(0), word(4), word(8), word(12)])
+                }
             }
         }
     }
@@ -126,10 +123,13 @@ mod user {
     impl From<Ip> for IpAddr {
         fn from(ip: Ip) -> Self {
             if ip.is_v4() {
-                Self::V4(Ipv4Addr::from(ip.octets_v4()))
-            } else {
-                Self::V6(Ipv6Addr::from(ip.0))
+                return Self::V4(Ipv4Addr::from(ip.word_v4().to_ne_bytes()));
             }
+            let mut octets = [0; 16];
+            for (to, word) in octets.chunks_exact_mut(4).zip(ip.0) {
+                to.copy_from_slice(&word.to_ne_bytes());
+            }
+            Self::V6(Ipv6Addr::from(octets))
         }
     }
 

@@ -21,7 +21,7 @@ no_padding! {
     crate::PortKey = 4 + 4,
     crate::ListenerKey = 4 + 4,
     crate::Agent = 8 + 4 + 4,
-    crate::PodCounters = 7 * 8,
+    crate::PodCounters = 9 * 8,
     crate::Service = 4 * 4,
     crate::BackendKey = 4 + 4,
     crate::Backend = 16 + 2 + 2 + 4 + 4,

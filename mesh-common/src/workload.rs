@@ -120,4 +120,8 @@ pub struct PodCounters {
     pub admitted: u64,
     /// Inbound connections dropped.
     pub dropped: u64,
+    /// Start of the second in which `events` were counted, `bpf_ktime_get_ns`.
+    pub window_ns: u64,
+    /// Events of this window; beyond [`crate::maps::EVENTS_PER_SECOND`] they are dropped and counted.
+    pub events: u64,
 }
