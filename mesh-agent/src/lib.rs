@@ -3,5 +3,8 @@
 //! Edges (`source`, `bpf`, `pods`, `proxy`, `tls`, `ca`, `telemetry`, `admin`) do not import each other; what
 //! they exchange are core types and the small contracts in [`contract`].
 
+pub mod bpf;
 pub mod contract;
+pub mod pods;
+pub mod source;
 pub mod sys;

@@ -50,6 +50,14 @@ impl NetNs {
         result
     }
 
+    /// Inode of this namespace, unique while it lives.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(std::os::unix::fs::MetadataExt::ino(&self.file.metadata()?))
+    }
+
     /// Cookie of this namespace (`SO_NETNS_COOKIE`, Linux 5.14).
     ///
     /// # Errors
@@ -60,6 +68,12 @@ impl NetNs {
                 .or_else(|_| Socket::new(Domain::IPV4, Type::DGRAM, None))?;
             socket.cookie_netns()
         })
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

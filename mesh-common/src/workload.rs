@@ -36,6 +36,8 @@ pub struct LocalPod {
     pub id: u32,
     /// [`workload_flags`].
     pub flags: u32,
+    /// Network namespace cookie: the key of its listeners.
+    pub cookie: u64,
 }
 
 /// `PROBE_PORTS`: a port of a pod that its kubelet probes. Connections to it from an address of this node pass.
@@ -59,15 +61,18 @@ pub mod listener_kind {
     pub const TUNNEL: u32 = 2;
 }
 
-/// `LISTENERS` (SOCKHASH): which listening socket takes a connection.
+/// `LISTENERS` (SOCKHASH): which listening socket takes a connection. The cookie is the key and not the pod's number,
+/// so that an agent that starts again cannot hand one pod's connections to another's listener while it re-numbers.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "user", derive(Debug))]
 pub struct ListenerKey {
-    /// [`Workload::id`].
-    pub workload: u32,
+    /// Network namespace cookie.
+    pub cookie: u64,
     /// [`listener_kind`].
     pub kind: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Bits of [`Agent::flags`].

@@ -44,7 +44,7 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
 
 #[inline(always)]
 fn assign(ctx: &SkLookupContext, pod: &LocalPod, kind: u32, reason: Reason) -> Steer {
-    let key = ListenerKey { workload: pod.id, kind };
+    let key = ListenerKey { cookie: pod.cookie, kind, pad: 0 };
     match LISTENERS.redirect_sk_lookup(SkLookupContext::new(ctx.lookup), key, 0) {
         Ok(()) => Steer::Assign(kind, reason),
         Err(_) => steer_without_listener(kind, pod.flags),

@@ -1,0 +1,60 @@
+//! The event ring as typed events.
+
+use super::{BpfError, Datapath};
+use aya::maps::{MapData, RingBuf};
+use mesh_common::Event;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+
+/// Reads the ring. There is one reader.
+pub struct EventReader {
+    ring: AsyncFd<Ring>,
+}
+
+struct Ring(RingBuf<MapData>);
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Datapath {
+    /// Takes the reader; `None` when it was taken before.
+    ///
+    /// # Errors
+    /// Not called inside a tokio runtime with I/O.
+    pub fn take_events(&mut self) -> Result<Option<EventReader>, BpfError> {
+        let Some(ring) = self.maps.events.take() else { return Ok(None) };
+        let ring = AsyncFd::new(Ring(ring)).map_err(BpfError::io("watch the event ring"))?;
+        Ok(Some(EventReader { ring }))
+    }
+}
+
+impl EventReader {
+    /// Waits for events and hands each to `sink`. Cancel safe: an event is handed over or still in the ring.
+    pub async fn read(&mut self, mut sink: impl FnMut(Event)) {
+        // The wake-up can be lost on weakly ordered CPUs (aya 0.14), hence a bound on the wait.
+        let ready = tokio::time::timeout(Duration::from_millis(500), self.ring.readable_mut()).await;
+        let clear = match ready {
+            Ok(Ok(guard)) => Some(guard),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        if let Some(mut guard) = clear {
+            drain(&mut guard.get_inner_mut().0, &mut sink);
+            guard.clear_ready();
+        } else {
+            drain(&mut self.ring.get_mut().0, &mut sink);
+        }
+    }
+}
+
+fn drain(ring: &mut RingBuf<MapData>, sink: &mut impl FnMut(Event)) {
+    while let Some(item) = ring.next() {
+        if item.len() >= size_of::<Event>() {
+            // SAFETY: the programs write whole `Event`s; the length was checked; any bit pattern is a valid `Event`.
+            sink(unsafe { std::ptr::read_unaligned(item.as_ptr().cast::<Event>()) });
+        }
+    }
+}

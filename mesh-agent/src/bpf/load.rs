@@ -1,0 +1,172 @@
+//! Loads the object over the pinned maps.
+
+use super::{BpfError, attach, maps::Maps, records::Records};
+use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use mesh_common::maps::MAPS;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, setrlimit};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// Where the data path lives.
+#[derive(Clone, Debug)]
+pub struct BpfConfig {
+    /// Directory of the pins, below a bpf file system.
+    pub bpf_dir: PathBuf,
+    /// cgroup v2 directory that holds the pods.
+    pub cgroup: PathBuf,
+    /// Directory for the lock file.
+    pub state_dir: PathBuf,
+}
+
+/// The loaded programs and their maps.
+pub struct Datapath {
+    pub(super) config: BpfConfig,
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    records: Arc<Records>,
+    _lock: Flock<File>,
+}
+
+/// The hooks on the pods' cgroup: program name and pin name.
+pub(super) const CGROUP_HOOKS: [&str; 4] = ["heddle_connect4", "heddle_connect6", "heddle_peer4", "heddle_peer6"];
+pub(super) const SOCK_OPS: &str = "heddle_sockops";
+pub(super) const STEER: &str = "heddle_steer";
+
+impl Datapath {
+    /// Loads the programs, attaches them to the cgroup or replaces the ones that an earlier agent left.
+    ///
+    /// # Errors
+    /// What is missing, and where. Nothing that was attached before is taken away by a failure.
+    pub fn load(config: BpfConfig) -> Result<Self, BpfError> {
+        if OBJECT.is_empty() {
+            return Err(BpfError::NoObject);
+        }
+        let lock = lock(&config.state_dir)?;
+        // Linux before 5.11 charges maps to this limit; later ones ignore it.
+        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX) {
+            tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK");
+        }
+        prepare_dirs(&config.bpf_dir)?;
+        let mut ebpf = load_object(Some(&config.bpf_dir))?;
+        load_programs(&mut ebpf)?;
+        sweep_old_layouts(&config.bpf_dir);
+        let records = Arc::new(Records::open(&mut ebpf)?);
+        let maps = Maps::open(&mut ebpf)?;
+        let mut this = Self { config, ebpf, maps, records, _lock: lock };
+        attach::attach_cgroup_hooks(&mut this)?;
+        Ok(this)
+    }
+
+    /// Access to socket records, shared with the proxy.
+    #[must_use]
+    pub fn records(&self) -> Arc<Records> {
+        Arc::clone(&self.records)
+    }
+
+    /// Where the pins are.
+    #[must_use]
+    pub fn config(&self) -> &BpfConfig {
+        &self.config
+    }
+
+    /// Verifier statistics per program: name, verified instructions, translated bytes.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn verifier_statistics() -> Result<Vec<(String, Option<u32>, u32)>, BpfError> {
+        if OBJECT.is_empty() {
+            return Err(BpfError::NoObject);
+        }
+        let mut ebpf = load_object(None)?;
+        load_programs(&mut ebpf)?;
+        let mut rows = Vec::new();
+        for (name, program) in ebpf.programs() {
+            let info = program
+                .info()
+                .map_err(|source| BpfError::Program { name: "(info)", source })?;
+            rows.push((name.to_owned(), info.verified_instruction_count(), info.size_translated().unwrap_or(0)));
+        }
+        rows.sort();
+        Ok(rows)
+    }
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>, BpfError> {
+    fs::create_dir_all(dir).map_err(BpfError::io(format!("create {}", dir.display())))?;
+    let path = dir.join("agent.lock");
+    let file = File::create(&path).map_err(BpfError::io(format!("create {}", path.display())))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| BpfError::Locked(path))
+}
+
+fn prepare_dirs(dir: &Path) -> Result<(), BpfError> {
+    let parent = dir.parent().unwrap_or(dir);
+    let fs_type = nix::sys::statfs::statfs(parent).map_err(|e| BpfError::io(format!("statfs {}", parent.display()))(e.into()))?;
+    if fs_type.filesystem_type().0 != BPF_FS_MAGIC {
+        return Err(BpfError::NotBpffs(dir.to_owned()));
+    }
+    for sub in ["maps", "links", "netns"] {
+        let path = dir.join(sub);
+        fs::create_dir_all(&path).map_err(BpfError::io(format!("create {}", path.display())))?;
+    }
+    let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(dir, only_owner).map_err(BpfError::io(format!("chmod {}", dir.display())))
+}
+
+/// The pin of a map: its layout number is part of the name.
+pub(super) fn map_pin(dir: &Path, name: &str, layout: u32) -> PathBuf {
+    dir.join("maps").join(format!("{name}.v{layout}"))
+}
+
+fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    if let Some(dir) = pins {
+        for map in MAPS {
+            loader.map_pin_path(map.name, map_pin(dir, map.name, map.layout));
+        }
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    for name in CGROUP_HOOKS {
+        let program: &mut CgroupSockAddr = program(ebpf, name)?;
+        program.load().map_err(|source| BpfError::Program { name, source })?;
+    }
+    let program_sockops: &mut SockOps = program(ebpf, SOCK_OPS)?;
+    program_sockops.load().map_err(|source| BpfError::Program { name: SOCK_OPS, source })?;
+    let steer: &mut SkLookup = program(ebpf, STEER)?;
+    steer.load().map_err(|source| BpfError::Program { name: STEER, source })
+}
+
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, BpfError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or(BpfError::Missing(name))?
+        .try_into()
+        .map_err(|source| BpfError::Program { name, source })
+}
+
+/// Removes pins of maps whose layout is not the one loaded: the programs that used them have just been replaced or
+/// will be, and config maps are rebuilt from the plan.
+fn sweep_old_layouts(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir.join("maps")) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let current = MAPS.iter().any(|map| map_pin(dir, map.name, map.layout).file_name() == Some(&name));
+        if !current {
+            match fs::remove_file(entry.path()) {
+                Ok(()) => tracing::info!(pin = %entry.path().display(), "removed a map pin of another layout"),
+                Err(error) => tracing::warn!(pin = %entry.path().display(), %error, "cannot remove an old map pin"),
+            }
+        }
+    }
+}
