@@ -4,6 +4,7 @@
 //! they exchange are core types and the small contracts in [`contract`].
 
 pub mod bpf;
+pub mod cli;
 pub mod contract;
 pub mod pods;
 pub mod source;

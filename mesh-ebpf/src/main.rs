@@ -3,6 +3,7 @@
 //! SPDX-License-Identifier: MIT OR GPL-2.0
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod connect;
 mod context;
