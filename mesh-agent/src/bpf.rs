@@ -6,6 +6,7 @@
 
 mod apply;
 mod attach;
+mod cgroup;
 mod check;
 mod events;
 mod load;
@@ -16,6 +17,7 @@ mod sys;
 
 pub use apply::ApplyError;
 pub use attach::NetnsLink;
+pub use cgroup::{AGENT_CGROUP, cgroup2_mount, pods_cgroup};
 pub use check::{Feature, check_features};
 pub use events::EventReader;
 pub use load::{BpfConfig, Datapath};
@@ -59,6 +61,10 @@ pub enum BpfError {
         #[source]
         source: aya::maps::MapError,
     },
+    /// The hooks are attached, but a connection made to see it did not meet them.
+    #[error("the programs are attached to {0}, but a connection from below it does not meet them: is another program's \
+             override in place?")]
+    NoEffect(PathBuf),
     /// The object has no such program or map.
     #[error("the BPF object has no {0}: agent and object are of different builds")]
     Missing(&'static str),

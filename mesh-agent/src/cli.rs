@@ -1,6 +1,12 @@
 //! The command line: one file per verb.
 
+mod ask;
+mod check;
+mod cleanup;
+mod run;
+mod status;
 mod verify;
+mod why;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -24,6 +30,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the agent of this node.
+    Run(Box<crate::app::config::AgentConfig>),
+    /// Test what the agent needs of this kernel and machine, and say what is missing.
+    Check(check::Args),
+    /// Show the agent, its pods, what is captured and what not and why, and what is wrong with the config.
+    Status(status::Args),
+    /// Explain what becomes of a connection or request: which rule, which object, which field, why.
+    Why(why::Args),
+    /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
+    Cleanup(cleanup::Args),
     /// Load the BPF programs, print the verifier's statistics, and attach nothing.
     VerifyBpf(verify::Args),
 }
@@ -33,6 +49,11 @@ enum Verb {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
+        Verb::Run(config) => run::run(*config),
+        Verb::Check(args) => check::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Why(args) => why::run(&args),
+        Verb::Cleanup(args) => cleanup::run(&args),
         Verb::VerifyBpf(args) => verify::run(&args),
     };
     match result {

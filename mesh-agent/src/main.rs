@@ -1,4 +1,4 @@
-//! `mesh-agent`, and `heddle`, the same program under the user's name for it.
+//! `mesh-agent`: the program of the DaemonSet.
 
 use std::process::ExitCode;
 

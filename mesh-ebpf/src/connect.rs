@@ -31,7 +31,11 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     // SAFETY: `sock_addr` contexts take this helper since Linux 5.7.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: entries are freed by RCU (no preallocation), so the reference outlives this run.
-    let Some(workload) = (unsafe { WORKLOADS.get(cookie) }) else { return ALLOW };
+    let Some(workload) = (unsafe { WORKLOADS.get(cookie) }) else {
+        // Counted, so that the agent can see by a connection of its own that the hook is in effect.
+        count(Reason::NotEnrolled);
+        return ALLOW;
+    };
     let agent = AGENT.get(0).copied().unwrap_or_default();
     let mut facts =
         Facts { dst: user_addr(ctx, v6), v6, workload: *workload, service: 0, backend: AddrPort::default() };

@@ -5,7 +5,10 @@ use super::{BpfError, sys};
 use crate::sys::NetNs;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, SkLookup, SockOps};
+use mesh_common::verdict::Reason;
+use socket2::{Domain, Socket, Type};
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -70,13 +73,31 @@ impl Datapath {
         Ok(NetnsLink { pin })
     }
 
+    /// Makes a connection that the hooks must see, and looks whether they did: "attach returned 0" is no proof
+    /// where another program overrides, or where the cgroup is another mount's.
+    ///
+    /// # Errors
+    /// [`BpfError::NoEffect`].
+    pub fn verify_effect(&self) -> Result<(), BpfError> {
+        let seen = || {
+            let decisions = self.decisions();
+            decisions.iter().find(|(reason, _)| *reason == Reason::NotEnrolled).map_or(0, |(_, count)| *count)
+        };
+        let before = seen();
+        let probe = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(BpfError::io("probe socket"))?;
+        probe.set_nonblocking(true).map_err(BpfError::io("probe socket"))?;
+        // Nobody listens on tcpmux; whether somebody does makes no difference.
+        let _ = probe.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into());
+        if seen() > before { Ok(()) } else { Err(BpfError::NoEffect(self.config.cgroup.clone())) }
+    }
+
     /// Ends the steering of a pod.
     pub fn detach_netns(&self, link: &NetnsLink) {
         remove_pin(&link.pin);
     }
 
     /// Removes the links of namespaces that no live pod has: an earlier agent's pods that ended while no agent ran.
-    pub fn sweep_netns(&self, live: &[NetnsLink]) {
+    pub fn sweep_netns(&self, live: &[&NetnsLink]) {
         let Ok(entries) = fs::read_dir(self.config.bpf_dir.join("netns")) else { return };
         for entry in entries.flatten() {
             if !live.iter().any(|link| link.pin == entry.path()) {

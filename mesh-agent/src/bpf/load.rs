@@ -1,6 +1,6 @@
 //! Loads the object over the pinned maps.
 
-use super::{BpfError, attach, maps::Maps, records::Records};
+use super::{BpfError, attach, cgroup, maps::Maps, records::Records};
 use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use mesh_common::maps::MAPS;
@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// Where the data path lives.
@@ -59,7 +59,9 @@ impl Datapath {
         let records = Arc::new(Records::open(&mut ebpf)?);
         let maps = Maps::open(&mut ebpf)?;
         let mut this = Self { config, ebpf, maps, records, _lock: lock };
+        cgroup::join(&this.config.cgroup)?;
         attach::attach_cgroup_hooks(&mut this)?;
+        this.verify_effect()?;
         Ok(this)
     }
 
@@ -104,12 +106,15 @@ fn lock(dir: &Path) -> Result<Flock<File>, BpfError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| BpfError::Locked(path))
 }
 
+/// Whether a path is on a bpf file system.
+pub(super) fn on_bpffs(path: &Path) -> Result<(), BpfError> {
+    let stat = nix::sys::statfs::statfs(path)
+        .map_err(|error| BpfError::io(format!("statfs {}", path.display()))(error.into()))?;
+    if stat.filesystem_type().0 == BPF_FS_MAGIC { Ok(()) } else { Err(BpfError::NotBpffs(path.to_owned())) }
+}
+
 fn prepare_dirs(dir: &Path) -> Result<(), BpfError> {
-    let parent = dir.parent().unwrap_or(dir);
-    let fs_type = nix::sys::statfs::statfs(parent).map_err(|e| BpfError::io(format!("statfs {}", parent.display()))(e.into()))?;
-    if fs_type.filesystem_type().0 != BPF_FS_MAGIC {
-        return Err(BpfError::NotBpffs(dir.to_owned()));
-    }
+    on_bpffs(dir.parent().unwrap_or(dir))?;
     for sub in ["maps", "links", "netns"] {
         let path = dir.join(sub);
         fs::create_dir_all(&path).map_err(BpfError::io(format!("create {}", path.display())))?;
@@ -123,7 +128,7 @@ pub(super) fn map_pin(dir: &Path, name: &str, layout: u32) -> PathBuf {
     dir.join("maps").join(format!("{name}.v{layout}"))
 }
 
-fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
+pub(super) fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
     if let Some(dir) = pins {
@@ -134,7 +139,7 @@ fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
     Ok(loader.load(OBJECT)?)
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     for name in CGROUP_HOOKS {
         let program: &mut CgroupSockAddr = program(ebpf, name)?;
         program.load().map_err(|source| BpfError::Program { name, source })?;

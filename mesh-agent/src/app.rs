@@ -1,0 +1,8 @@
+//! Wires the edges: builds them, connects them, starts and stops them in order. The only module that may name all.
+
+pub mod admin;
+pub mod config;
+pub mod control;
+pub mod node;
+pub mod report;
+pub mod why;

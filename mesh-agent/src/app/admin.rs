@@ -1,0 +1,134 @@
+//! The agent's two HTTP faces: health and metrics on TCP, status and `why` on a Unix socket that only root can open.
+
+use super::control::World;
+use super::{report, why};
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::{JoinHandle, spawn_local};
+
+const MAX_BODY_BYTES: usize = 64 * 1024;
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Which of the two faces a request came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Face {
+    Public,
+    Root,
+}
+
+/// Opens both faces and serves them until the returned tasks are dropped with the runtime.
+///
+/// # Errors
+/// An address or path that cannot be bound.
+pub async fn start(world: &Rc<RefCell<World>>) -> anyhow::Result<[JoinHandle<()>; 2]> {
+    let (addr, socket) = {
+        let world = world.borrow();
+        (world.config.metrics_addr, world.config.admin_socket())
+    };
+    let tcp = TcpListener::bind(addr).await.with_context(|| format!("listen on {addr} for metrics"))?;
+    if let Err(error) = std::fs::remove_file(&socket)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("replace {}", socket.display()));
+    }
+    let unix = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("chmod {}", socket.display()))?;
+    let (public, root) = (Rc::clone(world), Rc::clone(world));
+    Ok([
+        spawn_local(async move {
+            loop {
+                match tcp.accept().await {
+                    Ok((stream, _)) => drop(spawn_local(serve(stream, Face::Public, Rc::clone(&public)))),
+                    Err(error) => pause(&error).await,
+                }
+            }
+        }),
+        spawn_local(async move {
+            loop {
+                match unix.accept().await {
+                    Ok((stream, _)) => drop(spawn_local(serve(stream, Face::Root, Rc::clone(&root)))),
+                    Err(error) => pause(&error).await,
+                }
+            }
+        }),
+    ])
+}
+
+async fn pause(error: &std::io::Error) {
+    tracing::warn!(%error, "admin accept");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn serve<S>(stream: S, face: Face, world: Rc<RefCell<World>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(move |request| {
+        let world = Rc::clone(&world);
+        async move { Ok::<_, Infallible>(answer(request, face, &world).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "admin connection");
+    }
+}
+
+async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) -> Response<Full<Bytes>> {
+    match (face, request.method().clone(), request.uri().path()) {
+        (_, Method::GET, "/healthz/ready") => {
+            let ready = world.borrow().ready();
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(status, if ready { "ready\n" } else { "no config has been read yet\n" })
+        }
+        (_, Method::GET, "/healthz/live") => text(StatusCode::OK, "alive\n"),
+        (_, Method::GET, "/metrics" | "/stats/prometheus") => {
+            let mut response = text(StatusCode::OK, report::metrics(&world.borrow()));
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+            response
+        }
+        (Face::Root, Method::GET, "/status") => json(StatusCode::OK, &report::status(&world.borrow())),
+        (Face::Root, Method::POST, "/why") => {
+            let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
+            let question = match body {
+                Ok(body) => serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match question.and_then(|question| why::answer(&world.borrow(), &question)) {
+                Ok(explanation) => json(StatusCode::OK, &explanation),
+                Err(reason) => json(StatusCode::BAD_REQUEST, &serde_json::json!({"error": reason})),
+            }
+        }
+        _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = text(status, value.to_string());
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,104 @@
+//! The agent's settings, parsed once from flags and environment.
+
+use mesh_core::model::snapshot::MeshSettings;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that `mesh-agent run` can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AgentConfig {
+    /// Name of this node, as in the pods' `spec.nodeName`.
+    #[arg(long, env = "HEDDLE_NODE")]
+    pub node: String,
+    /// Folder of YAML to run on.
+    #[arg(long, env = "HEDDLE_CONFIG")]
+    pub config: PathBuf,
+    /// Directory for the lock file and the admin socket.
+    #[arg(long, env = "HEDDLE_STATE_DIR", default_value = "/run/heddle")]
+    pub state_dir: PathBuf,
+    /// Directory of the pins, on a bpf file system.
+    #[arg(long, env = "HEDDLE_BPF_DIR", default_value = "/sys/fs/bpf/heddle")]
+    pub bpf_dir: PathBuf,
+    /// cgroup v2 directory that holds this node's pods; without it, `kubepods` below the cgroup2 mount is looked for.
+    #[arg(long, env = "HEDDLE_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+    /// Directory of the mesh's root key and certificate, shared by the agents of a mesh; made if it is not there.
+    #[arg(long, env = "HEDDLE_CA_DIR", default_value = "/etc/heddle/ca")]
+    pub ca_dir: PathBuf,
+    /// Life of a workload certificate, seconds.
+    #[arg(long, env = "HEDDLE_CERT_TTL", default_value_t = 86_400)]
+    pub cert_ttl: u64,
+    /// Where metrics and health are served.
+    #[arg(long, env = "HEDDLE_METRICS_ADDR", default_value = "[::]:15020")]
+    pub metrics_addr: SocketAddr,
+    /// Unix socket of status and `why`; without it, `admin.sock` in the state directory.
+    #[arg(long, env = "HEDDLE_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
+    /// Proxy threads; 0 = one for each core.
+    #[arg(long, env = "HEDDLE_WORKERS", default_value_t = 0)]
+    pub workers: usize,
+    /// Trust domain of the mesh (`meshConfig.trustDomain`).
+    #[arg(long, env = "HEDDLE_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// DNS domain of the cluster.
+    #[arg(long, env = "HEDDLE_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// `ALLOW_ANY` or `REGISTRY_ONLY` (`meshConfig.outboundTrafficPolicy.mode`).
+    #[arg(long, env = "HEDDLE_OUTBOUND_TRAFFIC_POLICY", default_value = "ALLOW_ANY")]
+    pub outbound_traffic_policy: OutboundPolicy,
+    /// How long live connections may go on when a pod leaves the mesh or the agent stops, seconds.
+    #[arg(long, env = "HEDDLE_DRAIN_SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
+    /// Write one line per request and connection.
+    #[arg(long, env = "HEDDLE_ACCESS_LOG", default_value_t = true, action = clap::ArgAction::Set)]
+    pub access_log: bool,
+    /// `text` or `json` log lines.
+    #[arg(long, env = "HEDDLE_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+}
+
+/// `meshConfig.outboundTrafficPolicy.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutboundPolicy {
+    /// Unknown destinations are left alone.
+    #[value(name = "ALLOW_ANY")]
+    AllowAny,
+    /// Unknown destinations are refused.
+    #[value(name = "REGISTRY_ONLY")]
+    RegistryOnly,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl AgentConfig {
+    /// The settings of the mesh.
+    #[must_use]
+    pub fn settings(&self) -> MeshSettings {
+        MeshSettings {
+            trust_domain: self.trust_domain.as_str().into(),
+            cluster_domain: self.cluster_domain.as_str().into(),
+            registry_only: self.outbound_traffic_policy == OutboundPolicy::RegistryOnly,
+            ..MeshSettings::default()
+        }
+    }
+
+    /// Where status is asked.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
+    }
+
+    /// See `drain_seconds`.
+    #[must_use]
+    pub fn drain_deadline(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}

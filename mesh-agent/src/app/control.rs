@@ -1,0 +1,215 @@
+//! The agent's control loop: config in, snapshots and kernel state out, upkeep, questions answered. One thread; the proxy
+//! has its own, so that neither can stall the other.
+
+use super::admin;
+use super::config::AgentConfig;
+use super::node::Node;
+use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
+use crate::ca::{CaConfig, CertificateStore};
+use crate::contract::Certificates;
+use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
+use crate::source::files;
+use crate::telemetry::Telemetry;
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use mesh_core::model::snapshot::Snapshot;
+use mesh_core::state::{Change, State};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+const TICK: Duration = Duration::from_secs(1);
+/// The hooks' effect is verified again this often: another program may have been attached over them.
+const VERIFY_EVERY_TICKS: u64 = 60;
+
+/// Everything that the control loop and the admin interface share. Borrowed for the length of one answer or one
+/// change, never across an await.
+pub struct World {
+    /// Settings.
+    pub config: AgentConfig,
+    /// What the sources said.
+    pub state: State,
+    /// This node's kernel side.
+    pub node: Node,
+    /// What the proxy reads.
+    pub snapshots: Arc<ArcSwap<Snapshot>>,
+    /// Certificates.
+    pub certificates: Arc<CertificateStore>,
+    /// Metrics.
+    pub telemetry: Arc<Telemetry>,
+    /// When the agent started.
+    pub started: Instant,
+    /// When the sources last completed a listing.
+    pub last_listing: Option<Instant>,
+    /// Whether everything is as the snapshot wants it.
+    pub settled: bool,
+}
+
+impl World {
+    /// Whether a first listing is in force: captured pods are served from here on.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.last_listing.is_some()
+    }
+
+    fn take(&mut self, changes: Vec<Change>) {
+        let mut changed = false;
+        let mut complete = false;
+        for change in changes {
+            complete |= matches!(change, Change::InitDone);
+            changed |= self.state.apply(change);
+        }
+        if complete {
+            self.last_listing = Some(Instant::now());
+        }
+        for problem in self.state.problems() {
+            tracing::debug!(origin = problem.origin, problem = %problem.rejected, "config problem");
+        }
+        if changed || !self.settled {
+            self.publish();
+        }
+    }
+
+    /// The proxy learns first: what the kernel hands over must be known there.
+    fn publish(&mut self) {
+        let snapshot = self.state.snapshot();
+        self.snapshots.store(Arc::clone(&snapshot));
+        self.settled = self.node.reconcile(&snapshot);
+        for workload in &snapshot.workloads {
+            if self.node.captured(workload.id).is_some()
+                && let Err(error) = self.certificates.tls(&workload.identity)
+            {
+                tracing::warn!(pod = %workload.pod, %error, "no certificate yet");
+            }
+        }
+    }
+
+    fn tick(&mut self, ticks: u64) {
+        if !self.ready() {
+            return;
+        }
+        self.node.tick();
+        if !self.settled {
+            self.publish();
+        }
+        if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
+            && let Err(error) = self.node.datapath().verify_effect()
+        {
+            tracing::error!(%error, "the data path is not in effect");
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        self.certificates.tick(now);
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What is missing, before anything is captured.
+pub fn run(config: AgentConfig) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    LocalSet::new().block_on(&runtime, serve(config))
+}
+
+async fn serve(config: AgentConfig) -> anyhow::Result<()> {
+    let mark = getrandom::u32().context("draw the socket mark")? | 1;
+    let cgroup = match &config.cgroup {
+        Some(path) => path.clone(),
+        None => pods_cgroup(&cgroup2_mount().context("no cgroup v2 mount: see `heddle check`")?),
+    };
+    let bpf = BpfConfig { bpf_dir: config.bpf_dir.clone(), cgroup, state_dir: config.state_dir.clone() };
+    let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
+    let events = datapath.take_events().context("open the event ring")?;
+    let certificates = CertificateStore::open(CaConfig {
+        dir: config.ca_dir.clone(),
+        trust_domain: config.trust_domain.clone(),
+        ttl: Duration::from_secs(config.cert_ttl),
+    })
+    .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
+    let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let telemetry = Telemetry::new(config.access_log);
+    let proxy = Arc::new(
+        Proxy::start(
+            ProxyConfig { workers: config.workers, ..ProxyConfig::default() },
+            ProxyDeps {
+                snapshots: Arc::clone(&snapshots),
+                certs: Arc::clone(&certificates) as Arc<dyn Certificates>,
+                sockets: datapath.records(),
+                telemetry: Arc::clone(&telemetry),
+                node: config.node.as_str().into(),
+                mark,
+            },
+        )
+        .context("start the proxy")?,
+    );
+    let node = Node::new(config.node.clone(), mark, config.drain_deadline(), datapath, Arc::clone(&proxy));
+    let drain = config.drain_deadline();
+    let folder = config.config.clone();
+    let world = Rc::new(RefCell::new(World {
+        state: State::new(config.settings()),
+        node,
+        snapshots,
+        certificates,
+        telemetry,
+        started: Instant::now(),
+        last_listing: None,
+        settled: false,
+        config,
+    }));
+    let _admin = admin::start(&world).await?;
+    if let Some(events) = events {
+        tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
+    }
+    let (sender, changes) = mpsc::channel(8);
+    let source = tokio::task::spawn_local(files::watch(folder, sender));
+    tokio::select! {
+        ended = source => ended.context("config source")?.context("config source")?,
+        result = control(Rc::clone(&world), changes) => result?,
+    }
+    tracing::info!(deadline_s = drain.as_secs(), "draining");
+    proxy.drain(drain).await;
+    Ok(())
+}
+
+async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Change>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let mut ticker = tokio::time::interval(TICK);
+    ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0u64;
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            Some(batch) = changes.recv() => {
+                let first = !world.borrow().ready();
+                world.borrow_mut().take(batch);
+                if first && world.borrow().ready() {
+                    world.borrow_mut().node.tick();
+                    tracing::info!("ready");
+                }
+            }
+            _ = ticker.tick() => {
+                ticks += 1;
+                world.borrow_mut().tick(ticks);
+            }
+        }
+    }
+}
+
+/// Turns the kernel's events into log lines; their rate is bounded per pod in the kernel.
+async fn log_events(mut reader: EventReader, world: Rc<RefCell<World>>) {
+    loop {
+        let mut batch = Vec::new();
+        reader.read(|event| batch.push(event)).await;
+        let snapshot = world.borrow().snapshots.load_full();
+        for event in batch {
+            super::report::log_event(&snapshot, &event);
+        }
+    }
+}

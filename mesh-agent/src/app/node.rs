@@ -1,0 +1,256 @@
+//! Keeps this node's kernel state what the snapshot says: opens and closes pods, plans and applies.
+//!
+//! Order, so that no connection meets half a pod. Enrolling: listeners are open and steerable before the maps name the
+//! pod. Leaving: the maps forget the pod before its listeners close.
+
+use crate::bpf::{BpfError, Datapath, NetnsLink};
+use crate::contract::PodHandle;
+use crate::pods::{self, CaptureError};
+use crate::proxy::Proxy;
+use mesh_common::listener_kind;
+use mesh_core::datapath::{self, NodeFacts, Plan};
+use mesh_core::model::snapshot::Snapshot;
+use mesh_core::model::workload::Workload;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// This node's side of the mesh.
+pub struct Node {
+    name: String,
+    mark: u32,
+    drain: Duration,
+    datapath: Datapath,
+    proxy: Arc<Proxy>,
+    live: BTreeMap<u32, LivePod>,
+    failures: BTreeMap<u32, String>,
+    plan: Plan,
+    refused: Vec<String>,
+    swept: bool,
+}
+
+struct LivePod {
+    handle: Arc<PodHandle>,
+    cookie: u64,
+    link: NetnsLink,
+    preexisting: usize,
+}
+
+/// What is known of one captured pod.
+#[derive(Clone, Copy, Debug)]
+pub struct CapturedPod {
+    /// Network namespace cookie.
+    pub cookie: u64,
+    /// Connections that lived before enrollment and go on outside of the mesh.
+    pub preexisting: usize,
+}
+
+impl Node {
+    /// Takes over what an earlier agent left in the maps.
+    #[must_use]
+    pub fn new(name: String, mark: u32, drain: Duration, datapath: Datapath, proxy: Arc<Proxy>) -> Self {
+        let plan = datapath.contents();
+        Self {
+            name,
+            mark,
+            drain,
+            datapath,
+            proxy,
+            live: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            plan,
+            refused: Vec::new(),
+            swept: false,
+        }
+    }
+
+    /// Makes the kernel's state what `snapshot` says. Pods that cannot be captured are kept with their reason and tried
+    /// again at the next call; they never stop the others. Returns whether everything is as wanted.
+    pub fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
+        let wanted: BTreeMap<u32, Arc<Workload>> = snapshot
+            .workloads
+            .iter()
+            .filter(|workload| *workload.node == *self.name && workload.enrolled())
+            .map(|workload| (workload.id, Arc::clone(workload)))
+            .collect();
+        let leaving = self.take_leaving(&wanted);
+        self.failures.clear();
+        for (id, workload) in &wanted {
+            if !self.live.contains_key(id)
+                && let Err(error) = self.open(workload)
+            {
+                tracing::warn!(pod = %workload.pod, %error, "cannot capture the pod");
+                self.failures.insert(*id, error.to_string());
+            }
+        }
+        let applied = self.apply(snapshot);
+        for (id, pod) in leaving {
+            self.close(id, &pod);
+        }
+        if !self.swept {
+            self.sweep_leftovers();
+        }
+        applied && self.failures.is_empty()
+    }
+
+    /// Pods that are no longer wanted, or are other pods under an old number.
+    fn take_leaving(&mut self, wanted: &BTreeMap<u32, Arc<Workload>>) -> Vec<(u32, LivePod)> {
+        let stays = |id: &u32, pod: &LivePod| {
+            wanted.get(id).is_some_and(|workload| {
+                let old = &pod.handle.workload;
+                old.uid == workload.uid && old.netns == workload.netns && old.identity == workload.identity
+            })
+        };
+        let gone: Vec<u32> = self.live.iter().filter(|(id, pod)| !stays(id, pod)).map(|(id, _)| *id).collect();
+        gone.into_iter().filter_map(|id| self.live.remove(&id).map(|pod| (id, pod))).collect()
+    }
+
+    fn open(&mut self, workload: &Arc<Workload>) -> Result<(), CaptureError> {
+        let handle = Arc::new(pods::open(workload, self.mark)?);
+        let refused = |error: BpfError| CaptureError::Datapath(chain(&error));
+        let cookie = handle.netns.cookie().map_err(CaptureError::Listen)?;
+        let preexisting = pods::established(&handle.netns).unwrap_or(0);
+        self.datapath.add_pod_counters(workload.id).map_err(refused)?;
+        let listeners = &handle.listeners;
+        for (kind, listener) in [
+            (listener_kind::OUTBOUND, &listeners.outbound),
+            (listener_kind::INBOUND, &listeners.inbound),
+            (listener_kind::TUNNEL, &listeners.tunnel),
+        ] {
+            self.datapath.set_listener(cookie, kind, listener).map_err(refused)?;
+        }
+        let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
+        self.proxy.add_pod(Arc::clone(&handle));
+        tracing::info!(pod = %workload.pod, cookie, preexisting, "captured");
+        self.live.insert(workload.id, LivePod { handle, cookie, link, preexisting });
+        Ok(())
+    }
+
+    fn close(&mut self, id: u32, pod: &LivePod) {
+        if !self.live.values().any(|other| other.cookie == pod.cookie) {
+            self.datapath.remove_listeners(pod.cookie);
+            self.datapath.detach_netns(&pod.link);
+        }
+        if !self.live.contains_key(&id) {
+            self.datapath.remove_pod_counters(id);
+        }
+        self.proxy.remove_pod(&pod.handle, self.drain);
+        tracing::info!(pod = %pod.handle.workload.pod, "released");
+    }
+
+    fn apply(&mut self, snapshot: &Snapshot) -> bool {
+        let facts = NodeFacts {
+            node: self.name.clone(),
+            addrs: node_addrs(),
+            captured: self.live.iter().map(|(id, pod)| (*id, pod.cookie)).collect(),
+        };
+        let wanted = datapath::plan(snapshot, &facts, &self.plan);
+        for object in &wanted.refused {
+            if !self.refused.contains(object) {
+                tracing::error!(%object, "does not fit into the data path's maps");
+            }
+        }
+        self.refused.clone_from(&wanted.refused);
+        let ops = datapath::diff(&self.plan, &wanted);
+        match self.datapath.apply(&ops) {
+            Ok(()) => {
+                self.plan = wanted;
+                true
+            }
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "the kernel refuses a map update");
+                self.plan = self.datapath.contents();
+                false
+            }
+        }
+    }
+
+    /// Removes what an earlier agent left for pods that are gone. Once, after the first listing: before it, everything
+    /// would seem gone.
+    fn sweep_leftovers(&mut self) {
+        self.swept = true;
+        let links: Vec<&NetnsLink> = self.live.values().map(|pod| &pod.link).collect();
+        self.datapath.sweep_netns(&links);
+        for id in self.datapath.pods_with_counters() {
+            if !self.live.contains_key(&id) {
+                self.datapath.remove_pod_counters(id);
+            }
+        }
+    }
+
+    /// One second's upkeep: tells the programs that the agent lives, and removes what nobody took.
+    pub fn tick(&mut self) {
+        const UNTAKEN_NS: u64 = 60_000_000_000;
+        if let Err(error) = self.datapath.beat(self.mark, 0) {
+            tracing::error!(error = %chain(&error), "cannot write the heartbeat");
+        }
+        let swept = self.datapath.sweep_flows(UNTAKEN_NS);
+        if swept > 0 {
+            tracing::warn!(swept, "removed announcements of connections that were never accepted");
+        }
+    }
+
+    /// The pod under this number, if it is captured.
+    #[must_use]
+    pub fn captured(&self, id: u32) -> Option<CapturedPod> {
+        self.live.get(&id).map(|pod| CapturedPod { cookie: pod.cookie, preexisting: pod.preexisting })
+    }
+
+    /// Why a pod that should be captured is not.
+    #[must_use]
+    pub fn failure(&self, id: u32) -> Option<&str> {
+        self.failures.get(&id).map(String::as_str)
+    }
+
+    /// What the maps hold.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Access for reports.
+    #[must_use]
+    pub fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
+    /// Access for the event reader.
+    pub fn datapath_mut(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Addresses of the namespace that the agent runs in: the node's own.
+fn node_addrs() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let mut addrs: Vec<IpAddr> = interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        })
+        .filter(|ip| !ip.is_loopback())
+        .collect();
+    addrs.sort();
+    addrs.dedup();
+    addrs
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

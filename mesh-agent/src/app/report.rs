@@ -1,0 +1,148 @@
+//! Status, BPF metrics and event lines: what the agent says of itself.
+
+use super::control::World;
+use mesh_common::verdict::Reason;
+use mesh_common::{Event, EventKind};
+use mesh_core::model::snapshot::{Snapshot, Target};
+use mesh_core::model::workload::Workload;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+/// The answer to `heddle status`.
+#[must_use]
+pub fn status(world: &World) -> Value {
+    let snapshot = world.snapshots.load();
+    let node = &world.node;
+    json!({
+        "agent": {
+            "version": env!("CARGO_PKG_VERSION"),
+            "node": node.name(),
+            "pid": std::process::id(),
+            "uptime_s": world.started.elapsed().as_secs(),
+            "ready": world.ready(),
+            "settled": world.settled,
+            "snapshot": snapshot.version,
+            "config_age_s": world.last_listing.map(|at| at.elapsed().as_secs()),
+            "cgroup": node.datapath().config().cgroup,
+            "bpf_dir": node.datapath().config().bpf_dir,
+        },
+        "pods": snapshot.workloads.iter().map(|workload| pod(world, workload)).collect::<Vec<_>>(),
+        "problems": world.state.problems().iter().map(|problem| json!({
+            "origin": problem.origin,
+            "object": problem.rejected.object,
+            "field": problem.rejected.field,
+            "reason": problem.rejected.reason,
+            "last_good_in_force": problem.last_good_in_force,
+        })).collect::<Vec<_>>(),
+        "refused_by_datapath": node.plan().refused,
+        "maps": node.datapath().usage().iter().map(|map| json!({
+            "name": map.name, "entries": map.entries, "max": map.max,
+        })).collect::<Vec<_>>(),
+        "decisions": node.datapath().decisions().iter()
+            .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+            .collect::<serde_json::Map<_, _>>(),
+        "certificates": world.certificates.list().iter().map(|certificate| json!({
+            "identity": certificate.identity.to_string(),
+            "serial": certificate.serial,
+            "not_after": certificate.not_after,
+            "state": certificate.state,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn pod(world: &World, workload: &Workload) -> Value {
+    let node = &world.node;
+    let here = *workload.node == *node.name();
+    let captured = node.captured(workload.id);
+    let why = match (here, captured, node.failure(workload.id)) {
+        (false, ..) => "on another node".to_owned(),
+        (true, Some(_), _) => "captured".to_owned(),
+        (true, None, Some(failure)) => failure.to_owned(),
+        (true, None, None) => workload.enrollment.describe().to_owned(),
+    };
+    let totals = captured.map(|_| node.datapath().pod_totals(workload.id));
+    json!({
+        "pod": workload.pod.to_string(),
+        "workload": workload.names.workload,
+        "version": workload.names.version,
+        "node": workload.node,
+        "ips": workload.ips,
+        "identity": workload.identity.to_string(),
+        "enrolled": workload.enrolled(),
+        "captured": captured.is_some(),
+        "why": why,
+        "connections_before_enrollment": captured.map(|pod| pod.preexisting),
+        "connections": totals.map(|t| json!({
+            "direct": t.direct, "proxied": t.proxied, "passed": t.passed, "denied": t.denied,
+            "steered": t.steered, "admitted": t.admitted, "dropped": t.dropped,
+        })),
+    })
+}
+
+/// All metrics: the proxy's, then the data path's.
+#[must_use]
+pub fn metrics(world: &World) -> String {
+    let mut text = world.telemetry.encode();
+    let end = text.rfind("# EOF").unwrap_or(text.len());
+    text.truncate(end);
+    // Writing to a string cannot fail.
+    let _ = datapath_metrics(world, &mut text);
+    text.push_str("# EOF\n");
+    text
+}
+
+fn datapath_metrics(world: &World, text: &mut String) -> std::fmt::Result {
+    let node = &world.node;
+    writeln!(text, "# HELP heddle_bpf_decisions Decisions of the kernel hooks by reason.")?;
+    writeln!(text, "# TYPE heddle_bpf_decisions counter")?;
+    for (reason, count) in node.datapath().decisions() {
+        writeln!(text, "heddle_bpf_decisions_total{{reason=\"{}\"}} {count}", reason.name())?;
+    }
+    writeln!(text, "# HELP heddle_bpf_map_entries Entries of a BPF map.")?;
+    writeln!(text, "# TYPE heddle_bpf_map_entries gauge")?;
+    let usage = node.datapath().usage();
+    for map in &usage {
+        writeln!(text, "heddle_bpf_map_entries{{map=\"{}\"}} {}", map.name, map.entries)?;
+    }
+    writeln!(text, "# HELP heddle_bpf_map_max_entries Entries that a BPF map can hold.")?;
+    writeln!(text, "# TYPE heddle_bpf_map_max_entries gauge")?;
+    for map in &usage {
+        writeln!(text, "heddle_bpf_map_max_entries{{map=\"{}\"}} {}", map.name, map.max)?;
+    }
+    let snapshot = world.snapshots.load();
+    let captured = snapshot.workloads.iter().filter(|workload| node.captured(workload.id).is_some()).count();
+    writeln!(text, "# HELP heddle_agent_captured_pods Pods of this node whose connections are captured.")?;
+    writeln!(text, "# TYPE heddle_agent_captured_pods gauge")?;
+    writeln!(text, "heddle_agent_captured_pods {captured}")?;
+    writeln!(text, "# HELP heddle_agent_config_problems Objects that are not in force as written.")?;
+    writeln!(text, "# TYPE heddle_agent_config_problems gauge")?;
+    writeln!(text, "heddle_agent_config_problems {}", world.state.problems().len())?;
+    writeln!(text, "# HELP heddle_agent_snapshot_version Version of the snapshot in force.")?;
+    writeln!(text, "# TYPE heddle_agent_snapshot_version gauge")?;
+    writeln!(text, "heddle_agent_snapshot_version {}", snapshot.version)
+}
+
+/// One line for a kernel event. Connections without a proxy have no other.
+pub fn log_event(snapshot: &Snapshot, event: &Event) {
+    let reason = Reason::ALL.get(event.reason as usize).map_or("unknown", |reason| reason.name());
+    let workload = snapshot.workloads.iter().find(|workload| workload.id == event.workload);
+    let pod = workload.map(|workload| workload.pod.to_string()).unwrap_or_default();
+    let dst = SocketAddr::from(event.dst);
+    let peer = SocketAddr::from(event.peer);
+    let service = match snapshot.target(dst) {
+        Target::Service(service, _) | Target::NoSuchPort(service) => service.host.to_string(),
+        Target::Workload(workload) => workload.pod.to_string(),
+        Target::Unknown => String::new(),
+    };
+    let is = |kind: EventKind| event.kind == kind as u32;
+    if is(EventKind::Denied) {
+        tracing::info!(target: "access", src.workload = pod, %dst, dst.service = service, reason, "connection refused");
+    } else if is(EventKind::Dropped) {
+        tracing::info!(target: "access", dst.workload = pod, %dst, src.addr = %peer, reason, "connection dropped");
+    } else if is(EventKind::Direct) {
+        tracing::info!(target: "access", src.workload = pod, %dst, dst.service = service, upstream = %peer, reason, "direct connection");
+    } else {
+        tracing::debug!(target: "access", src.workload = pod, %dst, reason, "connection not captured");
+    }
+}

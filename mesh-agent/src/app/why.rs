@@ -1,0 +1,296 @@
+//! `heddle why`: what would become of a connection and a request, told by the functions that decide it.
+
+use super::control::World;
+use mesh_common::verdict::{Verdict, outbound_backend, outbound_service, outbound_shortcut};
+use mesh_common::{AddrPort, BackendKey, Ip};
+use mesh_core::datapath::Plan;
+use mesh_core::model::host;
+use mesh_core::model::service::{Endpoint, Protocol};
+use mesh_core::model::snapshot::{Snapshot, Target};
+use mesh_core::model::workload::Workload;
+use mesh_core::routing::{self, Decision, Draws, HeaderView, RequestFacts, Upstream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// What is asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// `namespace/pod`.
+    pub source: String,
+    /// Host or address, with or without a port.
+    pub destination: String,
+    /// Path and query.
+    #[serde(default = "slash")]
+    pub path: String,
+    /// Method.
+    #[serde(default = "get")]
+    pub method: String,
+    /// Header fields.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+fn slash() -> String {
+    "/".to_owned()
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+struct Headers(BTreeMap<String, String>);
+
+impl HeaderView for Headers {
+    fn joined(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.get(name).map(|value| Cow::Borrowed(value.as_str()))
+    }
+}
+
+/// Explains.
+///
+/// # Errors
+/// The question names something that is not known; the text says what.
+pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
+    let snapshot = world.snapshots.load();
+    let source = find_pod(&snapshot, &question.source)?;
+    let addr = resolve(&snapshot, source, &question.destination)?;
+    let target = snapshot.target(addr);
+    let mut steps = vec![
+        format!("{} dials {}, which is {addr}: {}", source.pod, question.destination, describe(&target)),
+    ];
+    if world.node.captured(source.id).is_none() {
+        let why = match world.node.failure(source.id) {
+            Some(failure) => failure.to_owned(),
+            None if *source.node != *world.node.name() => format!("it runs on node {}: ask there", source.node),
+            None => source.enrollment.describe().to_owned(),
+        };
+        steps.push(format!("the pod is not captured by this agent: {why}"));
+        return Ok(json!({"source": source.pod.to_string(), "address": addr.to_string(), "steps": steps,
+            "kernel": {"verdict": "untouched", "reason": "not_enrolled"}}));
+    }
+    let (verdict, backends) = kernel(world.node.plan(), source, addr);
+    steps.push(format!("kernel: {}", verdict_text(verdict)));
+    let mut answer = json!({
+        "source": source.pod.to_string(),
+        "source_identity": source.identity.to_string(),
+        "address": addr.to_string(),
+        "kernel": {"verdict": verdict_name(verdict), "reason": verdict.reason().name(), "backends": backends},
+    });
+    if matches!(verdict, Verdict::Proxy(_)) {
+        proxy(&snapshot, source, question, addr, &target, &mut steps, &mut answer);
+    }
+    answer["steps"] = json!(steps);
+    Ok(answer)
+}
+
+fn find_pod<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Workload>, String> {
+    let (namespace, pod) = name.split_once('/').ok_or_else(|| format!("source {name:?}: write namespace/pod"))?;
+    snapshot
+        .workloads
+        .iter()
+        .find(|workload| *workload.pod.namespace == *namespace && *workload.pod.name == *pod)
+        .ok_or_else(|| format!("source {name:?}: no such pod"))
+}
+
+/// The address that the application would dial: DNS gives a service's virtual address.
+fn resolve(snapshot: &Snapshot, source: &Workload, destination: &str) -> Result<SocketAddr, String> {
+    if let Ok(addr) = destination.parse::<SocketAddr>() {
+        return Ok(addr);
+    }
+    let (name, port) = match destination.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') => {
+            (name, port.parse::<u16>().map_err(|_| format!("destination {destination:?}: port {port:?} is no number"))?)
+        }
+        _ => (destination, 80),
+    };
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let canonical = host::canonical(name);
+    let service = host::service_named(snapshot, &canonical, &source.pod.namespace)
+        .ok_or_else(|| format!("destination {name:?}: no service of that name seen from namespace {}", source.pod.namespace))?;
+    if let Some(vip) = service.vips.first() {
+        return Ok(SocketAddr::new(*vip, port));
+    }
+    let first = service.port(port).and_then(|port| port.endpoints.first());
+    first.map(|endpoint| endpoint.addr).ok_or_else(|| format!("destination {name:?}: headless, and without an endpoint"))
+}
+
+fn describe(target: &Target) -> String {
+    match target {
+        Target::Service(service, port) => format!(
+            "service {} port {} ({}), {} ready endpoints",
+            service.name,
+            port.number,
+            protocol_text(port.protocol),
+            port.endpoints.len()
+        ),
+        Target::Workload(workload) => format!("pod {}, {}", workload.pod, workload.enrollment.describe()),
+        Target::NoSuchPort(service) => format!("service {}, which has no such port", service.name),
+        Target::Unknown => "not known to the mesh".to_owned(),
+    }
+}
+
+fn protocol_text(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Auto => "protocol detected on each connection",
+        Protocol::Http => "HTTP",
+        Protocol::Http2 => "HTTP/2",
+        Protocol::Grpc => "gRPC",
+        Protocol::Tls => "TLS, passed through",
+        Protocol::Tcp => "TCP, passed through",
+    }
+}
+
+/// Asks the hooks' own functions over what the maps hold. With several backends the most restrictive outcome is named.
+fn kernel(plan: &Plan, source: &Workload, addr: SocketAddr) -> (Verdict, Vec<String>) {
+    let dst = AddrPort::from(addr);
+    let own = |v4: bool| source.ips.iter().find(|ip| ip.is_ipv4() == v4).map_or(Ip::NONE, |ip| Ip::from(*ip));
+    if let Some(verdict) = outbound_shortcut(false, true, &dst, &own(true), &own(false)) {
+        return (verdict, Vec::new());
+    }
+    let flags = plan.workloads.values().find(|entry| entry.id == source.id).map_or(0, |entry| entry.flags);
+    let service = plan.services.get(&dst).or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)));
+    if let Some(verdict) = outbound_service(service, flags, true) {
+        return (verdict, Vec::new());
+    }
+    let Some(service) = service else { return (outbound_backend(None, flags, true), Vec::new()) };
+    let mut names = Vec::new();
+    let mut worst = None;
+    for slot in 0..service.backends {
+        let backend = plan.backends.get(&BackendKey { service: service.id, slot });
+        let verdict = outbound_backend(backend, flags, true);
+        if let Some(backend) = backend {
+            let port = if backend.port == 0 { dst.port } else { backend.port };
+            let addr = SocketAddr::new(backend.ip.into(), port);
+            names.push(format!("{addr}: {}", verdict_text(verdict)));
+        }
+        if worst.is_none() || !matches!(verdict, Verdict::Direct(_)) {
+            worst = Some(verdict);
+        }
+    }
+    (worst.unwrap_or_else(|| outbound_backend(None, flags, true)), names)
+}
+
+fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Deny(_) => "deny",
+        Verdict::Pass(_) => "pass",
+        Verdict::Direct(_) => "direct",
+        Verdict::Proxy(_) => "proxy",
+    }
+}
+
+fn verdict_text(verdict: Verdict) -> String {
+    let what = match verdict {
+        Verdict::Deny(_) => "refused at once",
+        Verdict::Pass(_) => "left alone",
+        Verdict::Direct(_) => "sent to a backend chosen in the kernel, no proxy on the path",
+        Verdict::Proxy(_) => "handed to the agent",
+    };
+    format!("{what} ({})", verdict.reason().name())
+}
+
+fn proxy(
+    snapshot: &Snapshot,
+    source: &Workload,
+    question: &Question,
+    addr: SocketAddr,
+    target: &Target,
+    steps: &mut Vec<String>,
+    answer: &mut Value,
+) {
+    let l4 = match target {
+        Target::Service(_, port) => !port.protocol.needs_bytes(),
+        _ => false,
+    };
+    if l4 {
+        match routing::route_connection(target, addr.port()) {
+            Ok(upstream) => name_endpoints(source, &upstream, steps, answer),
+            Err(refusal) => refuse(&refusal, steps, answer),
+        }
+        return;
+    }
+    let headers: BTreeMap<String, String> =
+        question.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+    let authority = headers.get("host").cloned().unwrap_or_else(|| question.destination.clone());
+    let headers = Headers(headers);
+    let facts = RequestFacts {
+        client: Some(source),
+        target,
+        port: addr.port(),
+        method: &question.method,
+        scheme: "http",
+        authority: &authority,
+        path: &question.path,
+        headers: &headers,
+    };
+    steps.extend(routing::explain_request(snapshot, &facts));
+    match routing::route_request(snapshot, &facts, Draws::default()) {
+        Decision::Refuse(refusal) => refuse(&refusal, steps, answer),
+        Decision::Forward(plan) => {
+            if let Some(matched) = &plan.rule {
+                let rule = matched.rule();
+                answer["route"] = json!({
+                    "object": matched.table.object.to_string(),
+                    "rule": rule.index,
+                    "name": rule.name,
+                    "destinations": rule.destinations.iter().map(|to| json!({
+                        "host": to.destination.host,
+                        "subset": to.destination.subset,
+                        "weight": to.weight,
+                        "share": f64::from(to.weight) / f64::from(rule.total_weight.max(1)),
+                    })).collect::<Vec<_>>(),
+                    "mirrors": rule.mirrors.iter().map(|mirror| json!({
+                        "host": mirror.destination.host,
+                        "subset": mirror.destination.subset,
+                        "share": f64::from(mirror.per_million) / 1e6,
+                    })).collect::<Vec<_>>(),
+                    "timeout_ms": rule.timeout.map(|t| t.as_millis()),
+                    "retries": rule.retries.attempts,
+                });
+            }
+            name_endpoints(source, &plan.upstream, steps, answer);
+        }
+    }
+}
+
+fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {
+    steps.push(format!("answered {} with flag {}: {}", refusal.status, refusal.flag, refusal.detail));
+    answer["refused"] = json!({"status": refusal.status, "flag": refusal.flag, "detail": refusal.detail});
+}
+
+fn name_endpoints(source: &Workload, upstream: &Upstream, steps: &mut Vec<String>, answer: &mut Value) {
+    let rows: Vec<Value> = upstream
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            let transport = transport(source, endpoint);
+            steps.push(format!("endpoint {}: {transport}", endpoint.addr));
+            json!({
+                "address": endpoint.addr.to_string(),
+                "pod": endpoint.workload.as_ref().map(|workload| workload.pod.to_string()),
+                "version": endpoint.workload.as_ref().map(|workload| Arc::clone(&workload.names.version)),
+                "node": endpoint.workload.as_ref().map(|workload| Arc::clone(&workload.node)),
+                "transport": transport,
+            })
+        })
+        .collect();
+    answer["endpoints"] = json!(rows);
+}
+
+fn transport(source: &Workload, endpoint: &Endpoint) -> String {
+    match &endpoint.workload {
+        Some(to) if to.enrolled() && to.node == source.node => format!("pod {}, same node, one pass", to.pod),
+        Some(to) if to.enrolled() => {
+            format!("pod {}, mutual TLS to node {} as {}, expecting {}", to.pod, to.node, source.identity, to.identity)
+        }
+        Some(to) => format!("pod {}, plaintext: {}", to.pod, to.enrollment.describe()),
+        None => "plaintext: no pod is known at this address".to_owned(),
+    }
+}

@@ -1,0 +1,49 @@
+//! Where the pods' cgroup is, and the agent's own place in it.
+//!
+//! `sock_ops` sees a socket by the cgroup of the process that made it, and the agent's sockets are half of every captured
+//! connection. So the agent must live below the cgroup that the hooks are attached to, as a DaemonSet's pod does by
+//! itself.
+
+use super::BpfError;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Directory that an agent outside of the pods' cgroup makes for itself below it.
+pub const AGENT_CGROUP: &str = "heddle-agent";
+
+/// The cgroup v2 mount point: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid host. `None` without cgroup v2.
+#[must_use]
+pub fn cgroup2_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
+}
+
+/// The cgroup that holds all pods of this node, below the mount: the names that kubelet's two drivers and kind use. Falls
+/// back to the mount itself, where other programs attach as well.
+#[must_use]
+pub fn pods_cgroup(mount: &Path) -> PathBuf {
+    let known = ["kubepods.slice", "kubepods", "kubelet.slice/kubelet-kubepods.slice", "kubelet/kubepods"];
+    let found = known.iter().map(|name| mount.join(name)).find(|path| path.is_dir());
+    found.unwrap_or_else(|| {
+        tracing::warn!(cgroup = %mount.display(), "no pods' cgroup found: attaching to the root of cgroup v2");
+        mount.to_owned()
+    })
+}
+
+/// Moves this process below `cgroup` unless it is there already.
+pub(super) fn join(cgroup: &Path) -> Result<(), BpfError> {
+    let mount = cgroup2_mount().unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(BpfError::io("read /proc/self/cgroup"))?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    if mount.join(own).starts_with(cgroup) {
+        return Ok(());
+    }
+    let home = cgroup.join(AGENT_CGROUP);
+    fs::create_dir_all(&home).map_err(BpfError::io(format!("create {}", home.display())))?;
+    let procs = home.join("cgroup.procs");
+    fs::write(&procs, std::process::id().to_string()).map_err(BpfError::io(format!("join {}", home.display())))
+}

@@ -1,0 +1,83 @@
+//! `status`: the agent in a page.
+
+use super::Output;
+use super::ask::Agent;
+use http::Method;
+use serde_json::Value;
+use std::process::ExitCode;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    agent: Agent,
+    /// How to print.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let status = args.agent.ask(Method::GET, "/status", None)?;
+    match args.output {
+        Output::Json => println!("{status}"),
+        Output::Text => print(&status),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn rows(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn print(status: &Value) {
+    let agent = &status["agent"];
+    println!(
+        "agent {} on node {}, pid {}, up {} s, {}, snapshot {}",
+        text(&agent["version"]),
+        text(&agent["node"]),
+        text(&agent["pid"]),
+        text(&agent["uptime_s"]),
+        if agent["ready"] == true { "ready" } else { "not ready" },
+        text(&agent["snapshot"]),
+    );
+    println!("\n{:<38} {:<22} {:<9} {:<12} WHY", "POD", "WORKLOAD", "VERSION", "NODE");
+    for pod in rows(&status["pods"]) {
+        let before = pod["connections_before_enrollment"].as_u64().filter(|count| *count > 0);
+        let before = before.map(|count| format!(", {count} connections older than enrollment")).unwrap_or_default();
+        println!(
+            "{:<38} {:<22} {:<9} {:<12} {}{before}",
+            text(&pod["pod"]),
+            text(&pod["workload"]),
+            text(&pod["version"]),
+            text(&pod["node"]),
+            text(&pod["why"]),
+        );
+    }
+    println!("\n{:<60} {:<8} STATE", "CERTIFICATE", "SERIAL");
+    for certificate in rows(&status["certificates"]) {
+        let serial: String = text(&certificate["serial"]).chars().take(8).collect();
+        println!("{:<60} {serial:<8} {}", text(&certificate["identity"]), text(&certificate["state"]));
+    }
+    let problems = rows(&status["problems"]);
+    if !problems.is_empty() {
+        println!("\nPROBLEMS");
+    }
+    for problem in problems {
+        let kept = if problem["last_good_in_force"] == true { " (the last good version is in force)" } else { "" };
+        println!(
+            "{}: {}: {}: {}{kept}",
+            text(&problem["origin"]),
+            text(&problem["object"]),
+            text(&problem["field"]),
+            text(&problem["reason"]),
+        );
+    }
+}

@@ -1,0 +1,53 @@
+//! `why`: the path of a connection or request, explained by the code that decides it.
+
+use super::Output;
+use super::ask::Agent;
+use anyhow::Context;
+use http::Method;
+use serde_json::{Map, Value, json};
+use std::process::ExitCode;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The pod that connects: `namespace/pod`.
+    source: String,
+    /// What it dials: a host name as the pod would use it, or an address; with `:port` (default 80).
+    destination: String,
+    /// Path and query of the request.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Method of the request.
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// A header field of the request, `Name: value`; may be given again.
+    #[arg(long = "header", short = 'H')]
+    headers: Vec<String>,
+    #[command(flatten)]
+    agent: Agent,
+    /// How to print.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut headers = Map::new();
+    for header in &args.headers {
+        let (name, value) = header.split_once(':').with_context(|| format!("--header {header:?}: write `Name: value`"))?;
+        headers.insert(name.trim().to_owned(), json!(value.trim()));
+    }
+    let question = json!({
+        "source": args.source, "destination": args.destination,
+        "path": args.path, "method": args.method, "headers": headers,
+    });
+    let answer = args.agent.ask(Method::POST, "/why", Some(&question))?;
+    match args.output {
+        Output::Json => println!("{answer}"),
+        Output::Text => {
+            for (number, step) in answer["steps"].as_array().map_or(&[][..], Vec::as_slice).iter().enumerate() {
+                println!("{:>2}. {}", number + 1, step.as_str().unwrap_or(&Value::to_string(step)));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
