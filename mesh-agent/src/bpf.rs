@@ -1,7 +1,7 @@
 //! The BPF edge: loads the object, attaches and adopts programs, carries out data path plans, reads records, counters
 //! and events. It decides nothing: what the maps hold comes from `mesh_core::datapath`.
 //!
-//! Everything is pinned below one directory: `maps/<NAME>.v<layout>`, `links/<hook>`, `netns/<inode>`. Pinned programs
+//! Everything is pinned below one directory: `maps/<NAME>-v<layout>`, `links/<hook>`, `netns/<inode>`. Pinned programs
 //! and maps outlive the agent; the next one adopts them by `BPF_LINK_UPDATE`, so there is no moment without a program.
 
 mod apply;

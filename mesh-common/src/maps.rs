@@ -1,6 +1,6 @@
 //! Names, sizes and layout numbers of the maps, in one table that both sides read.
 //!
-//! A map is pinned as `<name>.v<layout>`: a new layout of one map costs no other map its contents.
+//! A map is pinned as `<name>-v<layout>`: a new layout of one map costs no other map its contents.
 
 /// Ports inside a pod to which outbound connections are rewritten: [`CAPTURE_PORT_BASE`] and the following.
 /// One port would leave a pod 28,232 live connections (`ip_local_port_range`) and 470 new ones a second

@@ -27,8 +27,8 @@ pub fn check_features() -> Vec<Feature> {
         row(
             "bpf file system on /sys/fs/bpf",
             bpffs(),
-            "programs would not outlive the agent: mount -t bpf bpf /sys/fs/bpf",
-            true,
+            "programs would not outlive the agent; it tries to mount it: mount -t bpf bpf /sys/fs/bpf",
+            false,
         ),
         row(
             "cgroup v2",
@@ -63,7 +63,7 @@ fn root() -> Result<(), String> {
 }
 
 fn bpffs() -> Result<(), String> {
-    super::load::on_bpffs(Path::new("/sys/fs/bpf")).map_err(|error| error.to_string())
+    super::load::on_bpffs(Path::new(super::load::BPF_FS)).map_err(|error| error.to_string())
 }
 
 fn jit() -> Result<(), String> {

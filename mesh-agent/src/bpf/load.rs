@@ -113,7 +113,24 @@ pub(super) fn on_bpffs(path: &Path) -> Result<(), BpfError> {
     if stat.filesystem_type().0 == BPF_FS_MAGIC { Ok(()) } else { Err(BpfError::NotBpffs(path.to_owned())) }
 }
 
+/// The usual mount point of the bpf file system.
+pub(super) const BPF_FS: &str = "/sys/fs/bpf";
+
+/// Mounts the bpf file system where systemd would, on hosts that have no systemd. In a container it is the host's mount,
+/// given as a hostPath, and nothing is done.
+fn mount_bpffs(dir: &Path) -> Result<(), BpfError> {
+    let mount_point = Path::new(BPF_FS);
+    if !dir.starts_with(mount_point) || on_bpffs(mount_point).is_ok() {
+        return Ok(());
+    }
+    tracing::info!("mounting the bpf file system on {BPF_FS}");
+    let none: Option<&str> = None;
+    nix::mount::mount(Some("bpf"), mount_point, Some("bpf"), nix::mount::MsFlags::empty(), none)
+        .map_err(|_| BpfError::NotBpffs(mount_point.to_owned()))
+}
+
 fn prepare_dirs(dir: &Path) -> Result<(), BpfError> {
+    mount_bpffs(dir)?;
     on_bpffs(dir.parent().unwrap_or(dir))?;
     for sub in ["maps", "links", "netns"] {
         let path = dir.join(sub);
@@ -123,9 +140,9 @@ fn prepare_dirs(dir: &Path) -> Result<(), BpfError> {
     fs::set_permissions(dir, only_owner).map_err(BpfError::io(format!("chmod {}", dir.display())))
 }
 
-/// The pin of a map: its layout number is part of the name.
+/// The pin of a map: its layout number is part of the name. bpffs refuses names with a dot.
 pub(super) fn map_pin(dir: &Path, name: &str, layout: u32) -> PathBuf {
-    dir.join("maps").join(format!("{name}.v{layout}"))
+    dir.join("maps").join(format!("{name}-v{layout}"))
 }
 
 pub(super) fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
