@@ -42,6 +42,14 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     let own = agent.mark != 0 && mark(addr_socket(ctx)) == agent.mark;
     let verdict = decide(ctx, &mut facts, own, &agent);
     count(verdict.reason());
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        ctx,
+        "connect: workload {} port {} reason {}",
+        facts.workload.id,
+        facts.dst.port,
+        verdict.reason() as u32
+    );
     carry_out(ctx, &facts, verdict)
 }
 

@@ -3,13 +3,14 @@
 
 use super::admin;
 use super::config::AgentConfig;
+use super::figures::DatapathCollector;
 use super::node::Node;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::{CaConfig, CertificateStore};
 use crate::contract::Certificates;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::source::files;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
@@ -41,6 +42,8 @@ pub struct World {
     pub certificates: Arc<CertificateStore>,
     /// Metrics.
     pub telemetry: Arc<Telemetry>,
+    /// The data path's part of them.
+    pub figures: Arc<DatapathCollector>,
     /// When the agent started.
     pub started: Instant,
     /// When the sources last completed a listing.
@@ -131,7 +134,9 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     })
     .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let telemetry = Telemetry::new(config.access_log);
+    let telemetry = Telemetry::new(&TelemetryConfig { access_log: config.access_log, ..TelemetryConfig::default() });
+    let figures = DatapathCollector::new();
+    telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
     let proxy = Arc::new(
         Proxy::start(
             ProxyConfig { workers: config.workers, ..ProxyConfig::default() },
@@ -155,6 +160,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         snapshots,
         certificates,
         telemetry,
+        figures,
         started: Instant::now(),
         last_listing: None,
         settled: false,

@@ -6,7 +6,6 @@ use mesh_common::{Event, EventKind};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::net::SocketAddr;
 
 /// The answer to `heddle status`.
@@ -80,47 +79,11 @@ fn pod(world: &World, workload: &Workload) -> Value {
     })
 }
 
-/// All metrics: the proxy's, then the data path's.
+/// All metrics in OpenMetrics form.
 #[must_use]
 pub fn metrics(world: &World) -> String {
-    let mut text = world.telemetry.encode();
-    let end = text.rfind("# EOF").unwrap_or(text.len());
-    text.truncate(end);
-    // Writing to a string cannot fail.
-    let _ = datapath_metrics(world, &mut text);
-    text.push_str("# EOF\n");
-    text
-}
-
-fn datapath_metrics(world: &World, text: &mut String) -> std::fmt::Result {
-    let node = &world.node;
-    writeln!(text, "# HELP heddle_bpf_decisions Decisions of the kernel hooks by reason.")?;
-    writeln!(text, "# TYPE heddle_bpf_decisions counter")?;
-    for (reason, count) in node.datapath().decisions() {
-        writeln!(text, "heddle_bpf_decisions_total{{reason=\"{}\"}} {count}", reason.name())?;
-    }
-    writeln!(text, "# HELP heddle_bpf_map_entries Entries of a BPF map.")?;
-    writeln!(text, "# TYPE heddle_bpf_map_entries gauge")?;
-    let usage = node.datapath().usage();
-    for map in &usage {
-        writeln!(text, "heddle_bpf_map_entries{{map=\"{}\"}} {}", map.name, map.entries)?;
-    }
-    writeln!(text, "# HELP heddle_bpf_map_max_entries Entries that a BPF map can hold.")?;
-    writeln!(text, "# TYPE heddle_bpf_map_max_entries gauge")?;
-    for map in &usage {
-        writeln!(text, "heddle_bpf_map_max_entries{{map=\"{}\"}} {}", map.name, map.max)?;
-    }
-    let snapshot = world.snapshots.load();
-    let captured = snapshot.workloads.iter().filter(|workload| node.captured(workload.id).is_some()).count();
-    writeln!(text, "# HELP heddle_agent_captured_pods Pods of this node whose connections are captured.")?;
-    writeln!(text, "# TYPE heddle_agent_captured_pods gauge")?;
-    writeln!(text, "heddle_agent_captured_pods {captured}")?;
-    writeln!(text, "# HELP heddle_agent_config_problems Objects that are not in force as written.")?;
-    writeln!(text, "# TYPE heddle_agent_config_problems gauge")?;
-    writeln!(text, "heddle_agent_config_problems {}", world.state.problems().len())?;
-    writeln!(text, "# HELP heddle_agent_snapshot_version Version of the snapshot in force.")?;
-    writeln!(text, "# TYPE heddle_agent_snapshot_version gauge")?;
-    writeln!(text, "heddle_agent_snapshot_version {}", snapshot.version)
+    world.figures.refresh(world);
+    world.telemetry.encode()
 }
 
 /// One line for a kernel event. Connections without a proxy have no other.

@@ -2,14 +2,17 @@
 
 use super::{BpfError, Datapath};
 use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use log::Log;
 use mesh_common::Event;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
-/// Reads the ring. There is one reader.
+/// Reads the ring, and the programs' debug lines where the object was built with them. There is one reader.
 pub struct EventReader {
     ring: AsyncFd<Ring>,
+    debug: Option<EbpfLogger<&'static dyn Log>>,
 }
 
 struct Ring(RingBuf<MapData>);
@@ -30,7 +33,9 @@ impl Datapath {
         // SAFETY: the map's descriptor stays open and the same as long as the ring, which the `AsyncFd` owns.
         let ring = unsafe { AsyncFd::register(Ring(ring)) }
             .map_err(|error| BpfError::io("watch the event ring")(error.into()))?;
-        Ok(Some(EventReader { ring }))
+        // Only an object with the feature `log` has lines; `log` records reach tracing through its bridge.
+        let debug = EbpfLogger::init(&mut self.ebpf).ok();
+        Ok(Some(EventReader { ring, debug }))
     }
 }
 
@@ -39,6 +44,9 @@ impl EventReader {
     pub async fn read(&mut self, mut sink: impl FnMut(Event)) {
         // The wake-up can be lost on weakly ordered CPUs (aya 0.14), hence a bound on the wait.
         let ready = tokio::time::timeout(Duration::from_millis(500), self.ring.readable_mut()).await;
+        if let Some(debug) = &mut self.debug {
+            debug.flush();
+        }
         let clear = match ready {
             Ok(Ok(guard)) => Some(guard),
             Ok(Err(_)) | Err(_) => None,
