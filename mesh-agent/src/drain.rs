@@ -71,7 +71,8 @@ impl DrainWatch {
 
     async fn reach(&self, stage: Stage) {
         // An error means that the trigger is gone, which is the last stage.
-        let _gone = self.0.clone().wait_for(|now| *now >= stage).await;
+        let mut receiver = self.0.clone();
+        let _gone = receiver.wait_for(|now| *now >= stage).await;
     }
 }
 

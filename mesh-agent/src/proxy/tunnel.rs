@@ -1,8 +1,8 @@
 //! Tunnels between nodes: one stream of bytes from a pod of this node to a pod of another, in mutual TLS on port
 //! 15008, in one of two wire forms chosen by ALPN.
 //!
-//! - `h2`: HBONE, HTTP/2 CONNECT exactly as ztunnel speaks it ([`hbone`]). Many streams share a connection.
-//! - `heddle/1`: between two Heddle agents ([`native`]). One stream at a time on a connection, no multiplexing, no
+//! - `h2`: HBONE, HTTP/2 CONNECT exactly as ztunnel speaks it. Many streams share a connection.
+//! - `heddle/1`: between two Heddle agents. One stream at a time on a connection, no multiplexing, no
 //!   second flow control; the connection goes back to the pool when both directions have ended cleanly.
 //!
 //! Thread-per-core: nothing here is `Send`. Everything runs on a current-thread runtime inside a `LocalSet`.
@@ -20,8 +20,6 @@ mod native;
 mod pool;
 mod server;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 pub use client::{PoolStats, TunnelClient};
 pub use error::{Reason, Retry, Side, TunnelError};

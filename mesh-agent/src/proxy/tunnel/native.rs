@@ -4,6 +4,7 @@
 //! chunks, `u32 length | bytes`, length 0 ending its direction, so that the connection outlives the stream.
 
 use super::io::BufferedTcp;
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -46,6 +47,7 @@ pub(super) struct NativeStream {
     conn: Option<Box<NativeConn>>,
     chunks: Option<Chunks>,
     give_back: Option<GiveBack>,
+    _guard: Option<Box<dyn Any>>,
 }
 
 /// State of the chunk form.
@@ -70,12 +72,18 @@ enum End {
 impl NativeStream {
     /// A chunked stream; `give_back` gets the connection if both directions end cleanly.
     pub(super) fn chunked(conn: Box<NativeConn>, give_back: impl FnOnce(Box<NativeConn>) + 'static) -> Self {
-        Self { conn: Some(conn), chunks: Some(Chunks::default()), give_back: Some(Box::new(give_back)) }
+        Self { conn: Some(conn), chunks: Some(Chunks::default()), give_back: Some(Box::new(give_back)), _guard: None }
     }
 
     /// A raw stream, which ends with its connection.
     pub(super) const fn raw(conn: Box<NativeConn>) -> Self {
-        Self { conn: Some(conn), chunks: None, give_back: None }
+        Self { conn: Some(conn), chunks: None, give_back: None, _guard: None }
+    }
+
+    /// The same stream, with something that lives as long.
+    pub(super) fn guarded(mut self, guard: impl Sized + 'static) -> Self {
+        self._guard = Some(Box::new(guard));
+        self
     }
 
     fn parts(&mut self) -> io::Result<(&mut Tls, Option<&mut Chunks>)> {
