@@ -1,0 +1,3 @@
+//! Moving bytes between two streams, each direction ending on its own.
+
+pub mod buffers;
