@@ -101,7 +101,7 @@ impl AddrPort {
     }
 }
 
-#[cfg(feature = "user")]
+#[cfg(feature = "std")]
 mod user {
     use super::{AddrPort, Ip};
     use core::fmt;

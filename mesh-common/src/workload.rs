@@ -14,7 +14,7 @@ pub mod workload_flags {
 /// `WORKLOADS`: network namespace cookie → enrolled pod.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Workload {
     /// The pod's number, unique among the live pods of this node.
     pub id: u32,
@@ -30,7 +30,7 @@ pub struct Workload {
 /// (kernel: `sk_lookup_func_proto`), so the local address is the key.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct LocalPod {
     /// Same number as in [`Workload`].
     pub id: u32,
@@ -43,7 +43,7 @@ pub struct LocalPod {
 /// `PROBE_PORTS`: a port of a pod that its kubelet probes. Connections to it from an address of this node pass.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct PortKey {
     /// [`Workload::id`].
     pub workload: u32,
@@ -65,7 +65,7 @@ pub mod listener_kind {
 /// so that an agent that starts again cannot hand one pod's connections to another's listener while it re-numbers.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct ListenerKey {
     /// Network namespace cookie.
     pub cookie: u64,
@@ -84,7 +84,7 @@ pub mod agent_flags {
 /// `AGENT[0]`: the agent's word to the programs.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Agent {
     /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC) of the last beat; 0 before the first.
     pub heartbeat_ns: u64,
@@ -109,7 +109,7 @@ impl Agent {
 /// `POD_COUNTERS` (per CPU): connections of one pod by outcome, since its enrollment.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct PodCounters {
     /// Outbound connections left alone.
     pub passed: u64,
