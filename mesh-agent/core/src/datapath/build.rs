@@ -85,7 +85,7 @@ impl Builder<'_> {
         let entry = mesh_common::Workload { id: workload.id, flags, ip4: of_family(true), ip6: of_family(false) };
         self.plan.workloads.insert(*cookie, entry);
         for ip in &workload.ips {
-            self.plan.local_pods.insert((*ip).into(), LocalPod { id: workload.id, flags });
+            self.plan.local_pods.insert((*ip).into(), LocalPod { id: workload.id, flags, cookie: *cookie });
         }
         for port in &workload.probe_ports {
             self.plan.probe_ports.insert(PortKey { workload: workload.id, port: u32::from(*port) });
