@@ -26,10 +26,6 @@ impl BufferedTcp {
         self.end - self.start
     }
 
-    pub(super) const fn tcp(&self) -> &TcpStream {
-        &self.tcp
-    }
-
     fn take(&mut self, out: &mut ReadBuf<'_>) {
         let n = self.buffered().min(out.remaining());
         if let Some(buffer) = &self.buffer {
