@@ -4,4 +4,7 @@
 //! they exchange are core types and the small contracts in [`contract`].
 
 pub mod contract;
+pub mod drain;
+pub mod proxy;
 pub mod sys;
+pub mod telemetry;
