@@ -108,7 +108,7 @@ impl AddrPort {
     }
 }
 
-#[cfg(feature = "user")]
+#[cfg(feature = "std")]
 mod user {
     use super::{AddrPort, Ip};
     use core::fmt;

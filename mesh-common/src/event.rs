@@ -5,7 +5,7 @@ use crate::AddrPort;
 /// What an [`Event`] tells. The discriminants are the wire values.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub enum EventKind {
     /// An outbound connection was refused; `reason` says why.
     Denied = 1,
@@ -20,7 +20,7 @@ pub enum EventKind {
 /// One record of the `EVENTS` ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Event {
     /// `bpf_ktime_get_ns`.
     pub at_ns: u64,

@@ -21,7 +21,7 @@ pub mod record_kind {
 /// `SOCKETS` (SK_STORAGE): what is known of one socket. It dies with the socket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct SocketRecord {
     /// [`record_kind`].
     pub kind: u32,
@@ -37,7 +37,7 @@ pub struct SocketRecord {
 /// pod's, unique on the node, so no network namespace is part of the key.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct FlowKey {
     /// Listening side.
     pub dst: Ip,
@@ -52,7 +52,7 @@ pub struct FlowKey {
 /// `FLOWS` value.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct FlowRecord {
     /// When it was written, `bpf_ktime_get_ns`.
     pub since_ns: u64,
@@ -72,7 +72,7 @@ pub type DirectKey = FlowKey;
 /// `DIRECT_FLOWS` value.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct DirectFlow {
     /// When it was written, `bpf_ktime_get_ns`.
     pub since_ns: u64,

@@ -6,7 +6,7 @@
 //! addresses are sixteen bytes in network order, IPv4 in its `::ffff:a.b.c.d` form.
 //!
 //! SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
-#![cfg_attr(not(feature = "user"), no_std)]
+#![cfg_attr(not(feature = "std"), no_std)]
 
 mod addr;
 mod event;

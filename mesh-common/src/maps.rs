@@ -40,7 +40,7 @@ pub const EVENTS_PER_SECOND: u64 = 100;
 
 /// One pinned map.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct MapSpec {
     /// Name in the object file.
     pub name: &'static str,

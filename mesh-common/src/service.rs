@@ -20,7 +20,7 @@ pub mod service_flags {
 /// `SERVICES` value.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Service {
     /// Number of the service port, unique in this table; part of [`BackendKey`].
     pub id: u32,
@@ -35,7 +35,7 @@ pub struct Service {
 /// `BACKENDS` key.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct BackendKey {
     /// [`Service::id`].
     pub service: u32,
@@ -54,7 +54,7 @@ pub mod backend_flags {
 /// `BACKENDS` value.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Backend {
     /// Address of the pod.
     pub ip: Ip,

@@ -7,7 +7,7 @@ use crate::{AddrPort, Backend, Ip, Service, backend_flags, maps, service_flags, 
 /// Why a verdict was given. The numbers index the `COUNTERS` map and travel in events.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "user", derive(Debug, Hash))]
+#[cfg_attr(feature = "std", derive(Debug, Hash))]
 pub enum Reason {
     /// Not an enrolled pod's socket.
     NotEnrolled = 0,
@@ -125,7 +125,7 @@ impl Reason {
 
 /// What becomes of an outbound connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub enum Verdict {
     /// Refused at once.
     Deny(Reason),
@@ -218,7 +218,7 @@ fn proxy(reason: Reason, flags: u32, agent_alive: bool) -> Verdict {
 
 /// What becomes of a connection that arrives in an enrolled pod.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub enum Steer {
     /// To the socket that the kernel finds on its own.
     Pass(Reason),
@@ -230,7 +230,7 @@ pub enum Steer {
 
 /// Facts of an arriving connection.
 #[derive(Clone, Copy)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Inbound {
     /// Address and port that were dialled.
     pub local: AddrPort,

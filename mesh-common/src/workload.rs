@@ -14,7 +14,7 @@ pub mod workload_flags {
 /// `WORKLOADS`: network namespace cookie → enrolled pod.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Workload {
     /// The pod's number, unique among the live pods of this node.
     pub id: u32,
@@ -30,7 +30,7 @@ pub struct Workload {
 /// (kernel: `sk_lookup_func_proto`), so the local address is the key.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct LocalPod {
     /// Same number as in [`Workload`].
     pub id: u32,
@@ -41,7 +41,7 @@ pub struct LocalPod {
 /// `PROBE_PORTS`: a port of a pod that its kubelet probes. Connections to it from an address of this node pass.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct PortKey {
     /// [`Workload::id`].
     pub workload: u32,
@@ -62,7 +62,7 @@ pub mod listener_kind {
 /// `LISTENERS` (SOCKHASH): which listening socket takes a connection.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct ListenerKey {
     /// [`Workload::id`].
     pub workload: u32,
@@ -79,7 +79,7 @@ pub mod agent_flags {
 /// `AGENT[0]`: the agent's word to the programs.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct Agent {
     /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC) of the last beat; 0 before the first.
     pub heartbeat_ns: u64,
@@ -104,7 +104,7 @@ impl Agent {
 /// `POD_COUNTERS` (per CPU): connections of one pod by outcome, since its enrollment.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "user", derive(Debug))]
+#[cfg_attr(feature = "std", derive(Debug))]
 pub struct PodCounters {
     /// Outbound connections left alone.
     pub passed: u64,

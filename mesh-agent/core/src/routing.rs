@@ -1,7 +1,10 @@
 //! What becomes of a request or of a connection: the one matcher that the proxy, `heddle why` and tests call.
 
 mod balance;
+mod conditions;
 mod matcher;
+mod resolve;
+mod trace;
 
 use crate::model::route::{HeaderOps, RetryPolicy, RouteRule, RouteTable};
 use crate::model::service::{Endpoint, Service, ServicePort};

@@ -183,7 +183,39 @@ impl HeaderEdits {
     }
 }
 
-/// A DestinationRule for one host: its subsets by name.
+/// The namespaces whose clients see a rule (`exportTo`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Visibility {
+    /// `*`, the default.
+    #[default]
+    All,
+    /// These only; `.` has become the rule's own namespace, `~` nothing.
+    Namespaces(Vec<Arc<str>>),
+}
+
+impl Visibility {
+    /// Whether a client of this namespace sees the rule; a client that is not known sees what all see.
+    #[must_use]
+    pub fn admits(&self, client_namespace: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespaces(names) => client_namespace.is_some_and(|ns| names.iter().any(|n| &**n == ns)),
+        }
+    }
+}
+
+/// The DestinationRules of one namespace for one host, concatenated (T-29).
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostSubsets {
+    /// Namespace of the rules.
+    pub namespace: Arc<str>,
+    /// Who sees them.
+    pub export_to: Visibility,
+    /// Every subset, oldest rule first.
+    pub subsets: Vec<Subset>,
+}
+
+/// One named subset of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subset {
     /// `name`.
@@ -192,13 +224,8 @@ pub struct Subset {
     pub labels: Labels,
     /// The DestinationRule.
     pub object: ObjectName,
-}
-
-/// The endpoints that a destination stands for right now.
-#[derive(Clone, Debug)]
-pub struct Endpoints {
-    /// Ready endpoints of the service port, narrowed to the subset.
-    pub list: Arc<[Arc<Endpoint>]>,
+    /// Ready endpoints that have the labels, one list for each of `Service::ports`, in that order.
+    pub endpoints: Vec<Arc<[Arc<Endpoint>]>>,
 }
 
 impl RetryPolicy {

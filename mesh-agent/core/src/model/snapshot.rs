@@ -1,9 +1,9 @@
 //! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
 
-use super::route::{RouteTable, Subset};
-use super::service::{Endpoint, Service, ServicePort};
+use super::route::{HostSubsets, RouteTable};
+use super::service::{Service, ServicePort};
 use super::workload::Workload;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl Default for MeshSettings {
 }
 
 /// See the module's description. Cheap to clone through `Arc`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Raised by one with each published change.
     pub version: u64,
@@ -48,12 +48,14 @@ pub struct Snapshot {
     pub services_by_vip: HashMap<IpAddr, Arc<Service>>,
     /// Fully qualified host → service.
     pub services_by_host: HashMap<Arc<str>, Arc<Service>>,
-    /// Fully qualified host → VirtualService that routes it.
+    /// Host → VirtualService that routes it for every client. `*.example.com` is kept as `.example.com`.
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
-    /// Fully qualified host → subsets of its DestinationRules.
-    pub subsets: HashMap<Arc<str>, Vec<Subset>>,
-    /// (`ServicePort::id`, subset name) → ready endpoints of the subset; filled for every defined subset.
-    pub subset_endpoints: HashMap<(u32, Arc<str>), Arc<[Arc<Endpoint>]>>,
+    /// Client namespace → as `routes`, for VirtualServices that only some namespaces see. These come first.
+    pub scoped_routes: HashMap<Arc<str>, HashMap<Arc<str>, Arc<RouteTable>>>,
+    /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
+    pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
+    /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
+    pub l4_only: HashSet<Arc<str>>,
 }
 
 /// What an original destination is.
@@ -90,5 +92,23 @@ impl Snapshot {
     #[must_use]
     pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
         self.workloads_by_ip.get(&ip.to_canonical())
+    }
+}
+
+impl Snapshot {
+    /// The subset rules that a client sees for a service: those of its own namespace, else of the service's, else of
+    /// the root namespace; the first that exist win whole (T-30).
+    #[must_use]
+    pub fn subsets_for(&self, service: &Service, client_namespace: Option<&str>) -> Option<&HostSubsets> {
+        let candidates = self.subsets.get(&service.host)?;
+        let root = &*self.settings.root_namespace;
+        let of = |namespace: &str| {
+            candidates.iter().find(|c| &*c.namespace == namespace && c.export_to.admits(client_namespace))
+        };
+        client_namespace
+            .filter(|ns| *ns != root)
+            .and_then(of)
+            .or_else(|| of(&service.name.namespace))
+            .or_else(|| of(root))
     }
 }

@@ -1,14 +1,251 @@
 //! Finds table, rule and destination of a request.
 
-use super::{Decision, Draws, Refusal, RequestFacts, Upstream};
+use super::conditions::{Miss, check};
+use super::resolve::{self, no_route};
+use super::trace::{Lines, Silent, Trace};
+use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream};
+use crate::model::host;
+use crate::model::route::{RouteRule, RouteTable};
+use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
+use mesh_common::verdict::draw;
+use std::sync::Arc;
 
-pub(super) fn route_request(_: &Snapshot, _: &RequestFacts<'_>, _: Draws) -> Decision {
-    Decision::Refuse(Refusal { status: 404, flag: "NR", detail: String::new() })
+pub(super) fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
+    decide(snapshot, request, draws, &mut Silent)
 }
-pub(super) fn route_connection(_: &Target, _: u16) -> Result<Upstream, Refusal> {
-    Err(Refusal { status: 404, flag: "NR", detail: String::new() })
+
+pub(super) fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<String> {
+    let mut lines = Lines::default();
+    let _ = decide(snapshot, request, Draws::default(), &mut lines);
+    lines.0
 }
-pub(super) fn explain_request(_: &Snapshot, _: &RequestFacts<'_>) -> Vec<String> {
-    Vec::new()
+
+pub(super) fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
+    match target {
+        Target::Service(service, port) => resolve::service_port(service, port),
+        Target::Workload(workload) => Ok(resolve::pod(workload, port)),
+        Target::NoSuchPort(service) => Err(resolve::no_such_port(service, port)),
+        Target::Unknown => Err(no_route(|| "no service or pod of the mesh has this address".into())),
+    }
+}
+
+/// What Host header and original destination come to.
+struct Addressed<'a> {
+    service: Option<&'a Arc<Service>>,
+    table: Option<&'a Arc<RouteTable>>,
+}
+
+fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: &mut impl Trace) -> Decision {
+    let addressed = address(snapshot, request, trace);
+    let outcome = match addressed.table {
+        Some(table) => by_table(snapshot, request, table, addressed.service, draws, trace),
+        None => {
+            trace.note(|| "no VirtualService for this host: default route".into());
+            by_default(request, addressed.service)
+        }
+    };
+    match outcome {
+        Ok(plan) => {
+            trace.note(|| format!("forward to {}", resolve::describe(&plan.upstream)));
+            Decision::Forward(plan)
+        }
+        Err(refusal) => {
+            trace.note(|| format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail));
+            Decision::Refuse(refusal)
+        }
+    }
+}
+
+/// The Host header first; the original destination where it names nothing that has the dialled port (T-09).
+fn address<'a>(
+    snapshot: &'a Snapshot,
+    request: &RequestFacts<'a>,
+    trace: &mut impl Trace,
+) -> Addressed<'a> {
+    let namespace = request.client.map(|c| &*c.pod.namespace);
+    let host = host::canonical(request.authority);
+    if let Target::Workload(pod) = request.target {
+        let named = host::service_named(snapshot, &host, namespace)
+            .filter(|s| s.vips.is_empty())
+            .or_else(|| host::headless_parent(snapshot, &host, namespace));
+        let Some(service) = named else {
+            trace.note(|| format!("pod {} was dialled by its own address: no routes apply", pod.pod));
+            return Addressed { service: None, table: None };
+        };
+        trace.note(|| format!("Host {host:?} names headless service {}", service.name));
+        return Addressed { service: Some(service), table: table(snapshot, &service.host, namespace) };
+    }
+    let by_host = host::service_named(snapshot, &host, namespace).filter(|s| s.port(request.port).is_some());
+    if let Some(service) = by_host {
+        trace.note(|| format!("Host {host:?} names service {}", service.name));
+        let table = table(snapshot, &service.host, namespace).or_else(|| table_named(snapshot, &host, namespace));
+        return Addressed { service: Some(service), table };
+    }
+    let target = match request.target {
+        Target::Service(service, _) => Some(service),
+        _ => None,
+    };
+    if let Some(table) = table_named(snapshot, &host, namespace) {
+        trace.note(|| format!("Host {host:?} is no service but VirtualService {} routes it", table.object));
+        return Addressed { service: target, table: Some(table) };
+    }
+    match target {
+        Some(service) => {
+            trace.note(|| format!("Host {host:?} names no service here: {} was dialled", service.name));
+            Addressed { service: Some(service), table: table(snapshot, &service.host, namespace) }
+        }
+        None => {
+            trace.note(|| format!("Host {host:?} names no service, and none was dialled"));
+            Addressed { service: None, table: None }
+        }
+    }
+}
+
+/// As [`table`]; a host that Kubernetes would take as its own short name has nothing but exact rules.
+fn table_named<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Option<&'a Arc<RouteTable>> {
+    if host.is_empty() { None } else { table(snapshot, host, namespace) }
+}
+
+/// The VirtualService for a host: exact before wildcard, the most specific wildcard first (T-07), and what only some
+/// namespaces see before what all see.
+fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Option<&'a Arc<RouteTable>> {
+    let scoped = namespace.and_then(|ns| snapshot.scoped_routes.get(ns));
+    scoped.into_iter().chain([&snapshot.routes]).filter(|routes| !routes.is_empty()).find_map(|routes| {
+        routes.get(host).or_else(|| {
+            host.char_indices().filter(|(_, c)| *c == '.').find_map(|(dot, _)| routes.get(&host[dot..]))
+        })
+    })
+}
+
+fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {
+    let upstream = match (request.target, named) {
+        (Target::Workload(pod), service) => resolve::chosen_pod(pod, request.port, service),
+        (_, Some(service)) => match service.port(request.port) {
+            Some(port) => resolve::service_port(service, port)?,
+            None => return Err(resolve::no_such_port(service, request.port)),
+        },
+        (Target::Service(service, port), None) => resolve::service_port(service, port)?,
+        (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
+        (Target::Unknown, None) => {
+            return Err(no_route(|| "neither the Host header nor the address dialled is known".into()));
+        }
+    };
+    Ok(RoutePlan { rule: None, upstream, mirrors: Vec::new() })
+}
+
+fn by_table(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    table: &Arc<RouteTable>,
+    named: Option<&Arc<Service>>,
+    draws: Draws,
+    trace: &mut impl Trace,
+) -> Result<RoutePlan, Refusal> {
+    trace.note(|| format!("VirtualService {}: {} rules", table.object, table.rules.len()));
+    let mut for_this_client = false;
+    for (place, rule) in table.rules.iter().enumerate() {
+        match matching_block(rule, request, &mut for_this_client, trace) {
+            None => {}
+            Some(matched) => {
+                let destination = pick_destination(rule, draws.split);
+                let matched =
+                    MatchedRule { table: Arc::clone(table), rule: place, matched, destination };
+                return forward(snapshot, request, matched, draws, trace);
+            }
+        }
+    }
+    if for_this_client {
+        return Err(no_route(|| format!("no rule of VirtualService {} matches the request", table.object)));
+    }
+    trace.note(|| "no rule is there for this client: default route".into());
+    by_default(request, named)
+}
+
+/// `Some(None)` for a rule without blocks, `Some(Some(i))` for block `i`. Raises `for_this_client` if any block could
+/// have matched another request of the same client (T-13, T-14).
+fn matching_block(
+    rule: &RouteRule,
+    request: &RequestFacts<'_>,
+    for_this_client: &mut bool,
+    trace: &mut impl Trace,
+) -> Option<Option<usize>> {
+    if rule.matches.is_empty() {
+        trace.note(|| format!("spec.http[{}]{}: no match block: matches everything", rule.index, named(rule)));
+        *for_this_client = true;
+        return Some(None);
+    }
+    for (place, block) in rule.matches.iter().enumerate() {
+        let at = |outcome: &str| {
+            format!("spec.http[{}]{} match {} of {}: {outcome}", rule.index, named(rule), place + 1, rule.matches.len())
+        };
+        match check(block, request) {
+            None => {
+                trace.note(|| at("matches"));
+                *for_this_client = true;
+                return Some(Some(place));
+            }
+            Some(miss) => {
+                *for_this_client |= !matches!(miss, Miss::Static(_));
+                trace.note(|| at(&miss.to_string()));
+            }
+        }
+    }
+    None
+}
+
+fn named(rule: &RouteRule) -> String {
+    if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) }
+}
+
+/// Index into `destinations`: by weight, the only one whatever its weight (T-26).
+fn pick_destination(rule: &RouteRule, random: u32) -> usize {
+    let mut left = draw(random, rule.total_weight);
+    for (place, destination) in rule.destinations.iter().enumerate() {
+        if left < destination.weight {
+            return place;
+        }
+        left -= destination.weight;
+    }
+    0
+}
+
+fn forward(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    matched: MatchedRule,
+    draws: Draws,
+    trace: &mut impl Trace,
+) -> Result<RoutePlan, Refusal> {
+    let rule = matched.rule();
+    let Some(chosen) = rule.destinations.get(matched.destination) else {
+        return Err(no_route(|| format!("VirtualService {} spec.http[{}] has no route", matched.table.object, rule.index)));
+    };
+    for d in &rule.destinations {
+        trace.note(|| {
+            let subset = d.destination.subset.as_deref().map(|s| format!(" subset {s}")).unwrap_or_default();
+            format!("route[{}]: {}{subset}, {} of {}", d.index, d.destination.host, d.weight, rule.total_weight)
+        });
+    }
+    let upstream = resolve::destination(snapshot, request, &chosen.destination).map_err(|mut refusal| {
+        refusal.detail = format!(
+            "VirtualService {} spec.http[{}].route[{}].destination: {}",
+            matched.table.object, rule.index, chosen.index, refusal.detail
+        );
+        refusal
+    })?;
+    let mut mirrors = Vec::new();
+    for mirror in &rule.mirrors {
+        if draw(draws.mirror, 1_000_000) >= mirror.per_million {
+            continue;
+        }
+        match resolve::destination(snapshot, request, &mirror.destination) {
+            Ok(copy) => {
+                trace.note(|| format!("mirror to {}", resolve::describe(&copy)));
+                mirrors.push(copy);
+            }
+            Err(refusal) => trace.note(|| format!("no mirror: {}", refusal.detail)),
+        }
+    }
+    Ok(RoutePlan { rule: Some(matched), upstream, mirrors })
 }

@@ -1,0 +1,244 @@
+//! Snapshot → plan.
+
+use super::{NodeFacts, Plan};
+use crate::model::service::{Endpoint, Service, ServicePort};
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::{FailMode, Workload};
+use mesh_common::maps::{
+    MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_SERVICES, MAX_WORKLOADS,
+};
+use mesh_common::{
+    AddrPort, Backend, BackendKey, Ip, LocalPod, PortKey, ServiceKey, backend_flags, service_flags, workload_flags,
+};
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> Plan {
+    let mut builder = Builder {
+        facts,
+        previous,
+        taken: previous.services.values().map(|s| s.id).collect(),
+        plan: Plan { last_generation: previous.last_generation, ..Plan::default() },
+    };
+    builder.node_addrs();
+    for workload in &snapshot.workloads {
+        builder.local_pod(snapshot, workload);
+    }
+    for service in &snapshot.services {
+        builder.virtual_addresses(service);
+    }
+    for workload in snapshot.workloads.iter().filter(|w| w.enrolled()) {
+        builder.pod_addresses(snapshot, workload);
+    }
+    builder.opaque_pod_ports(snapshot);
+    builder.plan
+}
+
+struct Builder<'a> {
+    facts: &'a NodeFacts,
+    previous: &'a Plan,
+    /// Generations of the previous plan and those given out since.
+    taken: HashSet<u32>,
+    plan: Plan,
+}
+
+/// An entry of `SERVICES` before it has a generation.
+struct Entry {
+    flags: u32,
+    backends: Vec<Backend>,
+}
+
+impl Builder<'_> {
+    fn node_addrs(&mut self) {
+        for addr in &self.facts.addrs {
+            let ip = addr.to_canonical().into();
+            if self.plan.node_addrs.len() < MAX_NODE_ADDRS as usize || self.plan.node_addrs.contains(&ip) {
+                self.plan.node_addrs.insert(ip);
+            } else {
+                self.plan.refused.push(format!("node address {addr}: NODE_ADDRS holds {MAX_NODE_ADDRS}"));
+            }
+        }
+    }
+
+    /// `WORKLOADS`, `LOCAL_PODS` and `PROBE_PORTS` of a captured pod.
+    fn local_pod(&mut self, snapshot: &Snapshot, workload: &Workload) {
+        let Some(cookie) = self.facts.captured.get(&workload.id) else { return };
+        if !workload.enrolled() {
+            return;
+        }
+        let fits = self.plan.workloads.len() < MAX_WORKLOADS as usize
+            && self.plan.probe_ports.len() + workload.probe_ports.len() <= MAX_PROBE_PORTS as usize;
+        if !fits {
+            self.plan.refused.push(format!("pod {}: WORKLOADS holds {MAX_WORKLOADS}", workload.pod));
+            return;
+        }
+        let mut flags = 0;
+        if workload.fail_mode == FailMode::Open {
+            flags |= workload_flags::FAIL_OPEN;
+        }
+        if snapshot.settings.registry_only {
+            flags |= workload_flags::REGISTRY_ONLY;
+        }
+        let of_family = |v4: bool| {
+            workload.ips.iter().find(|ip| ip.is_ipv4() == v4).map_or(Ip::NONE, |ip| Ip::from(*ip))
+        };
+        let entry = mesh_common::Workload { id: workload.id, flags, ip4: of_family(true), ip6: of_family(false) };
+        self.plan.workloads.insert(*cookie, entry);
+        for ip in &workload.ips {
+            self.plan.local_pods.insert((*ip).into(), LocalPod { id: workload.id, flags });
+        }
+        for port in &workload.probe_ports {
+            self.plan.probe_ports.insert(PortKey { workload: workload.id, port: u32::from(*port) });
+        }
+    }
+
+    fn virtual_addresses(&mut self, service: &Service) {
+        for vip in &service.vips {
+            for port in &service.ports {
+                let entry = self.service_entry(port, vip.is_ipv4());
+                let key = AddrPort::new((*vip).into(), port.number);
+                self.add(key, entry, || format!("service {} {}", service.name, SocketAddr::new(*vip, port.number)));
+            }
+        }
+    }
+
+    fn service_entry(&self, port: &ServicePort, v4: bool) -> Entry {
+        if port.endpoints.is_empty() {
+            // A route may still lead elsewhere, and the answer of a service that speaks HTTP is a 503.
+            let inspected = if port.protocol.needs_bytes() { service_flags::L7 } else { 0 };
+            return Entry { flags: service_flags::EMPTY | inspected, backends: Vec::new() };
+        }
+        let same_family: Vec<_> = port.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4).collect();
+        let kernel_can = !port.protocol.needs_bytes()
+            && !same_family.is_empty()
+            && same_family.len() <= MAX_BACKENDS_PER_SERVICE as usize;
+        if !kernel_can {
+            return Entry { flags: service_flags::L7, backends: Vec::new() };
+        }
+        let backends = same_family.iter().zip(1_u32..).map(|(e, sum)| self.backend(e, sum)).collect();
+        Entry { flags: 0, backends }
+    }
+
+    fn backend(&self, endpoint: &Endpoint, cumulative_weight: u32) -> Backend {
+        let workload = endpoint.workload.as_deref();
+        Backend {
+            ip: endpoint.addr.ip().into(),
+            port: endpoint.addr.port(),
+            pad: 0,
+            flags: workload.map_or(0, |w| self.backend_flags(w)),
+            cumulative_weight,
+        }
+    }
+
+    fn backend_flags(&self, workload: &Workload) -> u32 {
+        let mut flags = 0;
+        if *workload.node == *self.facts.node {
+            flags |= backend_flags::LOCAL;
+        }
+        if workload.enrolled() {
+            flags |= backend_flags::MESH;
+        }
+        flags
+    }
+
+    /// Every port of an enrolled pod, dialled by the pod's own address.
+    fn pod_addresses(&mut self, snapshot: &Snapshot, workload: &Workload) {
+        let opaque = snapshot.l4_only.contains(&workload.pod.namespace);
+        for ip in &workload.ips {
+            if !owns(snapshot, *ip, workload) {
+                continue;
+            }
+            let entry = if opaque {
+                self.itself(SocketAddr::new(*ip, 0), workload)
+            } else {
+                Entry { flags: service_flags::POD | service_flags::L7, backends: Vec::new() }
+            };
+            self.add(AddrPort::new((*ip).into(), 0), entry, || format!("pod {} {ip}", workload.pod));
+        }
+    }
+
+    /// Ports of enrolled pods that a service declares opaque. A port that two services see differently goes to the
+    /// proxy, which can do both.
+    fn opaque_pod_ports(&mut self, snapshot: &Snapshot) {
+        let mut inspected = HashSet::new();
+        let mut opaque = BTreeMap::new();
+        for port in snapshot.services.iter().flat_map(|s| &s.ports) {
+            for endpoint in port.endpoints.iter() {
+                match endpoint.workload.as_deref().filter(|w| w.enrolled()) {
+                    Some(_) if port.protocol.needs_bytes() => _ = inspected.insert(endpoint.addr),
+                    Some(workload) => _ = opaque.insert(endpoint.addr, workload),
+                    None => {}
+                }
+            }
+        }
+        for (addr, workload) in opaque {
+            let any_port = AddrPort::new(addr.ip().into(), 0);
+            let whole_pod_is_opaque = self.plan.services.get(&any_port).is_some_and(|s| s.flags == service_flags::POD);
+            if whole_pod_is_opaque || inspected.contains(&addr) || !owns(snapshot, addr.ip(), workload) {
+                continue;
+            }
+            let entry = self.itself(addr, workload);
+            self.add(addr.into(), entry, || format!("pod {} {addr}", workload.pod));
+        }
+    }
+
+    fn itself(&self, addr: SocketAddr, workload: &Workload) -> Entry {
+        let backend = Backend {
+            ip: addr.ip().into(),
+            port: addr.port(),
+            pad: 0,
+            flags: self.backend_flags(workload),
+            cumulative_weight: 1,
+        };
+        Entry { flags: service_flags::POD, backends: vec![backend] }
+    }
+
+    /// Puts an entry under a generation of its own.
+    fn add(&mut self, key: ServiceKey, entry: Entry, name: impl Fn() -> String) {
+        if self.plan.services.contains_key(&key) {
+            self.plan.refused.push(format!("{}: another object has this address", name()));
+            return;
+        }
+        if self.plan.services.len() >= MAX_SERVICES as usize {
+            self.plan.refused.push(format!("{}: SERVICES holds {MAX_SERVICES}", name()));
+            return;
+        }
+        let Entry { mut flags, mut backends } = entry;
+        if self.plan.backends.len() + backends.len() > MAX_BACKENDS as usize {
+            self.plan.refused.push(format!("{}: BACKENDS holds {MAX_BACKENDS}; the proxy serves it", name()));
+            flags |= service_flags::L7;
+            backends.clear();
+        }
+        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let mut service = mesh_common::Service { id: 0, flags, backends: count, total_weight: count };
+        service.id = self.kept(&key, &service, &backends).unwrap_or_else(|| self.next_generation());
+        for (slot, backend) in (0..count).zip(backends) {
+            self.plan.backends.insert(BackendKey { service: service.id, slot }, backend);
+        }
+        self.plan.services.insert(key, service);
+    }
+
+    /// The generation of the previous plan, if nothing is different.
+    fn kept(&self, key: &ServiceKey, wanted: &mesh_common::Service, backends: &[Backend]) -> Option<u32> {
+        let old = self.previous.services.get(key)?;
+        let same = |(slot, backend): (u32, &Backend)| {
+            self.previous.backends.get(&BackendKey { service: old.id, slot }) == Some(backend)
+        };
+        let equal = mesh_common::Service { id: old.id, ..*wanted } == *old && (0..).zip(backends).all(same);
+        equal.then_some(old.id)
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        loop {
+            self.plan.last_generation = self.plan.last_generation.wrapping_add(1).max(1);
+            if self.taken.insert(self.plan.last_generation) {
+                return self.plan.last_generation;
+            }
+        }
+    }
+}
+
+/// Whether the address is this pod's and no other's.
+fn owns(snapshot: &Snapshot, ip: IpAddr, workload: &Workload) -> bool {
+    snapshot.workload_by_ip(ip).is_some_and(|w| w.id == workload.id)
+}
