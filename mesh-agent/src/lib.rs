@@ -3,8 +3,10 @@
 //! Edges (`source`, `bpf`, `pods`, `proxy`, `tls`, `ca`, `telemetry`, `admin`) do not import each other; what
 //! they exchange are core types and the small contracts in [`contract`].
 
+pub mod ca;
 pub mod contract;
 pub mod drain;
 pub mod proxy;
 pub mod sys;
 pub mod telemetry;
+pub mod tls;

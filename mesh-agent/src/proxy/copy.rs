@@ -1,5 +1,7 @@
 //! Copies bytes both ways.
 
+pub mod buffers;
+
 use std::cell::Cell;
 use tokio::io::{AsyncRead, AsyncWrite};
 

@@ -184,7 +184,7 @@ impl Inbound {
             Ok(server) => server,
             Err(error) => {
                 self.failed(&error);
-                return incoming.refuse(503, "connection to the application failed").await;
+                return incoming.refuse(503, "connection to the application failed");
             }
         };
         let Ok(stream) = incoming.accept().await else {

@@ -1,148 +1,121 @@
-//! Tunnels between nodes.
+//! Tunnels between nodes: one stream of bytes from a pod of this node to a pod of another, in mutual TLS on port
+//! 15008, in one of two wire forms chosen by ALPN.
+//!
+//! - `h2`: HBONE, HTTP/2 CONNECT exactly as ztunnel speaks it. Many streams share a connection.
+//! - `heddle/1`: between two Heddle agents. One stream at a time on a connection, no multiplexing, no
+//!   second flow control; the connection goes back to the pool when both directions have ended cleanly.
+//!
+//! Thread-per-core: nothing here is `Send`. Everything runs on a current-thread runtime inside a `LocalSet`.
 
+mod addr;
 pub mod baggage;
+mod client;
+mod dial;
+mod error;
+mod forwarded;
+mod hbone;
+mod head;
+mod io;
+mod native;
+mod pool;
+mod server;
+mod stream;
 
-use crate::contract::{Certificates, PodHandle};
-use crate::drain::DrainWatch;
-use baggage::Baggage;
-use futures_util::future::LocalBoxFuture;
+pub use client::{PoolStats, TunnelClient};
+pub use error::{Reason, Retry, Side, TunnelError};
+pub use server::{TunnelHandler, TunnelIncoming, serve};
+pub use stream::TunnelStream;
+
+use crate::contract::PodHandle;
 use mesh_core::model::identity::SpiffeId;
 use mesh_core::model::workload::Workload;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use std::time::Duration;
 
-/// Kind.
+/// Port of tunnels, on every pod's address.
+pub const TUNNEL_PORT: u16 = 15008;
+
+/// Ports of the mesh itself, which no tunnel may target (ztunnel answers 503).
+const RESERVED_PORTS: [u16; 3] = [15001, 15006, TUNNEL_PORT];
+
+/// What a stream will carry. Only the native form tells it to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelKind {
-    /// Bytes.
+    /// Opaque bytes with half close; the connection below is reused for later streams.
     Tcp,
-    /// HTTP/1.1.
+    /// HTTP/1.1 requests, decided one by one at the far end; the HTTP layer above keeps the stream.
     Http1,
-    /// HTTP/2.
+    /// HTTP/2, as `Http1`.
     Http2,
 }
 
 /// One stream wanted.
 #[derive(Clone, Debug)]
 pub struct TunnelRequest {
-    /// Pod.
+    /// The source pod: sockets are opened in its network namespace, from its address.
     pub pod: Arc<PodHandle>,
-    /// Source.
+    /// The source as the snapshot knows it: identity and baggage.
     pub source: Arc<Workload>,
-    /// Client.
+    /// The application's own address.
     pub client: SocketAddr,
-    /// Peer.
+    /// Who must answer. Any other identity is an error, never accepted.
     pub peer: SpiffeId,
-    /// Target.
+    /// Pod address and target port (the service is already resolved).
     pub target: SocketAddr,
-    /// Host.
+    /// The host the client asked for, for the peer's telemetry only.
     pub host: Option<Arc<str>>,
-    /// Kind.
+    /// What the stream will carry.
     pub kind: TunnelKind,
 }
 
-/// Settings.
-#[derive(Clone, Debug, Default)]
+/// Settings of tunnels. `Default` holds the values to ship.
+#[derive(Clone, Debug)]
 pub struct TunnelConfig {
-    /// Mark.
+    /// Mark of the agent's own sockets.
     pub mark: u32,
-    /// Cluster.
+    /// Port dialled on the peer's address; other than [`TUNNEL_PORT`] in tests only.
+    pub port: u16,
+    /// Deadline of TCP connect.
+    pub connect_timeout: Duration,
+    /// Deadline of the TLS handshake, both ends.
+    pub handshake_timeout: Duration,
+    /// How long a server waits for the HTTP/2 preface, or for the first head of a native connection.
+    pub head_timeout: Duration,
+    /// How long a client waits for the peer's answer; the peer dials the application meanwhile (10 s).
+    pub reply_timeout: Duration,
+    /// After this long without a stream a connection is closed.
+    pub idle_timeout: Duration,
+    /// Streams that a client puts on one HBONE connection before it opens another one.
+    pub streams_per_connection: usize,
+    /// Native connections kept for reuse per source, peer and address.
+    pub idle_per_peer: usize,
+    /// Time between the last answer and the next HTTP/2 PING.
+    pub ping_interval: Duration,
+    /// How long a PING may stay unanswered.
+    pub ping_timeout: Duration,
+    /// `k8s.cluster.name` of the baggage.
     pub cluster: Arc<str>,
+    /// Offer and accept the native form. Off: HBONE only.
+    pub native: bool,
 }
 
-/// Error.
-#[derive(Debug, thiserror::Error)]
-pub enum TunnelError {
-    /// Draining.
-    #[error("draining")]
-    Draining,
-}
-
-/// Client.
-pub struct TunnelClient;
-
-impl TunnelClient {
-    /// New.
-    pub fn new(_: Arc<dyn Certificates>, _: TunnelConfig) -> Rc<Self> {
-        Rc::new(Self)
+impl Default for TunnelConfig {
+    fn default() -> Self {
+        Self {
+            mark: 0,
+            port: TUNNEL_PORT,
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(5),
+            head_timeout: Duration::from_secs(10),
+            reply_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(300),
+            streams_per_connection: 100,
+            idle_per_peer: 128,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            cluster: Arc::from("Kubernetes"),
+            native: true,
+        }
     }
-    /// Opens.
-    ///
-    /// # Errors
-    /// Always.
-    pub async fn open(&self, _: &TunnelRequest) -> Result<TunnelStream, TunnelError> {
-        Err(TunnelError::Draining)
-    }
-}
-
-/// Stream.
-#[derive(Debug)]
-pub struct TunnelStream(DuplexStream);
-
-impl AsyncRead for TunnelStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for TunnelStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
-}
-
-/// Handler.
-pub trait TunnelHandler {
-    /// Handles.
-    fn handle(&self, incoming: TunnelIncoming) -> LocalBoxFuture<'static, ()>;
-}
-
-/// Incoming.
-pub struct TunnelIncoming {
-    /// Target.
-    pub target: SocketAddr,
-    /// Peer.
-    pub peer: SpiffeId,
-    /// Peer address.
-    pub peer_addr: SocketAddr,
-    /// Client.
-    pub client: SocketAddr,
-    /// Baggage.
-    pub baggage: Baggage,
-    /// Kind.
-    pub kind: TunnelKind,
-}
-
-impl TunnelIncoming {
-    /// Accepts.
-    ///
-    /// # Errors
-    /// Always.
-    pub async fn accept(self) -> Result<TunnelStream, TunnelError> {
-        Err(TunnelError::Draining)
-    }
-    /// Refuses.
-    pub async fn refuse(self, _status: u16, _reason: &str) {}
-}
-
-/// Serves.
-pub async fn serve(
-    _: tokio::net::TcpStream,
-    _: Arc<PodHandle>,
-    _: Arc<dyn Certificates>,
-    _: TunnelConfig,
-    _: Rc<dyn TunnelHandler>,
-    _: DrainWatch,
-) {
 }
