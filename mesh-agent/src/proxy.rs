@@ -1,4 +1,282 @@
-//! The data path in user space: tunnels between nodes and what carries bytes through them.
+//! The data path in user space: takes the connections of this node's captured pods and carries them, as bytes or as
+//! HTTP, to where the core says.
+//!
+//! Worker threads share nothing that a request waits for: each has its own runtime, connection pools and metric
+//! handles. A connection stays on the worker it was given to. What they share is read-mostly: the snapshot, the
+//! table of local pods, and what was learned of protocols.
 
+mod accept;
 pub mod copy;
+pub mod detect;
+mod http;
+mod inbound;
+mod io;
+mod lookup;
+mod outbound;
+mod pair;
+mod tcp;
+#[cfg(test)]
+mod tests;
 pub mod tunnel;
+mod upstream;
+mod worker;
+
+use crate::contract::{Certificates, PodHandle, SocketRecords};
+use crate::drain::{DrainTrigger, DrainWatch, drain};
+use crate::telemetry::Telemetry;
+use arc_swap::ArcSwap;
+use mesh_core::model::snapshot::Snapshot;
+use socket2::SockRef;
+use std::collections::HashMap;
+use std::io as stdio;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use worker::Command;
+
+/// Settings of the proxy. `Default` holds the values to ship.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// Threads; 0 = one per core.
+    pub workers: usize,
+    /// Live connections of one pod above which new ones are closed at once.
+    pub connections_per_pod: usize,
+    /// How long a client's first byte is waited for on a port of unknown protocol.
+    pub detect_patience: Duration,
+    /// Deadline of connect to another node or outside.
+    pub connect_timeout: Duration,
+    /// Deadline of connect to an application of this node.
+    pub local_connect_timeout: Duration,
+    /// How long an unused upstream connection is kept.
+    pub pool_idle: Duration,
+    /// Unused HTTP/1.1 connections kept per destination, source and worker.
+    pub pool_idle_per_destination: usize,
+    /// Bytes of a request body that are kept for another try.
+    pub retry_buffer: usize,
+    /// Mirrored requests in flight per worker; more are dropped and counted.
+    pub mirrors: usize,
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            connections_per_pod: 65_536,
+            detect_patience: Duration::from_millis(20),
+            connect_timeout: Duration::from_secs(5),
+            local_connect_timeout: Duration::from_secs(1),
+            pool_idle: Duration::from_secs(300),
+            pool_idle_per_destination: 1_024,
+            retry_buffer: 64 * 1024,
+            mirrors: 256,
+        }
+    }
+}
+
+/// What the proxy works with.
+#[derive(Clone)]
+pub struct ProxyDeps {
+    /// The known mesh.
+    pub snapshots: Arc<ArcSwap<Snapshot>>,
+    /// Certificates of this node's workloads.
+    pub certs: Arc<dyn Certificates>,
+    /// What the kernel programs recorded for sockets.
+    pub sockets: Arc<dyn SocketRecords>,
+    /// Metrics and access log.
+    pub telemetry: Arc<Telemetry>,
+    /// Name of this node.
+    pub node: Arc<str>,
+    /// Mark of the agent's own sockets.
+    pub mark: u32,
+}
+
+/// Why the proxy refuses a command.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// A worker could not be started.
+    #[error("cannot start worker {0}")]
+    Start(usize, #[source] stdio::Error),
+    /// A worker has too much to do, or has ended.
+    #[error("worker {0} takes no commands")]
+    Busy(usize),
+    /// The pod is served already.
+    #[error("pod with id {0} is served already")]
+    Duplicate(u32),
+}
+
+/// The running proxy. Dropping it ends the workers and every connection.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What all workers see.
+struct Shared {
+    config: ProxyConfig,
+    deps: ProxyDeps,
+    pods: ArcSwap<HashMap<u32, Arc<LocalPod>>>,
+    learned: detect::Learned,
+    workers: Vec<WorkerHandle>,
+}
+
+/// One worker as others see it.
+struct WorkerHandle {
+    commands: mpsc::Sender<Command>,
+    live: AtomicUsize,
+}
+
+/// A captured pod while it is served.
+struct LocalPod {
+    handle: Arc<PodHandle>,
+    live: AtomicUsize,
+    trigger: DrainTrigger,
+    watch: DrainWatch,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// A thread or its runtime cannot be made.
+    pub fn start(config: ProxyConfig, deps: ProxyDeps) -> Result<Self, ProxyError> {
+        let wanted = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            n => n,
+        };
+        let (workers, inboxes): (Vec<_>, Vec<_>) = (0..wanted)
+            .map(|_| {
+                let (commands, inbox) = mpsc::channel(COMMANDS);
+                (
+                    WorkerHandle {
+                        commands,
+                        live: AtomicUsize::new(0),
+                    },
+                    inbox,
+                )
+            })
+            .unzip();
+        let shared = Arc::new(Shared {
+            config,
+            deps,
+            pods: ArcSwap::default(),
+            learned: detect::Learned::default(),
+            workers,
+        });
+        let threads = inboxes
+            .into_iter()
+            .enumerate()
+            .map(|(i, inbox)| {
+                worker::spawn(i, Arc::clone(&shared), inbox).map_err(|error| ProxyError::Start(i, error))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { shared, threads })
+    }
+
+    /// Serves a pod's listeners from now on.
+    ///
+    /// # Errors
+    /// The pod is served already, or its worker takes no commands.
+    pub fn add_pod(&self, handle: Arc<PodHandle>) -> Result<(), ProxyError> {
+        let id = handle.workload.id;
+        if self.shared.pods.load().contains_key(&id) {
+            return Err(ProxyError::Duplicate(id));
+        }
+        let (trigger, watch) = drain();
+        let pod = Arc::new(LocalPod {
+            handle,
+            live: AtomicUsize::new(0),
+            trigger,
+            watch,
+        });
+        let index = id as usize % self.shared.workers.len();
+        self.shared.workers[index]
+            .commands
+            .try_send(Command::Listen(Arc::clone(&pod)))
+            .map_err(|_| ProxyError::Busy(index))?;
+        self.shared.pods.rcu(|pods| {
+            let mut pods = HashMap::clone(pods);
+            pods.insert(id, Arc::clone(&pod));
+            pods
+        });
+        Ok(())
+    }
+
+    /// Stops serving a pod: its listeners are closed now, its connections end gracefully, at the deadline by force.
+    pub fn remove_pod(&self, id: u32, deadline: Duration) {
+        let Some(pod) = self.shared.pods.load().get(&id).cloned() else {
+            return;
+        };
+        self.shared.pods.rcu(|pods| {
+            let mut pods = HashMap::clone(pods);
+            pods.remove(&id);
+            pods
+        });
+        pod.trigger.start();
+        pod.close_listeners();
+        let index = id as usize % self.shared.workers.len();
+        let cut = Command::CutAfter(Arc::clone(&pod), deadline);
+        if self.shared.workers[index].commands.try_send(cut).is_err() {
+            pod.trigger.cut();
+        }
+    }
+
+    /// Takes nothing new and waits for what runs, at most until the deadline, then cuts it. The listening sockets
+    /// stay as they are: another process may hold them too.
+    pub async fn drain(&self, deadline: Duration) {
+        let pods = self.shared.pods.load_full();
+        pods.values().for_each(|pod| pod.trigger.start());
+        let all_ended = async {
+            while pods.values().any(|pod| pod.live.load(Ordering::Acquire) > 0) {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        let _cut_below = tokio::time::timeout(deadline, all_ended).await;
+        pods.values().for_each(|pod| pod.trigger.cut());
+    }
+
+    /// Live connections of all pods.
+    #[must_use]
+    pub fn live_connections(&self) -> usize {
+        self.shared
+            .workers
+            .iter()
+            .map(|w| w.live.load(Ordering::Relaxed))
+            .sum()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.pods.load().values().for_each(|pod| pod.trigger.cut());
+        for worker in &self.shared.workers {
+            // A full queue is read until its sender is closed, which the worker sees as the same command.
+            let _full = worker.commands.try_send(Command::End);
+        }
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+// === impl LocalPod ===
+
+impl LocalPod {
+    /// Other descriptors of the same sockets stop listening as well (`tcp_disconnect` in the kernel).
+    fn close_listeners(&self) {
+        let listeners = &self.handle.listeners;
+        for listener in [&listeners.outbound, &listeners.inbound, &listeners.tunnel] {
+            if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Both) {
+                tracing::debug!(%error, pod = %self.handle.workload.pod, "listener was closed already");
+            }
+        }
+    }
+}
+
+/// Commands waiting per worker.
+const COMMANDS: usize = 16_384;
+const DRAIN_POLL: Duration = Duration::from_millis(10);

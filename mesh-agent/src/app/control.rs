@@ -6,7 +6,7 @@ use super::config::AgentConfig;
 use super::figures::DatapathCollector;
 use super::node::Node;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
-use crate::ca::{CaConfig, CertificateStore};
+use crate::ca::{CertificateStore, Issuer, system_clock};
 use crate::contract::Certificates;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::source::files;
@@ -119,7 +119,7 @@ pub fn run(config: AgentConfig) -> anyhow::Result<()> {
 }
 
 async fn serve(config: AgentConfig) -> anyhow::Result<()> {
-    let mark = getrandom::u32().context("draw the socket mark")? | 1;
+    let mark = getrandom::u32().map_err(|error| anyhow::anyhow!("draw the socket mark: {error}"))? | 1;
     let cgroup = match &config.cgroup {
         Some(path) => path.clone(),
         None => pods_cgroup(&cgroup2_mount().context("no cgroup v2 mount: see `heddle check`")?),
@@ -127,14 +127,12 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let bpf = BpfConfig { bpf_dir: config.bpf_dir.clone(), cgroup, state_dir: config.state_dir.clone() };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
     let events = datapath.take_events().context("open the event ring")?;
-    let certificates = CertificateStore::open(CaConfig {
-        dir: config.ca_dir.clone(),
-        trust_domain: config.trust_domain.clone(),
-        ttl: Duration::from_secs(config.cert_ttl),
-    })
-    .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
+    let issuer = Issuer::open(&config.ca_dir, &config.trust_domain, Duration::from_secs(config.cert_ttl))
+        .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
+    let certificates = Arc::new(CertificateStore::new(issuer, system_clock()));
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let telemetry = Telemetry::new(&TelemetryConfig { access_log: config.access_log, ..TelemetryConfig::default() });
+    let telemetry = Telemetry::new(&TelemetryConfig::default());
+    telemetry.access.set_on(config.access_log);
     let figures = DatapathCollector::new();
     telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
     let proxy = Arc::new(

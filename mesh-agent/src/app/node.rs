@@ -75,6 +75,13 @@ impl Node {
             .map(|workload| (workload.id, Arc::clone(workload)))
             .collect();
         let leaving = self.take_leaving(&wanted);
+        if !leaving.is_empty() {
+            // Before others may get their numbers.
+            self.apply(snapshot);
+            for (id, pod) in &leaving {
+                self.close(*id, pod);
+            }
+        }
         self.failures.clear();
         for (id, workload) in &wanted {
             if !self.live.contains_key(id)
@@ -85,9 +92,6 @@ impl Node {
             }
         }
         let applied = self.apply(snapshot);
-        for (id, pod) in leaving {
-            self.close(id, &pod);
-        }
         if !self.swept {
             self.sweep_leftovers();
         }
@@ -121,21 +125,20 @@ impl Node {
             self.datapath.set_listener(cookie, kind, listener).map_err(refused)?;
         }
         let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
-        self.proxy.add_pod(Arc::clone(&handle));
+        if let Err(error) = self.proxy.add_pod(Arc::clone(&handle)) {
+            self.datapath.detach_netns(&link);
+            return Err(CaptureError::Datapath(chain(&error)));
+        }
         tracing::info!(pod = %workload.pod, cookie, preexisting, "captured");
         self.live.insert(workload.id, LivePod { handle, cookie, link, preexisting });
         Ok(())
     }
 
     fn close(&mut self, id: u32, pod: &LivePod) {
-        if !self.live.values().any(|other| other.cookie == pod.cookie) {
-            self.datapath.remove_listeners(pod.cookie);
-            self.datapath.detach_netns(&pod.link);
-        }
-        if !self.live.contains_key(&id) {
-            self.datapath.remove_pod_counters(id);
-        }
-        self.proxy.remove_pod(&pod.handle, self.drain);
+        self.datapath.remove_listeners(pod.cookie);
+        self.datapath.detach_netns(&pod.link);
+        self.datapath.remove_pod_counters(id);
+        self.proxy.remove_pod(id, self.drain);
         tracing::info!(pod = %pod.handle.workload.pod, "released");
     }
 

@@ -45,7 +45,8 @@ pub fn status(world: &World) -> Value {
             "identity": certificate.identity.to_string(),
             "serial": certificate.serial,
             "not_after": certificate.not_after,
-            "state": certificate.state,
+            "state": format!("{:?}", certificate.state),
+            "last_error": certificate.last_error,
         })).collect::<Vec<_>>(),
     })
 }
@@ -100,12 +101,12 @@ pub fn log_event(snapshot: &Snapshot, event: &Event) {
     };
     let is = |kind: EventKind| event.kind == kind as u32;
     if is(EventKind::Denied) {
-        tracing::info!(target: "access", src.workload = pod, %dst, dst.service = service, reason, "connection refused");
+        tracing::info!(target: "access", { src.workload = pod, dst.addr = %dst, dst.service = service, reason }, "connection refused");
     } else if is(EventKind::Dropped) {
-        tracing::info!(target: "access", dst.workload = pod, %dst, src.addr = %peer, reason, "connection dropped");
+        tracing::info!(target: "access", { dst.workload = pod, dst.addr = %dst, src.addr = %peer, reason }, "connection dropped");
     } else if is(EventKind::Direct) {
-        tracing::info!(target: "access", src.workload = pod, %dst, dst.service = service, upstream = %peer, reason, "direct connection");
+        tracing::info!(target: "access", { src.workload = pod, dst.addr = %dst, dst.service = service, upstream = %peer, reason }, "direct connection");
     } else {
-        tracing::debug!(target: "access", src.workload = pod, %dst, reason, "connection not captured");
+        tracing::debug!(target: "access", { src.workload = pod, dst.addr = %dst, reason }, "connection not captured");
     }
 }

@@ -112,7 +112,7 @@ fn resolve(snapshot: &Snapshot, source: &Workload, destination: &str) -> Result<
         return Ok(SocketAddr::new(ip, port));
     }
     let canonical = host::canonical(name);
-    let service = host::service_named(snapshot, &canonical, &source.pod.namespace)
+    let service = host::service_named(snapshot, &canonical, Some(&source.pod.namespace))
         .ok_or_else(|| format!("destination {name:?}: no service of that name seen from namespace {}", source.pod.namespace))?;
     if let Some(vip) = service.vips.first() {
         return Ok(SocketAddr::new(*vip, port));

@@ -1,0 +1,157 @@
+//! Where a request goes: the core's decision, or the one application that an inbound connection is for.
+
+use super::super::lookup;
+use super::super::outbound::{Hop, Outbound, PASSTHROUGH, Unreachable};
+use super::headers::View;
+use crate::telemetry::labels::{ServiceNames, UNKNOWN};
+use http::HeaderValue;
+use http::request::Parts;
+use mesh_core::model::route::RetryPolicy;
+use mesh_core::model::service::{Endpoint, Protocol};
+use mesh_core::model::snapshot::{Snapshot, Target};
+use mesh_core::routing::{self, Decision, Draws, Refusal, RequestFacts, RoutePlan, Upstream};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the source's node has decided.
+pub(super) enum Plan {
+    /// The core's decision.
+    Routed(Box<RoutePlan>, Arc<ServiceNames>),
+    /// The address that was dialled.
+    Dialled(Arc<Endpoint>, Arc<ServiceNames>, Protocol),
+}
+
+/// Decides on a request of a pod.
+pub(super) fn decide(
+    conn: &Outbound,
+    snapshot: &Snapshot,
+    parts: &Parts,
+    authority: &HeaderValue,
+) -> Result<Plan, (Refusal, Arc<ServiceNames>)> {
+    let target = snapshot.target(conn.original);
+    let facts = RequestFacts {
+        client: Some(&conn.source),
+        target: &target,
+        port: conn.original.port(),
+        method: parts.method.as_str(),
+        scheme: "http",
+        authority: authority.to_str().unwrap_or_default(),
+        path: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
+        headers: &View(&parts.headers),
+    };
+    let draws = Draws {
+        split: fastrand::u32(..),
+        mirror: fastrand::u32(..),
+    };
+    match routing::route_request(snapshot, &facts, draws) {
+        Decision::Forward(plan) => Ok(forward(conn, snapshot, &target, plan)),
+        Decision::Refuse(refusal) => match target {
+            Target::Unknown if refusal.flag == "NR" && !snapshot.settings.registry_only => Ok(dialled(
+                conn,
+                None,
+                conn.worker.meter.named(PASSTHROUGH),
+                Protocol::Auto,
+            )),
+            Target::Service(service, _) | Target::NoSuchPort(service) => {
+                Err((refusal, conn.worker.meter.service(&service)))
+            }
+            Target::Workload(_) => Err((refusal, conn.worker.meter.named(UNKNOWN))),
+            Target::Unknown => Err((
+                refusal,
+                conn.worker.meter.named(super::super::outbound::BLACK_HOLE),
+            )),
+        },
+    }
+}
+
+fn forward(conn: &Outbound, snapshot: &Snapshot, target: &Target, plan: RoutePlan) -> Plan {
+    match (&plan.upstream.service, target) {
+        // A pod dialled by its own address keeps that pod.
+        (None, Target::Workload(workload)) => {
+            let (names, protocol) = match lookup::port_of(snapshot, workload, conn.original) {
+                Some((service, port)) => (conn.worker.meter.service(&service), port.protocol),
+                None => (conn.worker.meter.named(UNKNOWN), Protocol::Auto),
+            };
+            dialled(conn, Some(workload), names, protocol)
+        }
+        (Some(service), _) => {
+            let names = conn.worker.meter.service(service);
+            Plan::Routed(Box::new(plan), names)
+        }
+        (None, _) => Plan::Routed(Box::new(plan), conn.worker.meter.named(PASSTHROUGH)),
+    }
+}
+
+fn dialled(
+    conn: &Outbound,
+    workload: Option<&Arc<mesh_core::model::workload::Workload>>,
+    names: Arc<ServiceNames>,
+    protocol: Protocol,
+) -> Plan {
+    let endpoint = Arc::new(Endpoint {
+        addr: conn.original,
+        workload: workload.cloned(),
+    });
+    Plan::Dialled(endpoint, names, protocol)
+}
+
+impl Plan {
+    /// `destination_service*` of the metrics.
+    pub(super) const fn names(&self) -> &Arc<ServiceNames> {
+        match self {
+            Self::Routed(_, names) | Self::Dialled(_, names, _) => names,
+        }
+    }
+
+    /// The route's timeout.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Routed(plan, _) => plan.timeout(),
+            Self::Dialled(..) => None,
+        }
+    }
+
+    /// The route's retries.
+    pub(super) fn retries(&self) -> &RetryPolicy {
+        match self {
+            Self::Routed(plan, _) => plan.retries(),
+            Self::Dialled(..) => RetryPolicy::mesh_default(),
+        }
+    }
+
+    /// The core's decision, if there is one.
+    pub(super) fn route(&self) -> Option<&RoutePlan> {
+        match self {
+            Self::Routed(plan, _) => Some(plan),
+            Self::Dialled(..) => None,
+        }
+    }
+
+    /// Whether the upstream's port is declared to speak HTTP/2.
+    pub(super) fn declares_http2(&self) -> bool {
+        let protocol = match self {
+            Self::Routed(plan, _) => plan.upstream.port.as_ref().map_or(Protocol::Auto, |p| p.protocol),
+            Self::Dialled(_, _, protocol) => *protocol,
+        };
+        matches!(protocol, Protocol::Http2 | Protocol::Grpc)
+    }
+
+    /// An endpoint for the next try.
+    pub(super) fn hop(&self, conn: &Outbound, avoid: &[SocketAddr]) -> Result<Hop, Unreachable> {
+        let names = Arc::clone(self.names());
+        match self {
+            Self::Routed(plan, _) => conn.hop(names, &plan.upstream.endpoints, avoid),
+            Self::Dialled(endpoint, ..) => conn.hop(names, std::slice::from_ref(endpoint), &[]),
+        }
+    }
+}
+
+/// An endpoint of a mirror.
+pub(super) fn mirror_hop(conn: &Outbound, upstream: &Upstream) -> Option<Hop> {
+    let names = match &upstream.service {
+        Some(service) => conn.worker.meter.service(service),
+        None => conn.worker.meter.named(UNKNOWN),
+    };
+    conn.hop(names, &upstream.endpoints, &[]).ok()
+}

@@ -1,0 +1,297 @@
+//! A worker's connections to upstreams, kept for reuse: HTTP/1.1 ones last in, first out; HTTP/2 ones shared.
+//!
+//! A connection serves one source at one way to one endpoint. Sources never share: what the far end knows of its
+//! peer, be it a certificate or an address, is true of each request.
+
+use super::super::tunnel::TunnelKind;
+use super::super::upstream::{self, ConnectError, Origin, Path};
+use super::super::worker::Worker;
+use super::LocalExec;
+use super::body::RequestBody;
+use super::upgrade::{self, Switched};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_core::model::identity::SpiffeId;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// All pools of a worker.
+#[derive(Default)]
+pub(in super::super) struct Pools {
+    http1: RefCell<HashMap<Key, Vec<Idle>>>,
+    http2: RefCell<HashMap<Key, Rc<Shared>>>,
+}
+
+/// Who and where to.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    addr: SocketAddr,
+    /// Id of the pod behind `addr`; an address is given to another pod some day.
+    upstream: u32,
+    tunnel: bool,
+    client: IpAddr,
+    peer: Option<SpiffeId>,
+}
+
+/// An HTTP/1.1 connection; exclusive while a request uses it.
+pub(super) struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    switched: Rc<RefCell<Option<oneshot::Sender<Switched>>>>,
+}
+
+struct Idle {
+    conn: Http1,
+    since: Instant,
+}
+
+/// HTTP/2 connections of one key.
+#[derive(Default)]
+struct Shared {
+    conns: RefCell<Vec<Rc<Http2>>>,
+    connecting: tokio::sync::Mutex<()>,
+    used: Cell<Option<Instant>>,
+}
+
+struct Http2 {
+    sender: http2::SendRequest<RequestBody>,
+    streams: Cell<usize>,
+}
+
+/// A connection in use by one request.
+pub(super) enum Lease {
+    /// Exclusive.
+    Http1(Rc<Worker>, Key, Http1),
+    /// One stream.
+    Http2(Stream),
+}
+
+/// One stream's place.
+pub(super) struct Stream(Rc<Http2>);
+
+impl Key {
+    pub(super) fn new(path: &Path, addr: SocketAddr, origin: &Origin, peer: Option<&SpiffeId>) -> Self {
+        let (upstream, tunnel) = match path {
+            Path::App(pod) => (pod.handle.workload.id, false),
+            Path::Tunnel(workload) => (workload.id, true),
+            Path::Plain => (0, false),
+        };
+        Self {
+            addr,
+            upstream,
+            tunnel,
+            client: origin.client.ip(),
+            peer: peer.cloned(),
+        }
+    }
+}
+
+impl Pools {
+    /// Closes what was not used for `idle`.
+    pub(in super::super) fn sweep(&self, idle: Duration) {
+        let now = Instant::now();
+        self.http1.borrow_mut().retain(|_, list| {
+            list.retain(|i| !i.conn.sender.is_closed() && now.duration_since(i.since) < idle);
+            !list.is_empty()
+        });
+        self.http2.borrow_mut().retain(|_, shared| {
+            shared.conns.borrow_mut().retain(|c| !c.sender.is_closed());
+            let busy = shared.conns.borrow().iter().any(|c| c.streams.get() > 0);
+            let fresh = shared.used.get().is_some_and(|t| now.duration_since(t) < idle);
+            busy || fresh || Rc::strong_count(shared) > 1
+        });
+    }
+
+    fn take(&self, key: &Key) -> Option<Http1> {
+        let mut pools = self.http1.borrow_mut();
+        let list = pools.get_mut(key)?;
+        // The newest is looked at first; one whose last exchange is not over yet is left where it is.
+        let mut at = list.len();
+        while at > 0 {
+            at -= 1;
+            let sender = &list[at].conn.sender;
+            if sender.is_closed() {
+                list.remove(at);
+            } else if sender.is_ready() {
+                return Some(list.remove(at).conn);
+            }
+        }
+        None
+    }
+
+    fn put(&self, key: Key, conn: Http1, limit: usize) {
+        let mut pools = self.http1.borrow_mut();
+        let list = pools.entry(key).or_default();
+        if list.len() < limit {
+            list.push(Idle {
+                conn,
+                since: Instant::now(),
+            });
+        }
+    }
+}
+
+/// Connection parameters of one try.
+pub(super) struct Wanted<'a> {
+    pub(super) path: &'a Path,
+    pub(super) addr: SocketAddr,
+    pub(super) origin: &'a Origin,
+    pub(super) peer: Option<&'a SpiffeId>,
+    pub(super) host: Option<&'a Arc<str>>,
+    pub(super) http2: bool,
+}
+
+/// A connection for one request, and whether it was used before.
+pub(super) async fn lease(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<(Lease, bool), ConnectError> {
+    let key = Key::new(wanted.path, wanted.addr, wanted.origin, wanted.peer);
+    if wanted.http2 {
+        return lease_http2(worker, key, wanted).await;
+    }
+    if let Some(conn) = worker.pools.take(&key) {
+        return Ok((Lease::Http1(Rc::clone(worker), key, conn), true));
+    }
+    let conn = connect_http1(worker, wanted).await?;
+    Ok((Lease::Http1(Rc::clone(worker), key, conn), false))
+}
+
+async fn connect_http1(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Http1, ConnectError> {
+    let io = upstream::connect(
+        worker,
+        wanted.path,
+        wanted.addr,
+        wanted.origin,
+        TunnelKind::Http1,
+        wanted.host,
+    )
+    .await?;
+    let (sender, mut conn) = http1::Builder::new()
+        .max_headers(super::HEADERS)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|e| ConnectError::Io(wanted.addr, std::io::Error::other(e)))?;
+    let switched = Rc::new(RefCell::new(None::<oneshot::Sender<Switched>>));
+    let slot = Rc::clone(&switched);
+    worker.spawn_fenced(async move {
+        let ended = poll_fn(|cx| conn.poll_without_shutdown(cx)).await;
+        if let Err(error) = &ended {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+        let waiter = slot.borrow_mut().take();
+        if let (Ok(()), Some(waiter)) = (ended, waiter) {
+            let parts = conn.into_parts();
+            let _nobody_waits = waiter.send(upgrade::switched(parts.read_buf, parts.io.into_inner()));
+        }
+    });
+    Ok(Http1 { sender, switched })
+}
+
+async fn lease_http2(
+    worker: &Rc<Worker>,
+    key: Key,
+    wanted: &Wanted<'_>,
+) -> Result<(Lease, bool), ConnectError> {
+    let shared = Rc::clone(worker.pools.http2.borrow_mut().entry(key).or_default());
+    shared.used.set(Some(Instant::now()));
+    if let Some(stream) = shared.pick() {
+        return Ok((Lease::Http2(stream), true));
+    }
+    let _one_at_a_time = shared.connecting.lock().await;
+    if let Some(stream) = shared.pick() {
+        return Ok((Lease::Http2(stream), true));
+    }
+    let io = upstream::connect(
+        worker,
+        wanted.path,
+        wanted.addr,
+        wanted.origin,
+        TunnelKind::Http2,
+        wanted.host,
+    )
+    .await?;
+    let (sender, conn) = http2::Builder::new(LocalExec)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(UPSTREAM_STREAM_WINDOW)
+        .initial_connection_window_size(UPSTREAM_CONNECTION_WINDOW)
+        .max_header_list_size(super::HEADER_LIST)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|e| ConnectError::Io(wanted.addr, std::io::Error::other(e)))?;
+    worker.spawn_fenced(async move {
+        if let Err(error) = conn.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    let conn = Rc::new(Http2 {
+        sender,
+        streams: Cell::new(0),
+    });
+    shared.conns.borrow_mut().push(Rc::clone(&conn));
+    Ok((Lease::Http2(Stream::new(conn)), false))
+}
+
+impl Shared {
+    fn pick(&self) -> Option<Stream> {
+        let mut conns = self.conns.borrow_mut();
+        conns.retain(|c| !c.sender.is_closed());
+        conns
+            .iter()
+            .find(|c| c.streams.get() < super::STREAMS as usize)
+            .map(|c| Stream::new(Rc::clone(c)))
+    }
+}
+
+impl Stream {
+    fn new(conn: Rc<Http2>) -> Self {
+        conn.streams.set(conn.streams.get() + 1);
+        Self(conn)
+    }
+
+    /// A sender for one request.
+    pub(super) fn sender(&self) -> http2::SendRequest<RequestBody> {
+        self.0.sender.clone()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+impl Http1 {
+    /// The sender.
+    pub(super) const fn sender(&mut self) -> &mut http1::SendRequest<RequestBody> {
+        &mut self.sender
+    }
+
+    /// Asks for the bare stream once the server has switched protocols.
+    pub(super) fn expect_switch(&self) -> oneshot::Receiver<Switched> {
+        let (sender, receiver) = oneshot::channel();
+        *self.switched.borrow_mut() = Some(sender);
+        receiver
+    }
+}
+
+impl Lease {
+    /// The exchange is over and was clean.
+    pub(super) fn give_back(self) {
+        match self {
+            Self::Http1(worker, key, conn) => {
+                let limit = worker.shared.config.pool_idle_per_destination;
+                if !conn.sender.is_closed() && conn.switched.borrow().is_none() {
+                    worker.pools.put(key, conn, limit);
+                }
+            }
+            Self::Http2(stream) => drop(stream),
+        }
+    }
+}
+
+/// Responses come at the speed of the client; these windows only bound what waits in memory.
+const UPSTREAM_STREAM_WINDOW: u32 = 256 * 1024;
+const UPSTREAM_CONNECTION_WINDOW: u32 = 1024 * 1024;

@@ -1,0 +1,339 @@
+//! Connections from a pod: what was dialled, what is spoken, and where it goes.
+
+use super::LocalPod;
+use super::detect::{self, Detected};
+use super::http::{self, Side};
+use super::io::{Io, Prefixed};
+use super::lookup;
+use super::pair::{Outgoing, Pair};
+use super::tcp::{self, TcpRecord};
+use super::tunnel::TunnelKind;
+use super::upstream::{self, ConnectError, Origin, Path};
+use super::worker::{Load, Worker};
+use crate::telemetry::labels::{Party, RequestProtocol, ServiceNames, UNKNOWN};
+use bytes::{Bytes, BytesMut};
+use mesh_core::model::service::{Endpoint, Protocol};
+use mesh_core::model::snapshot::{Snapshot, Target};
+use mesh_core::model::workload::Workload;
+use mesh_core::routing::{Refusal, pick_endpoint, route_connection};
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+/// A connection that a pod of this node made.
+pub(super) struct Outbound {
+    pub(super) worker: Rc<Worker>,
+    pub(super) pod: Arc<LocalPod>,
+    pub(super) source: Arc<Workload>,
+    pub(super) party: Arc<Party>,
+    pub(super) client: SocketAddr,
+    /// What the application dialled.
+    pub(super) original: SocketAddr,
+}
+
+/// A chosen endpoint and the way to it.
+pub(super) struct Hop {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) path: Path,
+    pub(super) service: Arc<ServiceNames>,
+    pub(super) _load: Load,
+}
+
+/// Serves one accepted connection.
+pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: TcpStream) {
+    let Some(conn) = identify(worker, pod, &stream) else {
+        return;
+    };
+    let snapshot = conn.worker.snapshot();
+    let target = snapshot.target(conn.original);
+    let protocol = lookup::protocol_of(&snapshot, &target, conn.original);
+    if let Some(Detected::Opaque) = detect::declared(protocol) {
+        return conn.carry(&target, Io::Tcp(stream), Bytes::new()).await;
+    }
+    let shared = Arc::clone(&conn.worker.shared);
+    let mut stream = stream;
+    let patience = shared.config.detect_patience;
+    let found = detect::detect(&mut stream, protocol, conn.original, &shared.learned, patience).await;
+    conn.worker
+        .telemetry()
+        .proxy
+        .detections
+        .get_or_create(&[("outcome", found.outcome)])
+        .inc();
+    match found.protocol {
+        Detected::Opaque if found.outcome == "silent" && protocol != Protocol::Auto => {}
+        Detected::Opaque if found.prefix.is_empty() && found.outcome == "silent" => {
+            conn.listen_both(&target, stream).await;
+        }
+        Detected::Opaque => conn.carry(&target, Io::Tcp(stream), found.prefix).await,
+        http => conn.http(http, stream, found.prefix).await,
+    }
+}
+
+/// Who dialled what. Without a record the connection is closed, never guessed.
+fn identify(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: &TcpStream) -> Option<Rc<Outbound>> {
+    let client = upstream::peer_of(stream).ok()?;
+    let record = match worker.shared.deps.sockets.record(stream.as_fd()) {
+        Ok(record) => record,
+        Err(error) => {
+            worker.telemetry().proxy.missing_records.inc();
+            tracing::warn!(%error, %client, pod = %pod.handle.workload.pod, "captured socket has no record");
+            return None;
+        }
+    };
+    let original = upstream::canonical(record.original.into());
+    let enrolled = &pod.handle.workload;
+    let snapshot = worker.snapshot();
+    let known = enrolled
+        .ips
+        .first()
+        .and_then(|ip| snapshot.workload_by_ip(*ip))
+        .filter(|w| w.id == enrolled.id);
+    let source = Arc::clone(known.unwrap_or(enrolled));
+    let party = worker.meter.pod(&source, true);
+    Some(Rc::new(Outbound {
+        worker,
+        pod,
+        source,
+        party,
+        client,
+        original,
+    }))
+}
+
+impl Outbound {
+    /// The client is silent: the server's side is opened, and whoever speaks first decides.
+    async fn listen_both(self: Rc<Self>, target: &Target, mut stream: TcpStream) {
+        let (hop, mut server) = match self.open_bytes(target).await {
+            Ok(opened) => opened,
+            Err(()) => return,
+        };
+        let mut from_server = BytesMut::new();
+        let mut from_client = BytesMut::with_capacity(FIRST);
+        tokio::select! {
+            biased;
+            read = server.read_buf(&mut from_server) => {
+                if matches!(read, Ok(n) if n > 0) {
+                    self.worker.shared.learned.server_first(self.original);
+                }
+            }
+            _ = stream.read_buf(&mut from_client) => {}
+        }
+        if let Some(http @ (Detected::Http1 | Detected::Http2)) = detect::classify(&from_client) {
+            drop((hop, server));
+            return self.http(http, stream, from_client.freeze()).await;
+        }
+        let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
+        let mut client = Prefixed::new(from_client.freeze(), stream);
+        let mut server = Prefixed::new(from_server.freeze(), server);
+        tcp::forward(&mut client, &mut server, &record).await;
+    }
+
+    async fn http(self: Rc<Self>, version: Detected, stream: TcpStream, prefix: Bytes) {
+        let watch = self.pod.watch.clone();
+        http::serve(
+            Side::Outbound(self),
+            version,
+            Prefixed::new(prefix, Io::Tcp(stream)),
+            watch,
+        )
+        .await;
+    }
+
+    /// Carries bytes to an endpoint of the target.
+    async fn carry(self: Rc<Self>, target: &Target, client: Io, prefix: Bytes) {
+        let Ok((hop, mut server)) = self.open_bytes(target).await else {
+            return;
+        };
+        let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
+        let mut client = Prefixed::new(prefix, client);
+        tcp::forward(&mut client, &mut server, &record).await;
+    }
+
+    /// Tries endpoints until one answers: nothing was sent yet, so that another one is as good.
+    async fn open_bytes(&self, target: &Target) -> Result<(Hop, Io), ()> {
+        let snapshot = self.worker.snapshot();
+        let mut avoid = Vec::new();
+        loop {
+            let hop = match self.choose(&snapshot, target, &avoid) {
+                Ok(hop) => hop,
+                Err(error) => return Err(self.failed(target, None, &error)),
+            };
+            let addr = hop.endpoint.addr;
+            let host = Some(&hop.service.host);
+            let opened = upstream::connect(
+                &self.worker,
+                &hop.path,
+                addr,
+                &self.origin(),
+                TunnelKind::Tcp,
+                host,
+            )
+            .await;
+            match opened {
+                Ok(io) => return Ok((hop, io)),
+                Err(error) if avoid.len() + 1 >= CONNECT_TRIES => {
+                    return Err(self.failed(target, Some(&hop), &Unreachable::Connect(error)));
+                }
+                Err(error) => {
+                    tracing::debug!(error = %tcp::chain(&error), "trying another endpoint");
+                    avoid.push(addr);
+                }
+            }
+        }
+    }
+
+    fn choose(&self, snapshot: &Snapshot, target: &Target, avoid: &[SocketAddr]) -> Result<Hop, Unreachable> {
+        let (service, endpoints) = match target {
+            Target::Service(service, _) | Target::NoSuchPort(service) => {
+                let upstream =
+                    route_connection(target, self.original.port()).map_err(Unreachable::Refused)?;
+                (self.worker.meter.service(service), upstream.endpoints)
+            }
+            Target::Workload(workload) => {
+                let names = lookup::port_of(snapshot, workload, self.original).map_or_else(
+                    || self.worker.meter.named(UNKNOWN),
+                    |(s, _)| self.worker.meter.service(&s),
+                );
+                let endpoint = Endpoint {
+                    addr: self.original,
+                    workload: Some(Arc::clone(workload)),
+                };
+                (names, Arc::from([Arc::new(endpoint)]))
+            }
+            Target::Unknown if snapshot.settings.registry_only => {
+                return Err(Unreachable::Refused(black_hole(self.original)));
+            }
+            Target::Unknown => {
+                let endpoint = Endpoint {
+                    addr: self.original,
+                    workload: None,
+                };
+                (
+                    self.worker.meter.named(PASSTHROUGH),
+                    Arc::from([Arc::new(endpoint)]),
+                )
+            }
+        };
+        self.hop(service, &endpoints, avoid)
+    }
+
+    /// Picks one of `endpoints`.
+    pub(super) fn hop(
+        &self,
+        service: Arc<ServiceNames>,
+        endpoints: &[Arc<Endpoint>],
+        avoid: &[SocketAddr],
+    ) -> Result<Hop, Unreachable> {
+        let worker = &self.worker;
+        let draws = (fastrand::u32(..), fastrand::u32(..));
+        let load = |e: &Endpoint| worker.load_of(&e.addr);
+        let picked = match endpoints.len() {
+            1 => Some(0),
+            _ => pick_endpoint(endpoints, self.original.is_ipv6(), avoid, draws, &load),
+        };
+        let endpoint = Arc::clone(
+            picked
+                .and_then(|i| endpoints.get(i))
+                .ok_or(Unreachable::NoEndpoint)?,
+        );
+        let path = upstream::path_to(worker, &endpoint).map_err(Unreachable::Connect)?;
+        let load = worker.take_load(endpoint.addr);
+        Ok(Hop {
+            endpoint,
+            path,
+            service,
+            _load: load,
+        })
+    }
+
+    /// Who connects on behalf of this connection.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            pod: Arc::clone(&self.pod),
+            source: Some(Arc::clone(&self.source)),
+            client: self.client,
+        }
+    }
+
+    fn pair(&self, hop: &Hop) -> Pair {
+        Pair::outgoing(
+            &self.worker,
+            &Outgoing {
+                source: &self.party,
+                service: &hop.service,
+                workload: hop.endpoint.workload.as_ref(),
+                path: Some(&hop.path),
+                client: self.client,
+                server: hop.endpoint.addr,
+                protocol: RequestProtocol::Tcp,
+            },
+        )
+    }
+
+    /// Reports a connection that came to nothing.
+    fn failed(&self, target: &Target, hop: Option<&Hop>, error: &Unreachable) {
+        let service = match target {
+            Target::Service(service, _) | Target::NoSuchPort(service) => self.worker.meter.service(service),
+            Target::Workload(_) => self.worker.meter.named(UNKNOWN),
+            Target::Unknown => self.worker.meter.named(BLACK_HOLE),
+        };
+        let pair = Pair::outgoing(
+            &self.worker,
+            &Outgoing {
+                source: &self.party,
+                service: &service,
+                workload: hop.and_then(|h| h.endpoint.workload.as_ref()),
+                path: None,
+                client: self.client,
+                server: hop.map_or(self.original, |h| h.endpoint.addr),
+                protocol: RequestProtocol::Tcp,
+            },
+        );
+        TcpRecord::open(&self.worker, pair, error.flag()).fail(error);
+    }
+}
+
+/// Why a connection or request has no endpoint that answers.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreachable {
+    /// The core refuses.
+    #[error("{}", .0.detail)]
+    Refused(Refusal),
+    /// All were avoided or gone.
+    #[error("no ready endpoint")]
+    NoEndpoint,
+    /// The endpoint does not answer.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+impl Unreachable {
+    /// Istio's response flag.
+    pub(super) const fn flag(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.flag,
+            Self::NoEndpoint => "UH",
+            Self::Connect(_) => "UF",
+        }
+    }
+}
+
+fn black_hole(original: SocketAddr) -> Refusal {
+    let detail = format!("{original} is not in the registry and outboundTrafficPolicy is REGISTRY_ONLY");
+    Refusal {
+        status: 502,
+        flag: "NR",
+        detail,
+    }
+}
+
+/// Name of what is outside of the mesh (Istio).
+pub(super) const PASSTHROUGH: &str = "PassthroughCluster";
+/// Name of what may not be reached (Istio).
+pub(super) const BLACK_HOLE: &str = "BlackHoleCluster";
+const CONNECT_TRIES: usize = 3;
+const FIRST: usize = 4_096;

@@ -1,0 +1,148 @@
+//! Connections carried as bytes.
+
+use super::copy::{Counters, copy_bidirectional};
+use super::pair::{NO_FLAGS, Numbers, Pair};
+use super::worker::Worker;
+use crate::telemetry::metrics::TcpSeries;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection as telemetry sees it: opened when made, closed when dropped.
+pub(super) struct TcpRecord {
+    worker: Rc<Worker>,
+    pair: Pair,
+    series: Vec<Rc<TcpSeries>>,
+    since: Instant,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    error: RefCell<String>,
+}
+
+impl TcpRecord {
+    /// Counts a connection as opened. `flags` are Istio's response flags of a connection that failed.
+    pub(super) fn open(worker: &Rc<Worker>, mut pair: Pair, flags: &'static str) -> Self {
+        for labels in pair.outbound.iter_mut().chain(pair.inbound.iter_mut()) {
+            labels.flags = flags;
+        }
+        let series: Vec<_> = pair.reports().map(|labels| worker.meter.tcp(labels)).collect();
+        series.iter().for_each(|s| {
+            s.opened.inc();
+        });
+        Self {
+            worker: Rc::clone(worker),
+            pair,
+            series,
+            since: Instant::now(),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            error: RefCell::default(),
+        }
+    }
+
+    /// What ended the connection, for the access line.
+    pub(super) fn fail(&self, error: &dyn std::error::Error) {
+        *self.error.borrow_mut() = chain(error);
+    }
+
+    /// Tells the bytes carried so far.
+    pub(super) fn carried(&self, received: u64, sent: u64) {
+        let (more_in, more_out) = (
+            received.saturating_sub(self.received.get()),
+            sent.saturating_sub(self.sent.get()),
+        );
+        for series in &self.series {
+            series.received.inc_by(more_in);
+            series.sent.inc_by(more_out);
+        }
+        self.received.set(received.max(self.received.get()));
+        self.sent.set(sent.max(self.sent.get()));
+    }
+}
+
+impl Drop for TcpRecord {
+    fn drop(&mut self) {
+        self.series.iter().for_each(|s| {
+            s.closed.inc();
+        });
+        let access = &self.worker.telemetry().access;
+        if !access.wanted() {
+            return;
+        }
+        let error = self.error.borrow();
+        for labels in self.pair.reports() {
+            let numbers = Numbers {
+                sent: self.sent.get(),
+                received: self.received.get(),
+                duration: self.since.elapsed(),
+                flags: labels.flags,
+                error: &error,
+            };
+            access.connection(&self.pair.line(labels, &numbers));
+        }
+    }
+}
+
+/// Carries bytes both ways until both directions have ended.
+pub(super) async fn forward<A, B>(client: &mut A, server: &mut B, record: &TcpRecord)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let counters = Counters::default();
+    let told = Told {
+        record,
+        counters: &counters,
+    };
+    let copying = copy_bidirectional(client, server, None, &counters);
+    tokio::pin!(copying);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut copying => {
+                if let Err(error) = done {
+                    record.fail(&error);
+                }
+                return;
+            }
+            () = tokio::time::sleep(TELL) => told.tell(),
+        }
+    }
+}
+
+/// Tells the count even if the connection is cut.
+struct Told<'a> {
+    record: &'a TcpRecord,
+    counters: &'a Counters,
+}
+
+impl Told<'_> {
+    fn tell(&self) {
+        self.record
+            .carried(self.counters.sent.get(), self.counters.received.get());
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+/// An error with its sources, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+/// Flags of a connection that was carried.
+pub(super) const CARRIED: &str = NO_FLAGS;
+/// Long connections show in metrics this often.
+const TELL: Duration = Duration::from_secs(5);

@@ -1,0 +1,1 @@
+//! Tests of the proxy as a whole, in one process.
