@@ -14,7 +14,7 @@ use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
-use mesh_core::state::{Change, State};
+use mesh_core::state::{Change, Problem, State};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct World {
     pub config: AgentConfig,
     /// What the sources said.
     pub state: State,
+    /// What is wrong with what they said.
+    pub problems: Vec<Problem>,
     /// This node's kernel side.
     pub node: Node,
     /// What the proxy reads.
@@ -69,12 +71,26 @@ impl World {
         if complete {
             self.last_listing = Some(Instant::now());
         }
-        for problem in self.state.problems() {
-            tracing::debug!(origin = problem.origin, problem = %problem.rejected, "config problem");
-        }
+        self.report_problems();
         if changed || !self.settled {
             self.publish();
         }
+    }
+
+    fn report_problems(&mut self) {
+        let problems = self.state.problems();
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            let rejected = &problem.rejected;
+            tracing::warn!(
+                origin = problem.origin,
+                object = rejected.object,
+                field = rejected.field,
+                reason = rejected.reason,
+                last_good_in_force = problem.last_good_in_force,
+                "config problem"
+            );
+        }
+        self.problems = problems;
     }
 
     /// The proxy learns first: what the kernel hands over must be known there.
@@ -154,6 +170,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let folder = config.config.clone();
     let world = Rc::new(RefCell::new(World {
         state: State::new(config.settings()),
+        problems: Vec::new(),
         node,
         snapshots,
         certificates,

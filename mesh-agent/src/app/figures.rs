@@ -47,7 +47,7 @@ impl DatapathCollector {
                 .map(|map| (map.name, signed(map.entries), i64::from(map.max)))
                 .collect(),
             captured_pods: signed(captured),
-            config_problems: signed(world.state.problems().len()),
+            config_problems: signed(world.problems.len()),
             snapshot_version: i64::try_from(snapshot.version).unwrap_or(i64::MAX),
         };
     }

@@ -27,7 +27,7 @@ pub fn status(world: &World) -> Value {
             "bpf_dir": node.datapath().config().bpf_dir,
         },
         "pods": snapshot.workloads.iter().map(|workload| pod(world, workload)).collect::<Vec<_>>(),
-        "problems": world.state.problems().iter().map(|problem| json!({
+        "problems": world.problems.iter().map(|problem| json!({
             "origin": problem.origin,
             "object": problem.rejected.object,
             "field": problem.rejected.field,
