@@ -21,7 +21,10 @@ pub(crate) fn list(state: &mut State, objects: &[Value]) -> bool {
     let mut changed = state.apply(Change::Init);
     for (i, object) in objects.iter().enumerate() {
         let origin = format!("file.yaml:{i}");
-        changed |= state.apply(Change::Apply { object: object.clone(), origin });
+        changed |= state.apply(Change::Apply {
+            object: object.clone(),
+            origin,
+        });
     }
     changed | state.apply(Change::InitDone)
 }
@@ -132,8 +135,17 @@ pub(crate) struct Fields<'a>(pub(crate) &'a [(&'a str, &'a str)]);
 
 impl HeaderView for Fields<'_> {
     fn joined(&self, name: &str) -> Option<Cow<'_, str>> {
-        let values: Vec<&str> = self.0.iter().filter(|(n, _)| *n == name).map(|(_, v)| *v).collect();
-        if values.is_empty() { None } else { Some(values.join(",").into()) }
+        let values: Vec<&str> = self
+            .0
+            .iter()
+            .filter(|(n, _)| *n == name)
+            .map(|(_, v)| *v)
+            .collect();
+        if values.is_empty() {
+            None
+        } else {
+            Some(values.join(",").into())
+        }
     }
 }
 
@@ -196,9 +208,10 @@ impl Request<'_> {
     /// `rule name`, or `default`, or `status flag`.
     pub(crate) fn outcome(&self, snapshot: &Snapshot) -> String {
         match self.decide(snapshot) {
-            Decision::Forward(plan) => {
-                plan.rule.as_ref().map_or("default".into(), |m| m.rule().name.to_string())
-            }
+            Decision::Forward(plan) => plan
+                .rule
+                .as_ref()
+                .map_or("default".into(), |m| m.rule().name.to_string()),
             Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag),
         }
     }
