@@ -4,6 +4,7 @@ use super::RequestFacts;
 use crate::model::route::{RequestMatch, StringMatch, ValueMatch};
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a block does not hold: the field that failed.
 #[derive(Debug)]
@@ -38,10 +39,9 @@ fn check_client(block: &RequestMatch, request: &RequestFacts<'_>) -> Option<&'st
     if block.port.is_some_and(|port| port != request.port) {
         return Some("port");
     }
-    if let Some(namespace) = &block.source_namespace {
-        if request.client.is_none_or(|c| c.pod.namespace != *namespace) {
-            return Some("sourceNamespace");
-        }
+    let elsewhere = |namespace: &Arc<str>| request.client.is_none_or(|c| c.pod.namespace != *namespace);
+    if block.source_namespace.as_ref().is_some_and(elsewhere) {
+        return Some("sourceNamespace");
     }
     let has = |key: &str, value: &str| {
         request

@@ -125,8 +125,8 @@ impl<'a> Namespace<'a> {
 
     fn endpoints(&mut self, service: &str, spec: &ServiceSpec, port: &PortSpec) -> Vec<Arc<Endpoint>> {
         let mut found = match (self.slices.get(service), &spec.selector) {
-            (Some(_), _) => self.from_slices(service, port),
-            (None, Some(selector)) => self.from_selector(selector, spec.publish_not_ready, port),
+            (Some(_), _) => self.sliced(service, port),
+            (None, Some(selector)) => self.selected_by(selector, spec.publish_not_ready, port),
             (None, None) => Vec::new(),
         };
         found.sort_by_key(|e| e.addr);
@@ -134,7 +134,7 @@ impl<'a> Namespace<'a> {
         found
     }
 
-    fn from_slices(&mut self, service: &str, port: &PortSpec) -> Vec<Arc<Endpoint>> {
+    fn sliced(&mut self, service: &str, port: &PortSpec) -> Vec<Arc<Endpoint>> {
         let mut found = Vec::new();
         for slice in self.slices.get(service).into_iter().flatten() {
             for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
@@ -151,7 +151,7 @@ impl<'a> Namespace<'a> {
         found
     }
 
-    fn from_selector(
+    fn selected_by(
         &self,
         selector: &BTreeMap<Arc<str>, Arc<str>>,
         not_ready_too: bool,

@@ -40,9 +40,19 @@ impl Dirty {
         self.pods.is_empty() && self.services.is_empty() && !self.routes && !self.subsets
     }
 
-    fn pods(&mut self, namespace: &Arc<str>) {
-        self.pods.insert(Arc::clone(namespace));
-        self.services.insert(Arc::clone(namespace));
+    /// Endpoints are pods: their services are touched as well.
+    fn pods(&mut self, namespace: &Arc<str>, changed: bool) -> bool {
+        if changed {
+            self.pods.insert(Arc::clone(namespace));
+        }
+        self.services(namespace, changed)
+    }
+
+    fn services(&mut self, namespace: &Arc<str>, changed: bool) -> bool {
+        if changed {
+            self.services.insert(Arc::clone(namespace));
+        }
+        changed
     }
 }
 
@@ -54,25 +64,19 @@ impl Tables {
         match object {
             Translated::Namespace(spec) => {
                 let changed = put(&mut self.namespaces, Arc::clone(&name.name), spec);
-                if changed {
-                    dirty.pods(&name.name);
-                }
-                changed
+                dirty.pods(&name.name, changed)
             }
             Translated::Pod(spec) => {
                 let changed = put(self.pods.entry(name.namespace).or_default(), name.name, spec);
-                if changed {
-                    dirty.pods(&namespace);
-                }
-                changed
+                dirty.pods(&namespace, changed)
             }
             Translated::Service(spec) => {
                 let changed = put(self.services.entry(name.namespace).or_default(), name.name, spec);
-                changed && dirty.services.insert(namespace) | changed
+                dirty.services(&namespace, changed)
             }
             Translated::EndpointSlice(spec) => {
                 let changed = put(self.slices.entry(name.namespace).or_default(), name.name, spec);
-                changed && dirty.services.insert(namespace) | changed
+                dirty.services(&namespace, changed)
             }
             Translated::VirtualService(spec) => {
                 let changed = put(&mut self.virtual_services, name, spec);
@@ -91,27 +95,13 @@ impl Tables {
     /// Takes an object out of force.
     pub(super) fn remove(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
         let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
-        let namespace = Arc::clone(&name.namespace);
+        let namespace = &name.namespace;
         match (key.group.as_str(), key.kind.as_str()) {
-            ("", "Namespace") => {
-                if self.namespaces.remove(&name.name).is_some() {
-                    dirty.pods(&name.name);
-                }
-            }
-            ("", "Pod") => {
-                if take(&mut self.pods, &name) {
-                    dirty.pods(&namespace);
-                }
-            }
-            ("", "Service") => {
-                if take(&mut self.services, &name) {
-                    dirty.services.insert(namespace);
-                }
-            }
+            ("", "Namespace") => _ = dirty.pods(&name.name, self.namespaces.remove(&name.name).is_some()),
+            ("", "Pod") => _ = dirty.pods(namespace, take(&mut self.pods, &name)),
+            ("", "Service") => _ = dirty.services(namespace, take(&mut self.services, &name)),
             ("discovery.k8s.io", "EndpointSlice") => {
-                if take(&mut self.slices, &name) {
-                    dirty.services.insert(namespace);
-                }
+                _ = dirty.services(namespace, take(&mut self.slices, &name));
             }
             ("networking.istio.io", "VirtualService") => {
                 dirty.routes |= self.virtual_services.remove(&name).is_some();
