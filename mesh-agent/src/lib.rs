@@ -8,4 +8,6 @@ pub mod contract;
 pub mod drain;
 pub mod proxy;
 pub mod sys;
+#[cfg(test)]
+mod testing;
 pub mod tls;
