@@ -4,8 +4,8 @@ use crate::contract::{CertificateError, Certificates, IdentityTls};
 use crate::tls::{IdentityMaterial, identity_tls};
 use mesh_core::model::identity::SpiffeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::path::PathBuf;
@@ -32,17 +32,29 @@ impl TestCa {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::OrganizationName, "test");
         let root = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), root }
+        Self {
+            issuer: Issuer::new(params, key),
+            root,
+        }
     }
 
     /// A leaf with exactly these URI SANs, changed by `change`.
-    pub(crate) fn material(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> IdentityMaterial {
+    pub(crate) fn material(
+        &self,
+        uris: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> IdentityMaterial {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names =
-            uris.iter().map(|uri| SanType::URI((*uri).to_owned().try_into().unwrap())).collect();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = uris
+            .iter()
+            .map(|uri| SanType::URI((*uri).to_owned().try_into().unwrap()))
+            .collect();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let now = OffsetDateTime::now_utc();
         params.not_before = now - Duration::minutes(2);
         params.not_after = now + Duration::hours(1);
@@ -50,7 +62,10 @@ impl TestCa {
         let not_after = u64::try_from(params.not_after.unix_timestamp()).unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         IdentityMaterial {
-            identity: uris.first().and_then(|uri| SpiffeId::parse(uri).ok()).unwrap_or_else(|| id(ALICE)),
+            identity: uris
+                .first()
+                .and_then(|uri| SpiffeId::parse(uri).ok())
+                .unwrap_or_else(|| id(ALICE)),
             chain: vec![leaf.der().clone()],
             key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
             roots: vec![self.root.clone()],
@@ -88,7 +103,11 @@ pub(crate) struct TempDir(pub(crate) PathBuf);
 impl TempDir {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("heddle-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "heddle-test-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)

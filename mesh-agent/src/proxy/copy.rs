@@ -76,7 +76,11 @@ where
     let both = std::future::poll_fn(|cx| {
         let sent = there.poll(cx, downstream, upstream, &counters.sent)?;
         let received = back.poll(cx, upstream, downstream, &counters.received)?;
-        if sent.is_ready() && received.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if sent.is_ready() && received.is_ready() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     });
     let Some(idle) = idle else {
         return both.await;
@@ -136,7 +140,8 @@ impl Direction {
     ) -> Poll<Result<(), CopyError>> {
         while !self.done {
             if self.start < self.end {
-                ready!(self.poll_drain(cx, writer, count)).map_err(|error| CopyError::Write(self.to, error))?;
+                ready!(self.poll_drain(cx, writer, count))
+                    .map_err(|error| CopyError::Write(self.to, error))?;
                 continue;
             }
             if self.ended {
@@ -162,7 +167,11 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>, reader: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<()>> {
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<()>> {
         let mut buffer = Buffer::take(self.wanted);
         let mut space = ReadBuf::new(&mut buffer);
         ready!(Pin::new(reader).poll_read(cx, &mut space))?;
@@ -188,7 +197,10 @@ impl Direction {
         writer: &mut (impl AsyncWrite + Unpin),
         count: &Cell<u64>,
     ) -> Poll<io::Result<()>> {
-        let in_hand = self.buffer.as_ref().map_or(&[][..], |buffer| &buffer[self.start..self.end]);
+        let in_hand = self
+            .buffer
+            .as_ref()
+            .map_or(&[][..], |buffer| &buffer[self.start..self.end]);
         let n = ready!(Pin::new(writer).poll_write(cx, in_hand))?;
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -205,7 +217,11 @@ impl Direction {
 
 /// A peer that has closed both ways already needs no half close.
 fn already_gone(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::NotConnected {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 #[cfg(test)]
@@ -247,7 +263,9 @@ mod tests {
         let counters = Counters::default();
         let mut client = client;
         client.write_all(b"x").await.unwrap();
-        let error = copy_bidirectional(&mut left, &mut right, None, &counters).await.unwrap_err();
+        let error = copy_bidirectional(&mut left, &mut right, None, &counters)
+            .await
+            .unwrap_err();
         assert_eq!(error.peer(), Some(Peer::Upstream), "{error}");
     }
 

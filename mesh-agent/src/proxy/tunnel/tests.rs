@@ -38,7 +38,10 @@ fn workload(uri: &str, name: &str) -> Arc<Workload> {
     };
     Arc::new(Workload {
         id: 1,
-        pod: ObjectName { namespace: "weather".into(), name: name.into() },
+        pod: ObjectName {
+            namespace: "weather".into(),
+            name: name.into(),
+        },
         uid: name.into(),
         node: "n1".into(),
         ips: vec![Ipv4Addr::LOCALHOST.into()],
@@ -55,8 +58,16 @@ fn workload(uri: &str, name: &str) -> Arc<Workload> {
 
 fn pod(workload: Arc<Workload>) -> Arc<PodHandle> {
     let listener = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let listeners = Listeners { outbound: listener(), inbound: listener(), tunnel: listener() };
-    Arc::new(PodHandle { workload, netns: NetNs::current().unwrap(), listeners })
+    let listeners = Listeners {
+        outbound: listener(),
+        inbound: listener(),
+        tunnel: listener(),
+    };
+    Arc::new(PodHandle {
+        workload,
+        netns: NetNs::current().unwrap(),
+        listeners,
+    })
 }
 
 /// What the handler saw of each stream.
@@ -99,7 +110,9 @@ impl TunnelHandler for App {
 }
 
 async fn app(port: u16, incoming: TunnelIncoming) {
-    let Ok(mut stream) = incoming.accept().await else { return };
+    let Ok(mut stream) = incoming.accept().await else {
+        return;
+    };
     match port {
         NEVER_READS => std::future::pending().await,
         SPEAKS_FIRST => {
@@ -134,7 +147,11 @@ struct Fixture {
 impl Fixture {
     /// `native: false` makes both ends speak HBONE.
     async fn new(native: bool) -> Self {
-        Self::with(TunnelConfig { native, ..TunnelConfig::default() }).await
+        Self::with(TunnelConfig {
+            native,
+            ..TunnelConfig::default()
+        })
+        .await
     }
 
     async fn with(config: TunnelConfig) -> Self {
@@ -152,7 +169,15 @@ impl Fixture {
         let accepting =
             tokio::task::spawn_local(accept(listener, certs, config.clone(), Rc::clone(&app), watch));
         let source = pod(workload(ALICE, "frontend"));
-        Self { port, app, drain: trigger, accepting, ca, source, config }
+        Self {
+            port,
+            app,
+            drain: trigger,
+            accepting,
+            ca,
+            source,
+            config,
+        }
     }
 
     fn client(&self) -> Rc<TunnelClient> {
@@ -191,8 +216,14 @@ async fn accept(
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
         let handler: Rc<dyn TunnelHandler> = app.clone();
-        let serving =
-            serve(tcp, Arc::clone(&pod), Arc::clone(&certs), config.clone(), handler, drain.clone());
+        let serving = serve(
+            tcp,
+            Arc::clone(&pod),
+            Arc::clone(&certs),
+            config.clone(),
+            handler,
+            drain.clone(),
+        );
         tokio::task::spawn_local(serving);
     }
 }

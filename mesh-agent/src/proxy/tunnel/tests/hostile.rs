@@ -28,7 +28,9 @@ fn bad_clients(ca: &TestCa) -> Vec<(&'static str, Arc<IdentityTls>)> {
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     };
     let dns = |params: &mut rcgen::CertificateParams| {
-        params.subject_alt_names = vec![rcgen::SanType::DnsName(ALICE.replace(['/', ':'], "x").try_into().unwrap())];
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(
+            ALICE.replace(['/', ':'], "x").try_into().unwrap(),
+        )];
         params.distinguished_name.push(rcgen::DnType::CommonName, ALICE);
     };
     let authority = |params: &mut rcgen::CertificateParams| {
@@ -40,7 +42,10 @@ fn bad_clients(ca: &TestCa) -> Vec<(&'static str, Arc<IdentityTls>)> {
     vec![
         ("other trust domain", bad(ca, &[FOREIGN], |_| ())),
         ("no URI SAN", bad(ca, &[], dns)),
-        ("URI that is no identity", bad(ca, &["https://cluster.local/ns/a/sa/b"], |_| ())),
+        (
+            "URI that is no identity",
+            bad(ca, &["https://cluster.local/ns/a/sa/b"], |_| ()),
+        ),
         ("two URI SANs", bad(ca, &[ALICE, EVE], |_| ())),
         ("expired", bad(ca, &[ALICE], expired)),
         ("serverAuth only", bad(ca, &[ALICE], server_only)),
@@ -65,7 +70,14 @@ async fn a_server_takes_no_client_without_one_valid_identity_of_its_trust_domain
                 );
             }
             until("every refusal is told", || fixture.app.failed.borrow().len() == 8).await;
-            assert!(fixture.app.failed.borrow().iter().all(|reason| *reason == "handshake_failed"));
+            assert!(
+                fixture
+                    .app
+                    .failed
+                    .borrow()
+                    .iter()
+                    .all(|reason| *reason == "handshake_failed")
+            );
             assert!(fixture.app.seen.borrow().is_empty());
         })
         .await;
@@ -76,19 +88,32 @@ async fn a_server_takes_no_client_without_one_valid_identity_of_its_trust_domain
 async fn a_client_takes_no_server_but_the_endpoint_it_chose() {
     local(async {
         let table = [
-            ("other account", Reason::IdentityMismatch, bad as fn(&TestCa, &[&str], _) -> _, EVE),
+            (
+                "other account",
+                Reason::IdentityMismatch,
+                bad as fn(&TestCa, &[&str], _) -> _,
+                EVE,
+            ),
             ("other trust domain", Reason::IdentityMismatch, bad, FOREIGN),
         ];
         for (what, reason, make, uri) in table {
             let ca = TestCa::new();
-            let certs = Arc::new(Fixed(make(&ca, &[uri], (|_| ()) as fn(&mut rcgen::CertificateParams))));
+            let certs = Arc::new(Fixed(make(
+                &ca,
+                &[uri],
+                (|_| ()) as fn(&mut rcgen::CertificateParams),
+            )));
             let fixture = Fixture::serving(TunnelConfig::default(), ca, certs).await;
             let error = fixture.client().open(&fixture.tcp(ECHO)).await.unwrap_err();
             assert_eq!(error.reason(), reason, "{what}: {error}");
             assert!(fixture.app.seen.borrow().is_empty());
         }
         for (what, uris, change) in [
-            ("two URI SANs", &[BOB, EVE][..], (|_| ()) as fn(&mut rcgen::CertificateParams)),
+            (
+                "two URI SANs",
+                &[BOB, EVE][..],
+                (|_| ()) as fn(&mut rcgen::CertificateParams),
+            ),
             ("no URI SAN", &[], |_| ()),
             ("expired", &[BOB], expired),
             ("clientAuth only", &[BOB], |params| {
@@ -109,7 +134,11 @@ async fn a_client_takes_no_server_but_the_endpoint_it_chose() {
 async fn without_a_certificate_nothing_is_dialled_and_nothing_is_served() {
     local(async {
         let fixture = Fixture::serving(TunnelConfig::default(), TestCa::new(), Arc::new(Empty)).await;
-        let error = fixture.client_with(Arc::new(Empty)).open(&fixture.tcp(ECHO)).await.unwrap_err();
+        let error = fixture
+            .client_with(Arc::new(Empty))
+            .open(&fixture.tcp(ECHO))
+            .await
+            .unwrap_err();
         assert_eq!(error.reason(), Reason::CertificateMissing);
         assert!(fixture.app.failed.borrow().is_empty());
         assert!(fixture.client().open(&fixture.tcp(ECHO)).await.is_err());
@@ -122,7 +151,9 @@ async fn tls(
     fixture: &Fixture,
     config: rustls::ClientConfig,
 ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.port)).await.unwrap();
+    let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.port))
+        .await
+        .unwrap();
     let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
@@ -157,7 +188,10 @@ async fn a_client_without_a_certificate_gets_no_byte() {
         if let Ok(mut stream) = tls(&fixture, config).await {
             assert!(stream.read_u8().await.is_err());
         }
-        until("the refusal is told", || *fixture.app.failed.borrow() == ["handshake_failed"]).await;
+        until("the refusal is told", || {
+            *fixture.app.failed.borrow() == ["handshake_failed"]
+        })
+        .await;
     })
     .await;
 }
@@ -170,13 +204,19 @@ async fn the_handshake_is_tls_1_3_with_a_post_quantum_group_and_aes_128_first() 
         let stream = tls(&fixture, config).await.unwrap();
         let (_, session) = stream.get_ref();
         assert_eq!(session.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
-        assert_eq!(session.negotiated_key_exchange_group().unwrap().name(), rustls::NamedGroup::X25519MLKEM768);
+        assert_eq!(
+            session.negotiated_key_exchange_group().unwrap().name(),
+            rustls::NamedGroup::X25519MLKEM768
+        );
         assert_eq!(
             session.negotiated_cipher_suite().unwrap().suite(),
             rustls::CipherSuite::TLS13_AES_128_GCM_SHA256
         );
         assert_eq!(session.alpn_protocol(), Some(&b"heddle/1"[..]));
-        assert_eq!(peer_identity(session.peer_certificates().unwrap()).unwrap(), id(BOB));
+        assert_eq!(
+            peer_identity(session.peer_certificates().unwrap()).unwrap(),
+            id(BOB)
+        );
     })
     .await;
 }
@@ -185,11 +225,16 @@ async fn the_handshake_is_tls_1_3_with_a_post_quantum_group_and_aes_128_first() 
 async fn a_silent_client_is_dropped_at_the_deadline_of_each_step() {
     local(async {
         let short = Duration::from_millis(200);
-        let config =
-            TunnelConfig { handshake_timeout: short, head_timeout: short, ..TunnelConfig::default() };
+        let config = TunnelConfig {
+            handshake_timeout: short,
+            head_timeout: short,
+            ..TunnelConfig::default()
+        };
         assert_eq!(TunnelConfig::default().handshake_timeout, Duration::from_secs(5));
         let fixture = Fixture::with(config).await;
-        let mut silent = TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.port)).await.unwrap();
+        let mut silent = TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.port))
+            .await
+            .unwrap();
         assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
         assert_eq!(*fixture.app.failed.borrow(), ["handshake_timeout"]);
         // After the handshake, in either form: no head, no preface.
@@ -260,7 +305,13 @@ async fn a_pooled_connection_that_died_is_replaced_without_an_error() {
                 listener = TcpListener::bind(address).await;
             }
             let app = Rc::clone(&fixture.app);
-            tokio::task::spawn_local(accept(listener.unwrap(), certs, fixture.config.clone(), app, watch));
+            tokio::task::spawn_local(accept(
+                listener.unwrap(),
+                certs,
+                fixture.config.clone(),
+                app,
+                watch,
+            ));
             let stream = client.open(&fixture.tcp(ECHO)).await.unwrap();
             assert!(!stream.reused());
         })
@@ -273,7 +324,12 @@ async fn garbage_after_the_handshake_ends_its_own_connection_only() {
     local(async {
         let fixture = Fixture::new(true).await;
         let config = rustls::ClientConfig::clone(&fixture.ca.tls(ALICE).client);
-        for garbage in [&b"\xff\xff"[..], b"\x00\x00", b"\x00\x05\x01\x00\x00\x09\x09", b"GET / HTTP/1.1\r\n\r\n"] {
+        for garbage in [
+            &b"\xff\xff"[..],
+            b"\x00\x00",
+            b"\x00\x05\x01\x00\x00\x09\x09",
+            b"GET / HTTP/1.1\r\n\r\n",
+        ] {
             let mut stream = tls(&fixture, config.clone()).await.unwrap();
             stream.write_all(garbage).await.unwrap();
             stream.shutdown().await.unwrap();

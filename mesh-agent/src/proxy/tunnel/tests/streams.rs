@@ -11,7 +11,12 @@ async fn echo(client: &TunnelClient, request: &TunnelRequest, payload: &[u8]) {
     stream.shutdown().await.unwrap();
     let mut got = Vec::new();
     stream.read_to_end(&mut got).await.unwrap();
-    assert!(got == payload, "{} bytes came back instead of {}", got.len(), payload.len());
+    assert!(
+        got == payload,
+        "{} bytes came back instead of {}",
+        got.len(),
+        payload.len()
+    );
 }
 
 #[tokio::test]
@@ -40,7 +45,11 @@ async fn both_ends_learn_who_the_other_is() {
     for native in BOTH {
         local(async {
             let fixture = Fixture::new(native).await;
-            let stream = fixture.client().open(&fixture.request(ECHO, TunnelKind::Http1)).await.unwrap();
+            let stream = fixture
+                .client()
+                .open(&fixture.request(ECHO, TunnelKind::Http1))
+                .await
+                .unwrap();
             let name = |workload| {
                 format!(
                     "k8s.cluster.name=Kubernetes,k8s.namespace.name=weather,k8s.deployment.name={workload},\
@@ -53,7 +62,14 @@ async fn both_ends_learn_who_the_other_is() {
             assert_eq!(seen.peer, ALICE);
             assert_eq!(seen.client, (Ipv4Addr::LOCALHOST, 4321).into());
             assert_eq!(seen.baggage, name("frontend"));
-            assert_eq!(seen.kind, if native { TunnelKind::Http1 } else { TunnelKind::Tcp });
+            assert_eq!(
+                seen.kind,
+                if native {
+                    TunnelKind::Http1
+                } else {
+                    TunnelKind::Tcp
+                }
+            );
         })
         .await;
     }
@@ -71,7 +87,10 @@ async fn three_hundred_parallel_streams_all_come_through() {
             assert_eq!(fixture.app.seen.borrow().len(), 300);
             let stats = client.pool_stats();
             assert_eq!(stats.active_streams, 0);
-            assert!(stats.hbone_connections <= 4 && (native || stats.native_idle == 0), "{stats:?}");
+            assert!(
+                stats.hbone_connections <= 4 && (native || stats.native_idle == 0),
+                "{stats:?}"
+            );
         })
         .await;
     }
@@ -86,7 +105,11 @@ async fn a_hundred_held_streams_open_a_second_hbone_connection() {
         for _ in 0..99 {
             held.push(client.open(&fixture.tcp(ECHO)).await.unwrap());
         }
-        assert_eq!(client.pool_stats().hbone_connections, 0, "left the pool at 99 streams");
+        assert_eq!(
+            client.pool_stats().hbone_connections,
+            0,
+            "left the pool at 99 streams"
+        );
         let next = client.open(&fixture.tcp(ECHO)).await.unwrap();
         assert!(!next.reused());
         assert_eq!(client.pool_stats().hbone_connections, 1);
@@ -126,7 +149,13 @@ async fn a_big_transfer_passes_a_stream_that_nobody_reads() {
             let receiving = async {
                 let (mut at, mut buf) = (0, vec![0; 100_000]);
                 while let n @ 1.. = reader.read(&mut buf).await.unwrap() {
-                    assert!(buf[..n].iter().zip(at..).all(|(byte, n)| *byte == (n % 251) as u8), "at {at}");
+                    assert!(
+                        buf[..n]
+                            .iter()
+                            .zip(at..)
+                            .all(|(byte, n)| *byte == (n % 251) as u8),
+                        "at {at}"
+                    );
                     at += n;
                 }
                 at
@@ -146,14 +175,26 @@ async fn refusals_keep_their_code_and_spare_the_connection() {
             let client = fixture.client();
             let refused = async |request: TunnelRequest| client.open(&request).await.unwrap_err();
             let denied = refused(fixture.tcp(DENIED)).await;
-            assert_eq!((denied.reason(), denied.retryable()), (Reason::PolicyDenied, Retry::No), "{denied}");
+            assert_eq!(
+                (denied.reason(), denied.retryable()),
+                (Reason::PolicyDenied, Retry::No),
+                "{denied}"
+            );
             let closed = refused(fixture.tcp(CLOSED)).await;
-            assert_eq!((closed.reason(), closed.retryable()), (Reason::PeerUnavailable, Retry::Yes), "{closed}");
+            assert_eq!(
+                (closed.reason(), closed.retryable()),
+                (Reason::PeerUnavailable, Retry::Yes),
+                "{closed}"
+            );
             for port in [15001, 15006, 15008] {
                 assert_eq!(refused(fixture.tcp(port)).await.reason(), Reason::PeerUnavailable);
             }
             assert!(client.open(&fixture.tcp(ECHO)).await.unwrap().reused());
-            assert_eq!(fixture.app.seen.borrow().len(), 3, "ports of the mesh never reach the handler");
+            assert_eq!(
+                fixture.app.seen.borrow().len(),
+                3,
+                "ports of the mesh never reach the handler"
+            );
         })
         .await;
     }
@@ -170,10 +211,20 @@ async fn a_cleanly_ended_native_stream_leaves_its_connection_for_the_next() {
             stream.shutdown().await.unwrap();
             assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
             drop(stream);
-            assert_eq!(client.pool_stats(), PoolStats { native_idle: 1, ..PoolStats::default() });
+            assert_eq!(
+                client.pool_stats(),
+                PoolStats {
+                    native_idle: 1,
+                    ..PoolStats::default()
+                }
+            );
         }
         drop(client.open(&fixture.tcp(ECHO)).await.unwrap());
-        assert_eq!(client.pool_stats().native_idle, 0, "a stream cut short takes its connection along");
+        assert_eq!(
+            client.pool_stats().native_idle,
+            0,
+            "a stream cut short takes its connection along"
+        );
     })
     .await;
 }
@@ -232,8 +283,15 @@ async fn idle_connections_are_closed_and_a_draining_client_waits_for_its_streams
             let stream = client.open(&fixture.tcp(ECHO)).await.unwrap();
             let drained = client.drain();
             tokio::pin!(drained);
-            assert!(tokio::time::timeout(Duration::from_millis(50), &mut drained).await.is_err());
-            assert!(matches!(client.open(&fixture.tcp(ECHO)).await, Err(TunnelError::Draining)));
+            assert!(
+                tokio::time::timeout(Duration::from_millis(50), &mut drained)
+                    .await
+                    .is_err()
+            );
+            assert!(matches!(
+                client.open(&fixture.tcp(ECHO)).await,
+                Err(TunnelError::Draining)
+            ));
             drop(stream);
             drained.await;
         })
@@ -241,21 +299,110 @@ async fn idle_connections_are_closed_and_a_draining_client_waits_for_its_streams
     }
 }
 
+fn impatient() -> TunnelConfig {
+    TunnelConfig {
+        native: false,
+        ping_interval: Duration::from_millis(50),
+        ping_timeout: Duration::from_millis(100),
+        ..TunnelConfig::default()
+    }
+}
+
 #[tokio::test]
-async fn a_peer_that_answers_no_ping_is_given_up() {
+async fn a_peer_that_answers_pings_stays() {
     local(async {
-        let config = TunnelConfig {
-            native: false,
-            ping_interval: Duration::from_millis(50),
-            ping_timeout: Duration::from_millis(100),
-            ..TunnelConfig::default()
-        };
-        let fixture = Fixture::with(config).await;
+        let fixture = Fixture::with(impatient()).await;
         let client = fixture.client();
         let mut stream = client.open(&fixture.tcp(ECHO)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(400)).await;
         stream.write_all(b"x").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'x', "a peer that answers stays");
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_no_ping_is_given_up() {
+    local(async {
+        let mut fixture = Fixture::with(impatient()).await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        fixture.config.port = listener.local_addr().unwrap().port();
+        let mut server = rustls::ServerConfig::clone(&fixture.ca.tls(BOB).server);
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        // Takes every byte and says nothing.
+        tokio::task::spawn_local(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut tls = tokio_rustls::TlsAcceptor::from(Arc::new(server))
+                .accept(tcp)
+                .await
+                .unwrap();
+            let _ended = tls.read_to_end(&mut Vec::new()).await;
+        });
+        let error = fixture.client().open(&fixture.tcp(ECHO)).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Reset, "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_given_up() {
+    local(async {
+        let fixture = Fixture::with(impatient()).await;
+        let tcp = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.port))
+            .await
+            .unwrap();
+        let name = rustls::pki_types::ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+        let mut config = rustls::ClientConfig::clone(&fixture.ca.tls(ALICE).client);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, tcp)
+            .await
+            .unwrap();
+        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await
+            .unwrap();
+        // Ends although this side neither answers nor closes.
+        let _goaway = tls.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rotation_replaces_the_certificate_and_leaves_connections_alone() {
+    use crate::ca::{CertificateStore, Issuer, system_clock};
+    for native in BOTH {
+        local(async {
+            let dir = crate::testing::TempDir::new();
+            let now = system_clock()();
+            let day = Duration::from_secs(24 * 3600);
+            let store = || {
+                let issuer = Issuer::open(&dir.0, "cluster.local", day).unwrap();
+                Arc::new(CertificateStore::new(issuer, system_clock()))
+            };
+            let (server, source) = (store(), store());
+            let config = TunnelConfig {
+                native,
+                ..TunnelConfig::default()
+            };
+            let certs: Arc<dyn Certificates> = server.clone();
+            let fixture = Fixture::serving(config, TestCa::new(), certs).await;
+            let client = fixture.client_with(source.clone());
+            let mut old = client.open(&fixture.tcp(ECHO)).await.unwrap();
+            let before = (server.list(), source.list());
+
+            // At 60 % of the life every jitter has passed.
+            server.tick(now + 15 * 3600);
+            source.tick(now + 15 * 3600);
+            let after = (server.list(), source.list());
+            assert_ne!(before.0[0].serial, after.0[0].serial);
+            assert_ne!(before.1[0].serial, after.1[0].serial);
+            assert_eq!((after.0.len(), after.1.len()), (1, 1));
+
+            old.write_all(b"still here").await.unwrap();
+            let mut got = [0; 10];
+            old.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"still here");
+        })
+        .await;
+    }
 }
