@@ -2,6 +2,8 @@
 
 pub mod issuer;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use issuer::{CaError, Issuer};
 pub use store::{CertificateState, CertificateStatus, CertificateStore, Clock, system_clock};

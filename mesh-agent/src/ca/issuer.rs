@@ -74,7 +74,10 @@ impl Issuer {
     /// # Errors
     /// Files cannot be read or written, or there is a certificate without its key.
     pub fn open(dir: &Path, trust_domain: &str, ttl: Duration) -> Result<Self, CaError> {
-        let issuer = Self { dir: dir.to_owned(), ttl };
+        let issuer = Self {
+            dir: dir.to_owned(),
+            ttl,
+        };
         fs::create_dir_all(dir).map_err(|source| file(dir, source))?;
         // A lock of the kernel's, not a file's existence: a creator that dies leaves nothing behind.
         let path = dir.join("ca.lock");
@@ -108,7 +111,9 @@ impl Issuer {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, trust_domain);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, trust_domain);
         params.distinguished_name.push(DnType::CommonName, "Heddle root");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -144,10 +149,22 @@ impl Issuer {
             let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
             let signer = rcgen::Issuer::from_ca_cert_der(root, key)
                 .map_err(|error| content(&crt_path, error.to_string()))?;
-            let chain = if self_signed { Vec::new() } else { vec![root.clone()] };
-            return Ok(Loaded { signer, chain, not_after, roots: roots.clone() });
+            let chain = if self_signed {
+                Vec::new()
+            } else {
+                vec![root.clone()]
+            };
+            return Ok(Loaded {
+                signer,
+                chain,
+                not_after,
+                roots: roots.clone(),
+            });
         }
-        Err(content(&crt_path, format!("none of its {} certificates is that of ca.key", roots.len())))
+        Err(content(
+            &crt_path,
+            format!("none of its {} certificates is that of ca.key", roots.len()),
+        ))
     }
 }
 
@@ -161,9 +178,17 @@ struct Loaded {
 
 impl CertificateAuthority for Issuer {
     fn issue(&self, identity: &SpiffeId, now: u64) -> Result<Issued, CaError> {
-        let refused = |reason: String| CaError::Sign { identity: identity.clone(), reason };
+        let refused = |reason: String| CaError::Sign {
+            identity: identity.clone(),
+            reason,
+        };
         let failed = |error: rcgen::Error| refused(error.to_string());
-        let Loaded { signer, mut chain, not_after: end, roots } = self.load()?;
+        let Loaded {
+            signer,
+            mut chain,
+            not_after: end,
+            roots,
+        } = self.load()?;
         if end <= now {
             return Err(refused("the CA's own certificate has expired".to_owned()));
         }
@@ -175,7 +200,10 @@ impl CertificateAuthority for Issuer {
         params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().map_err(failed)?)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         let (Some(from), Some(to), Some(serial)) = (moment(not_before), moment(not_after), serial()) else {
             return Err(refused("no time or no randomness".to_owned()));
@@ -186,18 +214,30 @@ impl CertificateAuthority for Issuer {
         let leaf = params.signed_by(&key, &signer).map_err(failed)?;
         chain.insert(0, leaf.der().clone());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let material =
-            IdentityMaterial { identity: identity.clone(), chain, key, roots, not_after, serial: serial_text };
+        let material = IdentityMaterial {
+            identity: identity.clone(),
+            chain,
+            key,
+            roots,
+            not_after,
+            serial: serial_text,
+        };
         Ok(Issued { material, not_before })
     }
 }
 
 fn file(path: &Path, source: io::Error) -> CaError {
-    CaError::File { path: path.to_owned(), source }
+    CaError::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn content(path: &Path, reason: String) -> CaError {
-    CaError::Content { path: path.to_owned(), reason }
+    CaError::Content {
+        path: path.to_owned(),
+        reason,
+    }
 }
 
 fn moment(seconds: u64) -> Option<OffsetDateTime> {
@@ -220,7 +260,11 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CaError> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut out = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+        let mut out = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&draft)?;
         out.write_all(bytes)?;
         out.sync_all()?;
         fs::rename(&draft, path)?;

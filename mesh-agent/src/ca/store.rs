@@ -24,7 +24,11 @@ const MAX_BACKOFF: u64 = 150;
 /// The system's clock.
 #[must_use]
 pub fn system_clock() -> Clock {
-    Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    Arc::new(|| {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+    })
 }
 
 /// One certificate as `heddle status` and `heddle certs` show it.
@@ -90,7 +94,11 @@ impl CertificateStore {
     /// An empty store in front of `ca`.
     #[must_use]
     pub fn new(ca: impl CertificateAuthority + 'static, clock: Clock) -> Self {
-        Self { ca: Box::new(ca), clock, slots: RwLock::default() }
+        Self {
+            ca: Box::new(ca),
+            clock,
+            slots: RwLock::default(),
+        }
     }
 
     /// Renews what is due at `now` (seconds since the Unix epoch). What cannot be renewed is served on until it
@@ -98,7 +106,10 @@ impl CertificateStore {
     pub fn tick(&self, now: u64) {
         let slots: Vec<_> = self.slots.read().values().cloned().collect();
         for slot in slots {
-            if matches!(slot.rotation(now), Some(Rotation::Renew | Rotation::RenewUrgently | Rotation::Expired)) {
+            if matches!(
+                slot.rotation(now),
+                Some(Rotation::Renew | Rotation::RenewUrgently | Rotation::Expired)
+            ) {
                 let mut attempts = slot.attempts.lock();
                 if attempts.retry_at <= now
                     && let Err(error) = self.renew(&slot, &mut attempts, now)
@@ -150,25 +161,39 @@ impl CertificateStore {
             served: ArcSwapOption::empty(),
             attempts: Mutex::default(),
         };
-        Arc::clone(self.slots.write().entry(identity.clone()).or_insert_with(|| Arc::new(slot)))
+        Arc::clone(
+            self.slots
+                .write()
+                .entry(identity.clone())
+                .or_insert_with(|| Arc::new(slot)),
+        )
     }
 
     fn renew(&self, slot: &Slot, attempts: &mut Attempts, now: u64) -> Result<Arc<IdentityTls>, String> {
-        let issued = self.ca.issue(&slot.identity, now).and_then(|Issued { material, not_before }| {
-            let tls = identity_tls(material).map_err(|error| CaError::Sign {
-                identity: slot.identity.clone(),
-                reason: error.to_string(),
-            })?;
-            Ok((Arc::new(tls), not_before))
-        });
+        let issued = self
+            .ca
+            .issue(&slot.identity, now)
+            .and_then(|Issued { material, not_before }| {
+                let tls = identity_tls(material).map_err(|error| CaError::Sign {
+                    identity: slot.identity.clone(),
+                    reason: error.to_string(),
+                })?;
+                Ok((Arc::new(tls), not_before))
+            });
         match issued {
             Ok((tls, not_before)) => {
-                slot.served.store(Some(Arc::new(Served { tls: Arc::clone(&tls), not_before })));
+                slot.served.store(Some(Arc::new(Served {
+                    tls: Arc::clone(&tls),
+                    not_before,
+                })));
                 *attempts = Attempts::default();
                 Ok(tls)
             }
             Err(error) => {
-                let wait = 1_u64.checked_shl(attempts.failures).unwrap_or(MAX_BACKOFF).min(MAX_BACKOFF);
+                let wait = 1_u64
+                    .checked_shl(attempts.failures)
+                    .unwrap_or(MAX_BACKOFF)
+                    .min(MAX_BACKOFF);
                 let text = error.to_string();
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.retry_at = now.saturating_add(wait);
@@ -197,7 +222,10 @@ impl Certificates for CertificateStore {
         };
         result.map_err(|reason| match slot.served.load().is_some() {
             true => CertificateError::Expired(identity.clone()),
-            false => CertificateError::Refused { identity: identity.clone(), reason },
+            false => CertificateError::Refused {
+                identity: identity.clone(),
+                reason,
+            },
         })
     }
 }
@@ -205,12 +233,17 @@ impl Certificates for CertificateStore {
 impl Slot {
     fn current(&self, now: u64) -> Option<Arc<IdentityTls>> {
         let served = self.served.load();
-        served.as_ref().filter(|served| served.tls.not_after > now).map(|served| Arc::clone(&served.tls))
+        served
+            .as_ref()
+            .filter(|served| served.tls.not_after > now)
+            .map(|served| Arc::clone(&served.tls))
     }
 
     fn rotation(&self, now: u64) -> Option<Rotation> {
         let served = self.served.load();
-        served.as_ref().map(|served| rotation(served.not_before, served.tls.not_after, now, self.jitter))
+        served
+            .as_ref()
+            .map(|served| rotation(served.not_before, served.tls.not_after, now, self.jitter))
     }
 
     fn status(&self, now: u64) -> CertificateStatus {
