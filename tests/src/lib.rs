@@ -14,7 +14,6 @@ pub mod process;
 pub mod promtext;
 pub mod run;
 pub mod topology;
-pub mod weather;
 
 use std::time::{Duration, Instant};
 
