@@ -53,7 +53,14 @@ impl AgentSpec {
         for dir in [&config, &ca] {
             std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         }
-        Ok(Self { node: node.clone(), config, ca, workers: None, extra: Vec::new(), logs: run.logs() })
+        Ok(Self {
+            node: node.clone(),
+            config,
+            ca,
+            workers: None,
+            extra: Vec::new(),
+            logs: run.logs(),
+        })
     }
 
     /// Its folder of sockets and state.
@@ -81,9 +88,21 @@ impl AgentSpec {
     pub fn command(&self) -> Result<Command> {
         let mut command = self.node.system.command(built("mesh-agent")?)?;
         command.arg("run").args(["--node", &self.node.name]);
-        command.arg("--config").arg(&self.config).arg("--state-dir").arg(self.state_dir());
-        command.arg("--bpf-dir").arg(self.bpf_dir()).arg("--cgroup").arg(&self.node.cgroup);
-        command.arg("--ca-dir").arg(&self.ca).arg("--admin-socket").arg(self.admin_socket());
+        command
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--state-dir")
+            .arg(self.state_dir());
+        command
+            .arg("--bpf-dir")
+            .arg(self.bpf_dir())
+            .arg("--cgroup")
+            .arg(&self.node.cgroup);
+        command
+            .arg("--ca-dir")
+            .arg(&self.ca)
+            .arg("--admin-socket")
+            .arg(self.admin_socket());
         command.args(["--metrics-addr", &format!("[::]:{METRICS_PORT}")]);
         if let Some(workers) = self.workers {
             command.args(["--workers", &workers.to_string()]);
@@ -100,7 +119,11 @@ impl AgentSpec {
         std::fs::create_dir_all(self.state_dir())?;
         let started = Instant::now();
         let proc = Proc::spawn(&format!("agent-{}", self.node.name), self.command()?, &self.logs)?;
-        Ok(Agent { spec: self.clone(), proc, started })
+        Ok(Agent {
+            spec: self.clone(),
+            proc,
+            started,
+        })
     }
 
     /// `mesh-agent cleanup`: what an uninstall does.
@@ -148,7 +171,11 @@ impl AgentSpec {
             stream.read_to_end(&mut answer)?;
             let answer = String::from_utf8_lossy(&answer);
             let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-            let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status")?;
+            let status = head
+                .split(' ')
+                .nth(1)
+                .and_then(|code| code.parse().ok())
+                .context("no status")?;
             Ok((status, body.to_owned()))
         })
     }

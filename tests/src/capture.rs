@@ -40,14 +40,22 @@ impl Seen {
     #[must_use]
     pub fn with(&self, needle: &[u8]) -> Vec<(SocketAddr, SocketAddr)> {
         let has = |payload: &[u8]| payload.windows(needle.len()).any(|window| window == needle);
-        self.flows.iter().filter(|(_, payload)| has(payload)).map(|(flow, _)| *flow).collect()
+        self.flows
+            .iter()
+            .filter(|(_, payload)| has(payload))
+            .map(|(flow, _)| *flow)
+            .collect()
     }
 
     /// Bytes of payload on connections with `port` at either end.
     #[must_use]
     pub fn bytes_on(&self, port: u16) -> u64 {
         let on = |(from, to): &(SocketAddr, SocketAddr)| from.port() == port || to.port() == port;
-        self.flows.iter().filter(|(flow, _)| on(flow)).map(|(_, payload)| payload.len() as u64).sum()
+        self.flows
+            .iter()
+            .filter(|(flow, _)| on(flow))
+            .map(|(_, payload)| payload.len() as u64)
+            .sum()
     }
 
     /// Bytes of payload in all.
@@ -70,7 +78,11 @@ impl Capture {
             let (stop, seen) = (stop.clone(), seen.clone());
             move || receive(socket, &stop, &seen)
         })?;
-        Ok(Self { stop, seen, thread: Some(thread) })
+        Ok(Self {
+            stop,
+            seen,
+            thread: Some(thread),
+        })
     }
 
     /// A copy of what was captured so far.
@@ -116,7 +128,9 @@ fn packet_socket(device: &str) -> Result<Socket> {
 fn receive(mut socket: Socket, stop: &AtomicBool, seen: &Mutex<Seen>) {
     let mut frame = vec![0u8; 256 << 10];
     while !stop.load(Ordering::Relaxed) {
-        let Ok(length) = socket.read(&mut frame) else { continue };
+        let Ok(length) = socket.read(&mut frame) else {
+            continue;
+        };
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((from, to, payload)) = tcp_payload(&frame[..length]) else {
             seen.other_frames += 1;
@@ -140,17 +154,33 @@ fn tcp_payload(frame: &[u8]) -> Option<(SocketAddr, SocketAddr, &[u8])> {
             let from = <[u8; 4]>::try_from(packet.get(12..16)?).ok()?;
             let to = <[u8; 4]>::try_from(packet.get(16..20)?).ok()?;
             // Short frames are padded; a length of 0 is a large segment that was never split.
-            let end = if total == 0 { packet.len() } else { total.min(packet.len()) };
-            (Ipv4Addr::from(from).into(), Ipv4Addr::from(to).into(), packet.get(header..end)?)
+            let end = if total == 0 {
+                packet.len()
+            } else {
+                total.min(packet.len())
+            };
+            (
+                Ipv4Addr::from(from).into(),
+                Ipv4Addr::from(to).into(),
+                packet.get(header..end)?,
+            )
         }
         [0x86, 0xdd] if *packet.get(6)? == 6 => {
             let from = <[u8; 16]>::try_from(packet.get(8..24)?).ok()?;
             let to = <[u8; 16]>::try_from(packet.get(24..40)?).ok()?;
-            (Ipv6Addr::from(from).into(), Ipv6Addr::from(to).into(), packet.get(40..)?)
+            (
+                Ipv6Addr::from(from).into(),
+                Ipv6Addr::from(to).into(),
+                packet.get(40..)?,
+            )
         }
         _ => return None,
     };
     let port = |at: usize| Some(u16::from_be_bytes([*segment.get(at)?, *segment.get(at + 1)?]));
     let header = usize::from(segment.get(12)? >> 4) * 4;
-    Some((SocketAddr::new(from, port(0)?), SocketAddr::new(to, port(2)?), segment.get(header..)?))
+    Some((
+        SocketAddr::new(from, port(0)?),
+        SocketAddr::new(to, port(2)?),
+        segment.get(header..)?,
+    ))
 }

@@ -28,11 +28,23 @@ pub fn serve(topology: &Topology, services: &[ClusterIp]) -> Result<()> {
 
 fn apply(node: &Node, rules: &str) -> Result<()> {
     let mut command = node.system.command("nft")?;
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().context("running nft (package nftables)")?;
-    child.stdin.take().context("nft takes no input")?.write_all(rules.as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("nft takes no input")?
+        .write_all(rules.as_bytes())?;
     let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "nft on {}: {}", node.name, String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "nft on {}: {}",
+        node.name,
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
@@ -44,23 +56,36 @@ fn ruleset(services: &[ClusterIp]) -> String {
     let mut refused = String::new();
     for (s, service) in services.iter().enumerate() {
         let (family, vip, port) = (family(service.vip.ip()), service.vip.ip(), service.vip.port());
-        let endpoints: Vec<_> =
-            service.endpoints.iter().filter(|e| e.is_ipv4() == service.vip.is_ipv4()).collect();
+        let endpoints: Vec<_> = service
+            .endpoints
+            .iter()
+            .filter(|e| e.is_ipv4() == service.vip.is_ipv4())
+            .collect();
         if endpoints.is_empty() {
-            let _ = writeln!(refused, "    {family} daddr {vip} tcp dport {port} reject with tcp reset");
+            let _ = writeln!(
+                refused,
+                "    {family} daddr {vip} tcp dport {port} reject with tcp reset"
+            );
             continue;
         }
-        let arms: Vec<_> = (0..endpoints.len()).map(|e| format!("{e} : goto s{s}e{e}")).collect();
+        let arms: Vec<_> = (0..endpoints.len())
+            .map(|e| format!("{e} : goto s{s}e{e}"))
+            .collect();
         let (count, arms) = (arms.len(), arms.join(", "));
         let _ = writeln!(
             picks,
             "    {family} daddr {vip} tcp dport {port} numgen random mod {count} vmap {{ {arms} }}"
         );
         for (e, endpoint) in endpoints.iter().enumerate() {
-            let _ = writeln!(chains, "  chain s{s}e{e} {{ meta l4proto tcp dnat {family} to {endpoint} }}");
+            let _ = writeln!(
+                chains,
+                "  chain s{s}e{e} {{ meta l4proto tcp dnat {family} to {endpoint} }}"
+            );
             let ip = endpoint.ip();
-            let _ =
-                writeln!(hairpins, "    ct status dnat {family} saddr {ip} {family} daddr {ip} masquerade");
+            let _ = writeln!(
+                hairpins,
+                "    ct status dnat {family} saddr {ip} {family} daddr {ip} masquerade"
+            );
         }
     }
     format!(

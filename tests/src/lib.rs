@@ -21,11 +21,7 @@ use std::time::{Duration, Instant};
 ///
 /// # Errors
 /// Nothing after `limit`; the message says what was waited for.
-pub fn eventually<T>(
-    what: &str,
-    limit: Duration,
-    mut probe: impl FnMut() -> Option<T>,
-) -> anyhow::Result<T> {
+pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = probe() {

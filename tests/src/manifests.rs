@@ -67,7 +67,11 @@ impl ConfigDir {
 /// A namespace; `mesh` puts it into the mesh.
 #[must_use]
 pub fn namespace(name: &str, mesh: bool) -> String {
-    let labels: &[(&str, &str)] = if mesh { &[("heddle.io/mesh", "enabled")] } else { &[] };
+    let labels: &[(&str, &str)] = if mesh {
+        &[("heddle.io/mesh", "enabled")]
+    } else {
+        &[]
+    };
     namespace_with(name, labels)
 }
 
@@ -101,7 +105,11 @@ pub struct PodOptions<'a> {
 pub fn pod(namespace: &str, pod: &Pod, options: &PodOptions<'_>) -> String {
     let mut text = format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n", pod.name);
     let _ = writeln!(text, "  namespace: {namespace}\n  uid: {}", pod.netns.name());
-    let _ = writeln!(text, "  annotations:\n    heddle.io/netns: {}", pod.netns.path().display());
+    let _ = writeln!(
+        text,
+        "  annotations:\n    heddle.io/netns: {}",
+        pod.netns.path().display()
+    );
     let mut labels: BTreeMap<&str, &str> = options.labels.iter().copied().collect();
     if options.deployment.is_some() {
         labels.insert("pod-template-hash", "5d4f7c9b8");
@@ -119,7 +127,11 @@ pub fn pod(namespace: &str, pod: &Pod, options: &PodOptions<'_>) -> String {
         );
     }
     let account = options.service_account.unwrap_or("default");
-    let _ = writeln!(text, "spec:\n  nodeName: {}\n  serviceAccountName: {account}", pod.node.name);
+    let _ = writeln!(
+        text,
+        "spec:\n  nodeName: {}\n  serviceAccountName: {account}",
+        pod.node.name
+    );
     let _ = writeln!(text, "  containers:\n  - name: app\n    image: heddle.io/test");
     let ready = if options.unready { "False" } else { "True" };
     let _ = writeln!(
@@ -127,7 +139,10 @@ pub fn pod(namespace: &str, pod: &Pod, options: &PodOptions<'_>) -> String {
         "status:\n  phase: Running\n  podIP: {0}\n  podIPs:\n  - ip: {0}\n  - ip: \"{1}\"\n  hostIP: {2}",
         pod.v4, pod.v6, pod.node.v4
     );
-    let _ = writeln!(text, "  conditions:\n  - type: Ready\n    status: \"{ready}\"\n---");
+    let _ = writeln!(
+        text,
+        "  conditions:\n  - type: Ready\n    status: \"{ready}\"\n---"
+    );
     text
 }
 
@@ -152,7 +167,8 @@ pub fn service(
     ports: &[Port<'_>],
     labels: &[(&str, &str)],
 ) -> String {
-    let mut text = format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {namespace}\n");
+    let mut text =
+        format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {namespace}\n");
     if !labels.is_empty() {
         let _ = writeln!(text, "  labels:");
         for (key, value) in labels {
@@ -175,7 +191,10 @@ pub fn service(
     }
     let _ = writeln!(text, "  ports:");
     for Port { name, port, target } in ports {
-        let _ = writeln!(text, "  - name: {name}\n    protocol: TCP\n    port: {port}\n    targetPort: {target}");
+        let _ = writeln!(
+            text,
+            "  - name: {name}\n    protocol: TCP\n    port: {port}\n    targetPort: {target}"
+        );
     }
     text + "---\n"
 }
@@ -183,5 +202,7 @@ pub fn service(
 /// A service account.
 #[must_use]
 pub fn service_account(namespace: &str, name: &str) -> String {
-    format!("apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: {namespace}\n---\n")
+    format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n  namespace: {namespace}\n---\n"
+    )
 }

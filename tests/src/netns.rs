@@ -26,7 +26,10 @@ impl Netns {
         ip(None, &format!("netns add {name}"))?;
         let path = PathBuf::from("/run/netns").join(name);
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        let netns = Self { name: name.to_owned(), file: Arc::new(file) };
+        let netns = Self {
+            name: name.to_owned(),
+            file: Arc::new(file),
+        };
         netns.ip(&["link set lo up"])?;
         netns.sysctl(&[
             ("net/ipv4/tcp_congestion_control", "reno"),
@@ -88,7 +91,9 @@ impl Netns {
                 self.enter()?;
                 f()
             });
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -108,7 +113,11 @@ fn ip(netns: Option<&str>, lines: &str) -> Result<()> {
     if let Some(netns) = netns {
         command.args(["-n", netns]);
     }
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().context("running ip (package iproute2)")?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(lines.as_bytes())?;

@@ -42,8 +42,12 @@ impl Pod {
     /// It cannot be started.
     pub fn start_podkit(&self, args: &[&str]) -> Result<Proc> {
         // Several of a kind in one pod must not share a log, and the arguments tell them apart.
-        let name: String =
-            args.join("-").chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(80).collect();
+        let name: String = args
+            .join("-")
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .take(80)
+            .collect();
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.spawn(&format!("{number}-{name}"), &built("podkit")?, args)
     }

@@ -74,7 +74,13 @@ impl Proc {
             .stderr(append(&stderr)?)
             .spawn()
             .with_context(|| format!("starting {name} ({})", command.get_program().display()))?;
-        Ok(Self { name: name.to_owned(), child, status: None, stdout, stderr })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            status: None,
+            stdout,
+            stderr,
+        })
     }
 
     /// Process id.
@@ -109,7 +115,12 @@ impl Proc {
     /// The process has ended.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if !self.running() {
-            return Err(anyhow!("{} has ended: {:?}; {}", self.name, self.status, self.last_words()));
+            return Err(anyhow!(
+                "{} has ended: {:?}; {}",
+                self.name,
+                self.status,
+                self.last_words()
+            ));
         }
         kill(Pid::from_raw(self.pid()), signal).with_context(|| format!("{signal} to {}", self.name))
     }
@@ -126,7 +137,11 @@ impl Proc {
             {
                 return Ok(status);
             }
-            anyhow::ensure!(start.elapsed() < limit, "{} still runs after {limit:?}", self.name);
+            anyhow::ensure!(
+                start.elapsed() < limit,
+                "{} still runs after {limit:?}",
+                self.name
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -193,7 +208,13 @@ pub fn built(program: &str) -> Result<PathBuf> {
     }
     tried.push(target.join("release"));
     tried.push(target.join("debug"));
-    tried.iter().map(|dir| dir.join(program)).find(|path| path.is_file()).ok_or_else(|| {
-        anyhow!("no {program} in {tried:?}: build it with `cargo build --release` or run `cargo xtask test`")
-    })
+    tried
+        .iter()
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            anyhow!(
+                "no {program} in {tried:?}: build it with `cargo build --release` or run `cargo xtask test`"
+            )
+        })
 }

@@ -30,13 +30,20 @@ impl Sample {
 /// Sum of the samples of this name that have all of these labels.
 #[must_use]
 pub fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
-    samples.iter().filter(|sample| sample.is(name, labels)).map(|sample| sample.value).sum()
+    samples
+        .iter()
+        .filter(|sample| sample.is(name, labels))
+        .map(|sample| sample.value)
+        .sum()
 }
 
 /// Reads an exposition. Lines that are no samples are skipped: promtool judges the format.
 #[must_use]
 pub fn parse(text: &str) -> Vec<Sample> {
-    text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(sample)
+        .collect()
 }
 
 fn sample(line: &str) -> Option<Sample> {
@@ -52,7 +59,11 @@ fn sample(line: &str) -> Option<Sample> {
     };
     let value = rest.split_whitespace().next()?.parse().ok()?;
     labels.retain(|_, value: &mut String| !value.is_empty());
-    Some(Sample { name: name.to_owned(), labels, value })
+    Some(Sample {
+        name: name.to_owned(),
+        labels,
+        value,
+    })
 }
 
 /// Labels up to the closing brace, and what is behind it.

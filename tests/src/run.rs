@@ -28,7 +28,10 @@ impl Run {
     /// # Errors
     /// Not root, or no cgroup2 is mounted.
     pub fn start() -> Result<Self> {
-        ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: run this as root");
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "network namespaces need root: run this as root"
+        );
         sweep(false)?;
         let mut random = [0u8; 3];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
@@ -41,7 +44,12 @@ impl Run {
             .context("locking a new run")?;
         let cgroups = cgroup_mount()?.join(format!("heddle-{name}"));
         fs::create_dir(&cgroups).with_context(|| format!("creating cgroup {}", cgroups.display()))?;
-        Ok(Self { name, cgroups, lock: Some(lock), kept: false })
+        Ok(Self {
+            name,
+            cgroups,
+            lock: Some(lock),
+            kept: false,
+        })
     }
 
     /// Its name, such as `hd-1f03a2`.
@@ -133,8 +141,12 @@ pub fn sweep(kept: bool) -> Result<()> {
             continue;
         }
         // A run without a lock file is being made right now, by a process that holds none yet.
-        let Ok(lock) = File::open(dir.join("lock")) else { continue };
-        let Ok(free) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else { continue };
+        let Ok(lock) = File::open(dir.join("lock")) else {
+            continue;
+        };
+        let Ok(free) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
+            continue;
+        };
         remove(&name)?;
         drop(free);
     }
@@ -166,7 +178,10 @@ fn remove(run: &str) -> Result<()> {
     }
     for netns in named(Path::new("/run/netns"), run) {
         let name = netns.rsplit('/').next().unwrap_or_default().to_owned();
-        let status = Command::new("ip").args(["netns", "del", &name]).status().context("running ip")?;
+        let status = Command::new("ip")
+            .args(["netns", "del", &name])
+            .status()
+            .context("running ip")?;
         ensure!(status.success(), "ip netns del {name} failed");
     }
     for dir in named(Path::new("/run/heddle"), run) {
@@ -187,7 +202,11 @@ fn remove_cgroup(dir: &Path) -> Result<()> {
         if error.kind() == std::io::ErrorKind::NotFound {
             break;
         }
-        ensure!(start.elapsed() < Duration::from_secs(10), "cgroup {}: {error}", dir.display());
+        ensure!(
+            start.elapsed() < Duration::from_secs(10),
+            "cgroup {}: {error}",
+            dir.display()
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
@@ -203,15 +222,24 @@ fn remove_tree(dir: &Path) -> Result<()> {
 }
 
 fn entries(dir: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 /// Entries of `dir` that are `name` or start with `name-`.
 fn named(dir: &Path, name: &str) -> Vec<String> {
     entries(dir)
         .into_iter()
-        .filter(|entry| entry.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
+        .filter(|entry| {
+            entry
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
         .map(|entry| dir.join(entry).display().to_string())
         .collect()
 }

@@ -82,7 +82,10 @@ impl Pod {
     /// It cannot be started.
     pub fn output(&self, program: &Path, args: &[&str]) -> Result<Output> {
         let mut command = self.place.command(program)?;
-        command.args(args).output().with_context(|| format!("{} in pod {}", program.display(), self.name))
+        command
+            .args(args)
+            .output()
+            .with_context(|| format!("{} in pod {}", program.display(), self.name))
     }
 }
 
@@ -105,9 +108,10 @@ impl Topology {
         let run = Run::start()?;
         let first = node(&run, 1)?;
         let second = node(&run, 2)?;
-        first
-            .netns
-            .ip(&[&format!("link add {WIRE} type veth peer name {WIRE} netns {}", second.netns.name())])?;
+        first.netns.ip(&[&format!(
+            "link add {WIRE} type veth peer name {WIRE} netns {}",
+            second.netns.name()
+        )])?;
         for node in [&first, &second] {
             node.netns.ip(&[
                 &format!("addr add {}/24 dev {WIRE}", node.v4),
@@ -125,7 +129,12 @@ impl Topology {
                 &format!("-6 route add default via {v6}"),
             ])?;
         }
-        Ok(Self { nodes: [Arc::new(first), Arc::new(second)], run, pods: Vec::new(), made: [0, 0] })
+        Ok(Self {
+            nodes: [Arc::new(first), Arc::new(second)],
+            run,
+            pods: Vec::new(),
+            made: [0, 0],
+        })
     }
 
     /// The run that owns it.
@@ -167,10 +176,14 @@ impl Topology {
     pub fn remove_pod(&mut self, pod: &Arc<Pod>) -> Result<()> {
         self.pods.retain(|other| !Arc::ptr_eq(other, pod));
         std::fs::write(pod.place.cgroup.join("cgroup.kill"), "1")?;
-        crate::eventually("the pod's processes to end", std::time::Duration::from_secs(5), || {
-            std::fs::remove_dir(&pod.place.cgroup).ok()
-        })?;
-        let status = std::process::Command::new("ip").args(["netns", "del", pod.netns.name()]).status()?;
+        crate::eventually(
+            "the pod's processes to end",
+            std::time::Duration::from_secs(5),
+            || std::fs::remove_dir(&pod.place.cgroup).ok(),
+        )?;
+        let status = std::process::Command::new("ip")
+            .args(["netns", "del", pod.netns.name()])
+            .status()?;
         anyhow::ensure!(status.success(), "ip netns del {} failed", pod.netns.name());
         Ok(())
     }
@@ -188,14 +201,20 @@ fn node(run: &Run, number: u8) -> Result<Node> {
     let name = format!("node{number}");
     let unique = format!("{}-{name}", run.name());
     let netns = Netns::create(&unique)?;
-    netns.sysctl(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
+    netns.sysctl(&[
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+    ])?;
     let cgroup = run.cgroup().join(&name);
     let system = run.cgroup().join(format!("{name}-system"));
     for dir in [&cgroup, &system] {
         std::fs::create_dir(dir).with_context(|| format!("creating cgroup {}", dir.display()))?;
     }
     Ok(Node {
-        system: Place { netns: netns.file().clone(), cgroup: system },
+        system: Place {
+            netns: netns.file().clone(),
+            cgroup: system,
+        },
         v4: Ipv4Addr::new(10, 77, 0, number),
         v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(number)),
         name,
@@ -208,11 +227,19 @@ fn node(run: &Run, number: u8) -> Result<Node> {
 
 fn pod(run: &Run, node: Arc<Node>, index: u16, name: &str) -> Result<Pod> {
     let netns = Netns::create(&format!("{}-p{}x{index}", run.name(), node.number))?;
-    let last = index.checked_add(10).filter(|last| *last < 255 * 250).context("too many pods on a node")?;
+    let last = index
+        .checked_add(10)
+        .filter(|last| *last < 255 * 250)
+        .context("too many pods on a node")?;
     let n = node.number;
     // Past .254 the third octet would leave the node's /24, so a node has at most 245 IPv4 pods at a time;
     // tests that make more reuse one address after another.
-    let v4 = Ipv4Addr::new(10, 77, n, u8::try_from(10 + (last - 10) % 240).context("pod address")?);
+    let v4 = Ipv4Addr::new(
+        10,
+        77,
+        n,
+        u8::try_from(10 + (last - 10) % 240).context("pod address")?,
+    );
     let v6 = Ipv6Addr::new(0xfd77, u16::from(n), 0, 0, 0, 0, 0, last);
     let (veth, gateway) = (format!("veth{index}"), Ipv4Addr::new(10, 77, n, 1));
     node.netns.ip(&[
@@ -234,6 +261,17 @@ fn pod(run: &Run, node: Arc<Node>, index: u16, name: &str) -> Result<Pod> {
     ])?;
     let cgroup = node.cgroup.join(name);
     std::fs::create_dir(&cgroup).with_context(|| format!("creating cgroup {}", cgroup.display()))?;
-    let place = Place { netns: netns.file().clone(), cgroup };
-    Ok(Pod { name: name.to_owned(), node, netns, v4, v6, place, logs: run.logs() })
+    let place = Place {
+        netns: netns.file().clone(),
+        cgroup,
+    };
+    Ok(Pod {
+        name: name.to_owned(),
+        node,
+        netns,
+        v4,
+        v6,
+        place,
+        logs: run.logs(),
+    })
 }

@@ -99,8 +99,15 @@ impl Ask {
     fn request(&self, sequence: u64) -> Result<Request<Full<Bytes>>> {
         let host = self.host.clone().unwrap_or_else(|| self.to.to_string());
         let http2 = self.http2 || self.grpc;
-        let uri = if http2 { format!("http://{host}{}", self.path) } else { self.path.clone() };
-        let mut request = Request::builder().method(self.method.clone()).uri(uri).header("x-seq", sequence);
+        let uri = if http2 {
+            format!("http://{host}{}", self.path)
+        } else {
+            self.path.clone()
+        };
+        let mut request = Request::builder()
+            .method(self.method.clone())
+            .uri(uri)
+            .header("x-seq", sequence);
         if http2 {
             request = request.version(Version::HTTP_2);
         } else {
@@ -112,7 +119,10 @@ impl Ask {
         }
         let mut body = vec![b'b'; self.body];
         if self.grpc {
-            request = request.method("POST").header("content-type", "application/grpc").header("te", "trailers");
+            request = request
+                .method("POST")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers");
             let length = u32::try_from(body.len())?.to_be_bytes();
             body.splice(0..0, [0, length[0], length[1], length[2], length[3]]);
         }
@@ -137,15 +147,24 @@ impl Ask {
             let collected = body.collect().await?;
             let trailers = collected.trailers().cloned();
             let body = collected.to_bytes();
-            Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, trailers, body })
+            Ok(Answer {
+                status: parts.status.as_u16(),
+                headers: parts.headers,
+                trailers,
+                body,
+            })
         };
-        tokio::time::timeout(Duration::from_millis(self.timeout_ms), exchange).await.context("timeout")?
+        tokio::time::timeout(Duration::from_millis(self.timeout_ms), exchange)
+            .await
+            .context("timeout")?
     }
 
     /// One request on a connection of its own.
     pub(crate) async fn once(&self, sequence: u64) -> Result<Answer> {
         let limit = Duration::from_millis(self.timeout_ms);
-        let mut sender = tokio::time::timeout(limit, self.connect()).await.context("connect timeout")??;
+        let mut sender = tokio::time::timeout(limit, self.connect())
+            .await
+            .context("connect timeout")??;
         self.send(&mut sender, sequence).await
     }
 }
@@ -156,7 +175,10 @@ pub(crate) fn reason(error: &anyhow::Error) -> String {
 }
 
 pub(crate) fn run(options: Options) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(get(options))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(get(options))
 }
 
 async fn get(options: Options) -> Result<()> {
@@ -207,7 +229,10 @@ async fn on_kept(ask: &Ask, kept: &mut Option<Sender>, sequence: u64) -> Result<
 fn describe(answer: &Answer) -> Value {
     let text = |headers: &HeaderMap| -> BTreeMap<String, String> {
         let value = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
-        headers.iter().map(|(name, v)| (name.to_string(), value(v))).collect()
+        headers
+            .iter()
+            .map(|(name, v)| (name.to_string(), value(v)))
+            .collect()
     };
     let shown = &answer.body[..answer.body.len().min(16_384)];
     let body = serde_json::from_slice(shown).unwrap_or_else(|_| json!(String::from_utf8_lossy(shown)));

@@ -37,13 +37,19 @@ struct Server {
 }
 
 pub(crate) fn run(options: Options) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(options))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(options))
 }
 
 async fn serve(options: Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen).await?;
     say(&json!({"event": "listening", "address": listener.local_addr()?.to_string()}));
-    let server = Arc::new(Server { name: options.name, counts: Mutex::default() });
+    let server = Arc::new(Server {
+        name: options.name,
+        counts: Mutex::default(),
+    });
     loop {
         let (stream, peer) = listener.accept().await?;
         let _ = stream.set_nodelay(true);
@@ -72,7 +78,10 @@ impl Server {
         if verb != "stats" {
             self.count(&path, request.headers());
         }
-        let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        let grpc = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         match verb {
             _ if grpc => with_trailers(request.into_body(), "application/grpc", "grpc-status", "0").await,
             "bytes" => Response::new(full(vec![b'x'; usize::try_from(number).unwrap_or(0)])),
@@ -85,7 +94,9 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(if verb == "slow" { number } else { 0 })).await;
                 let mut response = self.describe(request, peer).await;
                 if verb == "status" {
-                    let code = u16::try_from(number).ok().and_then(|code| StatusCode::from_u16(code).ok());
+                    let code = u16::try_from(number)
+                        .ok()
+                        .and_then(|code| StatusCode::from_u16(code).ok());
                     *response.status_mut() = code.unwrap_or(StatusCode::BAD_REQUEST);
                 }
                 response
@@ -94,7 +105,10 @@ impl Server {
     }
 
     fn count(&self, path: &str, headers: &HeaderMap) {
-        let id = headers.get("x-test-id").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let id = headers
+            .get("x-test-id")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(format!("{id} {path}")).or_default() += 1;
     }
@@ -107,7 +121,11 @@ impl Server {
     async fn describe(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
         let mut headers: Map<String, Value> = Map::new();
         for name in request.headers().keys() {
-            let values = request.headers().get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()));
+            let values = request
+                .headers()
+                .get_all(name)
+                .iter()
+                .map(|v| String::from_utf8_lossy(v.as_bytes()));
             headers.insert(name.to_string(), json!(values.collect::<Vec<_>>().join(", ")));
         }
         let mut answer = json!({
@@ -117,20 +135,26 @@ impl Server {
         });
         match request.into_body().collect().await {
             Ok(body) => {
-                let trailers = body.trailers().map(|t| t.keys().map(ToString::to_string).collect::<Vec<_>>());
+                let trailers = body
+                    .trailers()
+                    .map(|t| t.keys().map(ToString::to_string).collect::<Vec<_>>());
                 answer["trailers"] = json!(trailers);
                 answer["body_bytes"] = json!(body.to_bytes().len());
             }
             Err(error) => answer["body_error"] = json!(error.to_string()),
         }
         let mut response = Response::new(full(answer.to_string()));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 fn chunks(count: u64, interval: u64) -> Body {
@@ -144,14 +168,27 @@ fn chunks(count: u64, interval: u64) -> Body {
     StreamBody::new(stream).boxed_unsync()
 }
 
-async fn with_trailers(body: Incoming, kind: &'static str, name: &'static str, value: &'static str) -> Response<Body> {
-    let data = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+async fn with_trailers(
+    body: Incoming,
+    kind: &'static str,
+    name: &'static str,
+    value: &'static str,
+) -> Response<Body> {
+    let data = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     let mut trailers = HeaderMap::new();
     trailers.insert(name, HeaderValue::from_static(value));
     let body = Full::new(data).with_trailers(async move { Some(Ok(trailers)) });
     let mut response = Response::new(body.map_err(|never: Infallible| match never {}).boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(name));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::TRAILER, HeaderValue::from_static(name));
     response
 }
 
@@ -172,6 +209,8 @@ fn upgrade(request: &mut Request<Incoming>) -> Response<Body> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(header::UPGRADE, protocol);
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }

@@ -45,13 +45,23 @@ struct Tally {
 }
 
 pub(crate) fn run(options: Options) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     tokio::task::LocalSet::new().block_on(&runtime, load(options))
 }
 
 async fn load(options: Options) -> Result<()> {
-    let trace = options.trace.as_ref().map(File::create).transpose()?.map(BufWriter::new);
-    let tally = Rc::new(RefCell::new(Tally { trace, ..Tally::default() }));
+    let trace = options
+        .trace
+        .as_ref()
+        .map(File::create)
+        .transpose()?
+        .map(BufWriter::new);
+    let tally = Rc::new(RefCell::new(Tally {
+        trace,
+        ..Tally::default()
+    }));
     let ask = Rc::new(options.ask);
     let pool = Rc::new(RefCell::new(Vec::new()));
     let mut stop = signal(SignalKind::terminate())?;
@@ -123,7 +133,9 @@ async fn one(ask: &Ask, pool: Option<Pool>, tally: &RefCell<Tally>, sequence: u6
         Err(error) => trace["error"] = json!(reason(&error)),
     }
     if trace["ok"] == json!(false) && tally.failures.len() < 10_000 {
-        tally.failures.push(json!({"seq": sequence, "at_ms": start_ms, "error": trace["error"]}));
+        tally
+            .failures
+            .push(json!({"seq": sequence, "at_ms": start_ms, "error": trace["error"]}));
     }
     if let Some(file) = &mut tally.trace {
         let _ = writeln!(file, "{trace}").and_then(|()| file.flush());
@@ -148,7 +160,10 @@ async fn on_pooled(ask: &Ask, pool: &Pool, sequence: u64) -> Result<crate::get::
         None => ask.connect().await?,
     };
     let answer = ask.send(&mut sender, sequence).await?;
-    let closes = answer.headers.get("connection").is_some_and(|value| value == "close");
+    let closes = answer
+        .headers
+        .get("connection")
+        .is_some_and(|value| value == "close");
     if !closes {
         pool.borrow_mut().push(sender);
     }

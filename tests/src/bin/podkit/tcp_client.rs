@@ -90,8 +90,11 @@ pub(crate) fn connect(options: &Connect) -> Result<()> {
         report["stage"] = json!(stage);
         report["error"] = json!(error.to_string());
         report["errno"] = json!(error.raw_os_error());
-        report["errno_name"] =
-            json!(error.raw_os_error().map(|number| format!("{:?}", nix::errno::Errno::from_raw(number))));
+        report["errno_name"] = json!(
+            error
+                .raw_os_error()
+                .map(|number| format!("{:?}", nix::errno::Errno::from_raw(number)))
+        );
     }
     report["elapsed_us"] = json!(u64::try_from(start.elapsed().as_micros())?);
     say(&report);
@@ -138,12 +141,20 @@ fn try_connect(options: &Connect, report: &mut Value) -> Staged<()> {
     Ok(())
 }
 
-fn finish_nonblocking(socket: &Socket, to: SocketAddr, limit: Duration, report: &mut Value) -> std::io::Result<()> {
+fn finish_nonblocking(
+    socket: &Socket,
+    to: SocketAddr,
+    limit: Duration,
+    report: &mut Value,
+) -> std::io::Result<()> {
     match socket.connect(&to.into()) {
         Ok(()) => report["connect_returned"] = json!(0),
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
             report["connect_returned"] = json!("EINPROGRESS");
-            let mut polled = [nix::poll::PollFd::new(socket.as_fd(), nix::poll::PollFlags::POLLOUT)];
+            let mut polled = [nix::poll::PollFd::new(
+                socket.as_fd(),
+                nix::poll::PollFlags::POLLOUT,
+            )];
             let timeout = nix::poll::PollTimeout::try_from(limit).unwrap_or(nix::poll::PollTimeout::MAX);
             if nix::poll::poll(&mut polled, timeout)? == 0 {
                 return Err(std::io::Error::from_raw_os_error(libc::ETIMEDOUT));
@@ -291,13 +302,22 @@ pub(crate) fn stream(options: &Stream) -> Result<()> {
     };
     let results: Vec<Result<u64>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..options.connections).map(|_| scope.spawn(one)).collect();
-        workers.into_iter().map(|w| w.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panic")))).collect()
+        workers
+            .into_iter()
+            .map(|w| w.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panic"))))
+            .collect()
     });
     let seconds = start.elapsed().as_secs_f64();
     let bytes: u64 = results.iter().filter_map(|result| result.as_ref().ok()).sum();
-    let errors: Vec<String> = results.iter().filter_map(|r| r.as_ref().err()).map(|e| format!("{e:#}")).collect();
+    let errors: Vec<String> = results
+        .iter()
+        .filter_map(|r| r.as_ref().err())
+        .map(|e| format!("{e:#}"))
+        .collect();
     let gbps = bytes as f64 * 8.0 / seconds / 1e9;
-    say(&json!({"ok": errors.is_empty(), "bytes": bytes, "seconds": seconds, "gbps": gbps, "errors": errors}));
+    say(
+        &json!({"ok": errors.is_empty(), "bytes": bytes, "seconds": seconds, "gbps": gbps, "errors": errors}),
+    );
     Ok(())
 }
 
@@ -310,7 +330,9 @@ pub(crate) fn hold(options: &Hold) -> Result<()> {
             Err(error) => errors.push(format!("{error:#}")),
         }
     }
-    say(&json!({"event": "listening", "held": held.len(), "failed": errors.len(), "first_error": errors.first()}));
+    say(
+        &json!({"event": "listening", "held": held.len(), "failed": errors.len(), "first_error": errors.first()}),
+    );
     std::thread::sleep(Duration::from_secs_f64(options.seconds));
     say(&json!({"ok": errors.is_empty(), "held": held.len()}));
     Ok(())

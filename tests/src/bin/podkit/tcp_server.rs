@@ -25,7 +25,9 @@ pub(crate) struct Sink {
 }
 
 pub(crate) fn echo(options: &Echo) -> Result<()> {
-    serve(options.listen, |stream, accepted| echo_one(options, stream, accepted))
+    serve(options.listen, |stream, accepted| {
+        echo_one(options, stream, accepted)
+    })
 }
 
 fn serve(listen: SocketAddr, handle: impl Fn(TcpStream, SocketAddr) -> Result<()> + Sync) -> Result<()> {
