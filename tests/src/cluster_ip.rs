@@ -79,7 +79,7 @@ fn ruleset(services: &[ClusterIp]) -> String {
         for (e, endpoint) in endpoints.iter().enumerate() {
             let _ = writeln!(
                 chains,
-                "  chain s{s}e{e} {{ meta l4proto tcp dnat {family} to {endpoint} }}"
+                "  chain s{s}e{e} {{ meta l4proto tcp dnat {family} to {endpoint}; }}"
             );
             let ip = endpoint.ip();
             let _ = writeln!(
@@ -92,8 +92,8 @@ fn ruleset(services: &[ClusterIp]) -> String {
         "table inet cluster-ip {{}}\ndelete table inet cluster-ip\ntable inet cluster-ip {{\n\
          {chains}  chain pick {{\n{picks}  }}\n\
          \x20 chain refused {{ type filter hook forward priority 0;\n{refused}  }}\n\
-         \x20 chain pods {{ type nat hook prerouting priority -100; jump pick }}\n\
-         \x20 chain node {{ type nat hook output priority -100; jump pick }}\n\
+         \x20 chain pods {{ type nat hook prerouting priority -100; jump pick; }}\n\
+         \x20 chain node {{ type nat hook output priority -100; jump pick; }}\n\
          \x20 chain hairpin {{ type nat hook postrouting priority 100;\n{hairpins}  }}\n}}\n",
     )
 }

@@ -33,6 +33,7 @@ impl Run {
             "network namespaces need root: run this as root"
         );
         sweep(false)?;
+        let _starting = starting()?;
         let mut random = [0u8; 3];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let name = format!("{PREFIX}{:02x}{:02x}{:02x}", random[0], random[1], random[2]);
@@ -119,12 +120,13 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.lock.take();
+        // The lock is held to the end: a sweep must not remove the same things at the same time.
         if !self.kept
             && let Err(error) = remove(&self.name)
         {
             eprintln!("removing {}: {error:#}", self.name);
         }
+        self.lock.take();
     }
 }
 
@@ -134,23 +136,28 @@ impl Drop for Run {
 /// # Errors
 /// Something could not be removed.
 pub fn sweep(kept: bool) -> Result<()> {
-    fs::create_dir_all(RUNS)?;
+    let _starting = starting()?;
     for name in entries(Path::new(RUNS)) {
         let dir = Path::new(RUNS).join(&name);
         if !name.starts_with(PREFIX) || (!kept && dir.join(KEEP).exists()) {
             continue;
         }
-        // A run without a lock file is being made right now, by a process that holds none yet.
-        let Ok(lock) = File::open(dir.join("lock")) else {
-            continue;
-        };
-        let Ok(free) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
-            continue;
-        };
-        remove(&name)?;
-        drop(free);
+        let free = File::open(dir.join("lock"))
+            .map(|lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno));
+        if !matches!(free, Ok(Err(_))) {
+            remove(&name)?;
+        }
     }
     Ok(())
+}
+
+/// Held while runs are made and swept, so that a run without its own lock yet is not taken for a dead one.
+fn starting() -> Result<Flock<File>> {
+    fs::create_dir_all(RUNS).context("creating the folder of runs")?;
+    let file = File::create(Path::new(RUNS).join("starting.lock"))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .context("locking the folder of runs")
 }
 
 /// What carries a run's name: cgroups, namespaces, BPF pins, folders.

@@ -123,10 +123,10 @@ impl Topology {
             let (v4, v6, n) = (other.v4, other.v6, other.number);
             node.netns.ip(&[
                 &format!("route add 10.77.{n}.0/24 via {v4}"),
-                &format!("-6 route add fd77:{n}::/64 via {v6}"),
+                &format!("route add fd77:{n}::/64 via {v6}"),
                 // Cluster IPs are rewritten on their way out, which needs a route to start from.
                 &format!("route add default via {v4}"),
-                &format!("-6 route add default via {v6}"),
+                &format!("route add ::/0 via {v6}"),
             ])?;
         }
         Ok(Self {
@@ -248,7 +248,7 @@ fn pod(run: &Run, node: Arc<Node>, index: u16, name: &str) -> Result<Pod> {
         &format!("addr add fd77:{n}::1/128 dev {veth} nodad"),
         &format!("link set {veth} up"),
         &format!("route add {v4}/32 dev {veth} src {gateway}"),
-        &format!("-6 route add {v6}/128 dev {veth}"),
+        &format!("route add {v6}/128 dev {veth}"),
     ])?;
     netns.ip(&[
         &format!("addr add {v4}/32 dev eth0"),
@@ -256,8 +256,8 @@ fn pod(run: &Run, node: Arc<Node>, index: u16, name: &str) -> Result<Pod> {
         "link set eth0 up",
         &format!("route add {gateway}/32 dev eth0"),
         &format!("route add default via {gateway} dev eth0 src {v4}"),
-        &format!("-6 route add fd77:{n}::1/128 dev eth0"),
-        &format!("-6 route add default via fd77:{n}::1 dev eth0 src {v6}"),
+        &format!("route add fd77:{n}::1/128 dev eth0"),
+        &format!("route add ::/0 via fd77:{n}::1 dev eth0 src {v6}"),
     ])?;
     let cgroup = node.cgroup.join(name);
     std::fs::create_dir(&cgroup).with_context(|| format!("creating cgroup {}", cgroup.display()))?;
