@@ -1,0 +1,90 @@
+//! TCP servers: a thread per connection, blocking, as the simplest of applications.
+
+use crate::say;
+use anyhow::Result;
+use serde_json::json;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+#[derive(clap::Args)]
+pub(crate) struct Echo {
+    #[arg(long, default_value = "[::]:7000")]
+    listen: SocketAddr,
+    /// Its name in answers.
+    #[arg(long, default_value = "echo")]
+    name: String,
+    /// A line that it sends first, as SMTP and MySQL do.
+    #[arg(long)]
+    banner: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Sink {
+    #[arg(long, default_value = "[::]:7001")]
+    listen: SocketAddr,
+}
+
+pub(crate) fn echo(options: &Echo) -> Result<()> {
+    serve(options.listen, |stream, accepted| {
+        echo_one(options, stream, accepted)
+    })
+}
+
+fn serve(listen: SocketAddr, handle: impl Fn(TcpStream, SocketAddr) -> Result<()> + Sync) -> Result<()> {
+    let listener = TcpListener::bind(listen)?;
+    say(&json!({"event": "listening", "address": listener.local_addr()?.to_string()}));
+    std::thread::scope(|scope| {
+        loop {
+            let (stream, accepted) = listener.accept()?;
+            let handle = &handle;
+            scope.spawn(move || {
+                if let Err(error) = handle(stream, accepted) {
+                    say(&json!({"event": "error", "peer": accepted.to_string(), "error": error.to_string()}));
+                }
+            });
+        }
+    })
+}
+
+fn echo_one(options: &Echo, stream: TcpStream, accepted: SocketAddr) -> Result<()> {
+    let (peer, local) = (stream.peer_addr()?.to_string(), stream.local_addr()?.to_string());
+    stream.set_nodelay(true)?;
+    let seen = json!({"server": options.name, "accept": accepted.to_string(), "getpeername": peer, "getsockname": local});
+    say(&json!({"event": "accept", "seen": seen}));
+    let mut writer = stream.try_clone()?;
+    if let Some(banner) = &options.banner {
+        writeln!(writer, "{banner}")?;
+    }
+    let mut reader = BufReader::new(stream);
+    let mut total = 0usize;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = reader.read_until(b'\n', &mut line)?;
+        total += length;
+        if length == 0 {
+            break;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let answer = json!({"line": text.trim_end(), "seen": seen});
+        writeln!(writer, "{answer}")?;
+    }
+    // The client's half is closed; ours is still open, and says so.
+    writeln!(writer, "{}", json!({"eof": true, "bytes": total}))?;
+    Ok(())
+}
+
+pub(crate) fn sink(options: &Sink) -> Result<()> {
+    serve(options.listen, |mut stream, _| {
+        let mut buffer = vec![0u8; 256 << 10];
+        let mut total = 0u64;
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => break,
+                length => total += length as u64,
+            }
+        }
+        writeln!(stream, "{}", json!({"bytes": total}))?;
+        Ok(())
+    })
+}

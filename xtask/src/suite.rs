@@ -1,0 +1,184 @@
+//! `cargo xtask test`: every check and test, in the order of what is cheapest to know, and one line at the end.
+
+use crate::{bpf, setup, shell};
+use anyhow::{Context, Result};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    broken: Vec<String>,
+}
+
+/// Builds the agent, podkit, the demo's programs and applications.
+pub(crate) fn build_release() -> Result<()> {
+    let mut cargo = shell::command("cargo");
+    cargo.args([
+        "build",
+        "--release",
+        "--bins",
+        "-p",
+        "mesh-agent",
+        "-p",
+        "mesh-tests",
+        "-p",
+        "weather-apps",
+    ]);
+    shell::run("building the agent and the test programs", &mut cargo)
+}
+
+/// Runs all of it; a stage that fails does not keep the next from being known.
+pub(crate) fn run() -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    setup::run()?;
+    tally.check("cargo fmt --check", &mut cargo(&["fmt", "--all", "--check"]));
+    bpf::build()?;
+    build_release()?;
+    bpf::verify()?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    tally.check("cargo clippy", &mut cargo(&clippy));
+    tally.check("cargo deny check", &mut deny()?);
+    tally.tests(
+        "unit tests",
+        &mut cargo(&["test", "--workspace", "--exclude", "mesh-tests", "--no-fail-fast"]),
+    )?;
+    tally.tests(
+        "library of the suites",
+        &mut cargo(&["test", "-p", "mesh-tests", "--lib", "--bins"]),
+    )?;
+    if root() {
+        let mut suites = cargo(&[
+            "test",
+            "--release",
+            "-p",
+            "mesh-tests",
+            "--test",
+            "*",
+            "--no-fail-fast",
+        ]);
+        // Each test has nodes of its own, but all share the machine's cores and some measure time.
+        suites.args(["--", "--test-threads=2"]);
+        tally.tests("suites on network namespaces", &mut suites)?;
+    } else if std::env::var_os("CI").is_some() {
+        tally.fail("suites on network namespaces need root, and CI has none");
+    } else {
+        eprintln!("✘ NOT RUN: the suites on network namespaces need root: run `sudo -E cargo xtask test`");
+    }
+    for broken in &tally.broken {
+        eprintln!("✘ {broken}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = shell::command("cargo");
+    command.args(args);
+    command
+}
+
+fn root() -> bool {
+    shell::quiet(shell::command("id").arg("-u")).is_some_and(|id| id.trim() == "0")
+}
+
+/// Licences, sources and bans need no network; advisories need their database, which not every machine can have.
+fn deny() -> Result<Command> {
+    let tool = setup::tools().join("bin/cargo-deny");
+    if !tool.exists() && !shell::installed("cargo-deny") {
+        setup::tool("cargo-deny", &[])?;
+    }
+    let program = if tool.exists() {
+        tool.display().to_string()
+    } else {
+        "cargo-deny".to_owned()
+    };
+    let fetched = shell::quiet(shell::command(&program).args(["fetch", "db"])).is_some();
+    let mut command = shell::command(&program);
+    command.args(["check", "licenses", "bans", "sources"]);
+    if fetched {
+        command.arg("advisories");
+    } else {
+        eprintln!("  cargo deny: the advisory database cannot be had here; advisories are NOT checked");
+    }
+    Ok(command)
+}
+
+impl Tally {
+    fn fail(&mut self, what: &str) {
+        self.failed += 1;
+        self.broken.push(what.to_owned());
+    }
+
+    /// A check that passes or fails as a whole.
+    fn check(&mut self, what: &str, command: &mut Command) {
+        match shell::run(what, command) {
+            Ok(()) => self.passed += 1,
+            Err(error) => self.fail(&format!("{error:#}")),
+        }
+    }
+
+    /// A run of cargo test, whose totals are summed from its own lines as they come.
+    fn tests(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        eprintln!("▸ {what}");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| what.to_owned())?;
+        let before = self.failed;
+        for line in BufReader::new(child.stdout.take().context("cargo's output")?).lines() {
+            let line = line?;
+            println!("{line}");
+            if let Some((passed, failed)) = totals(&line) {
+                self.passed += passed;
+                self.failed += failed;
+            } else if let Some(name) = line
+                .strip_prefix("test ")
+                .and_then(|l| l.strip_suffix(" ... FAILED"))
+            {
+                self.broken.push(name.to_owned());
+            }
+        }
+        // A suite that did not build or that died reports no totals at all.
+        if !child.wait()?.success() && self.failed == before {
+            self.fail(&format!("{what}: did not build or ended without totals"));
+        }
+        Ok(())
+    }
+}
+
+/// `test result: ok. 5 passed; 0 failed; …`
+fn totals(line: &str) -> Option<(u64, u64)> {
+    let rest = line.strip_prefix("test result: ")?;
+    let count = |what: &str| {
+        let part = rest
+            .split([';', '.'])
+            .map(str::trim)
+            .find(|part| part.ends_with(what))?;
+        part.split(' ').next()?.parse().ok()
+    };
+    Some((count(" passed")?, count(" failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::totals;
+
+    #[test]
+    fn totals_are_read_from_good_and_bad_results_and_nothing_else() {
+        assert_eq!(
+            totals("test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured"),
+            Some((5, 0))
+        );
+        assert_eq!(
+            totals("test result: FAILED. 12 passed; 3 failed; 0 ignored"),
+            Some((12, 3))
+        );
+        assert_eq!(totals("test a_test ... ok"), None);
+    }
+}
