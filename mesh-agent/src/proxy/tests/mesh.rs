@@ -29,11 +29,8 @@ pub(super) struct Mesh {
     pub(super) proxy: Proxy,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) records: Arc<Records>,
-    pub(super) snapshots: Arc<ArcSwap<Snapshot>>,
     /// Where the client pod's connections arrive.
     pub(super) outbound: SocketAddr,
-    /// Where plaintext to the client pod arrives.
-    pub(super) inbound: SocketAddr,
 }
 
 /// What the mesh is made of.
@@ -261,7 +258,7 @@ impl Mesh {
         let records = Arc::new(Records::default());
         *records.original.lock() = Some(SocketAddr::from(VIP));
         let deps = ProxyDeps {
-            snapshots: Arc::clone(&snapshots),
+            snapshots,
             certs: Arc::new(NoCertificates),
             sockets: Arc::clone(&records) as Arc<dyn SocketRecords>,
             telemetry: Arc::clone(&telemetry),
@@ -270,16 +267,8 @@ impl Mesh {
         };
         let proxy = Proxy::start(plan.config, deps).unwrap();
         let outbound = handles[0].listeners.outbound.local_addr().unwrap();
-        let inbound = handles[0].listeners.inbound.local_addr().unwrap();
         handles.into_iter().for_each(|h| proxy.add_pod(h).unwrap());
-        Self {
-            proxy,
-            telemetry,
-            records,
-            snapshots,
-            outbound,
-            inbound,
-        }
+        Self { proxy, telemetry, records, outbound }
     }
 
     /// A mesh whose service has these endpoints, of unknown protocol.
