@@ -9,4 +9,6 @@ pub mod drain;
 pub mod proxy;
 pub mod sys;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;

@@ -20,6 +20,8 @@ mod native;
 mod pool;
 mod server;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use client::{PoolStats, TunnelClient};
 pub use error::{Reason, Retry, Side, TunnelError};

@@ -5,8 +5,8 @@ use super::{ALPN_H2, ALPN_HEDDLE};
 use crate::contract::IdentityTls;
 use mesh_core::model::identity::SpiffeId;
 use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -64,17 +64,32 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// The material does not fit together.
 pub fn identity_tls(material: IdentityMaterial) -> Result<IdentityTls, TlsConfigError> {
-    let IdentityMaterial { identity, chain, key, roots, not_after, serial } = material;
+    let IdentityMaterial {
+        identity,
+        chain,
+        key,
+        roots,
+        not_after,
+        serial,
+    } = material;
     let roots = Arc::new(anchors(roots)?);
     let client = client_config(Arc::clone(&roots), chain.clone(), key.clone_key())?;
     let server = server_config(roots, identity.trust_domain(), chain, key)?;
-    Ok(IdentityTls { identity, client: Arc::new(client), server: Arc::new(server), not_after, serial })
+    Ok(IdentityTls {
+        identity,
+        client: Arc::new(client),
+        server: Arc::new(server),
+        not_after,
+        serial,
+    })
 }
 
 fn anchors(roots: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsConfigError> {
     let mut store = RootCertStore::empty();
     for root in roots {
-        store.add(root).map_err(|error| TlsConfigError::Roots(error.to_string()))?;
+        store
+            .add(root)
+            .map_err(|error| TlsConfigError::Roots(error.to_string()))?;
     }
     if store.is_empty() {
         return Err(TlsConfigError::Roots("the list is empty".to_owned()));

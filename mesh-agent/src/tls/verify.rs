@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
@@ -54,7 +55,9 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, IdentityE
     if !rest.is_empty() {
         return Err(IdentityError::Malformed);
     }
-    let san = certificate.subject_alternative_name().map_err(|_| IdentityError::Malformed)?;
+    let san = certificate
+        .subject_alternative_name()
+        .map_err(|_| IdentityError::Malformed)?;
     let names = san.as_ref().map_or(&[][..], |san| &san.value.general_names);
     if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
         return Err(IdentityError::Malformed);
@@ -90,7 +93,10 @@ pub(super) struct ServerVerifier {
 
 impl ServerVerifier {
     pub(super) fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Self {
-        Self { roots, algorithms: provider.signature_verification_algorithms }
+        Self {
+            roots,
+            algorithms: provider.signature_verification_algorithms,
+        }
     }
 }
 
@@ -154,7 +160,10 @@ impl ClientVerifier {
         let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
             .build()
             .map_err(|error| TlsConfigError::Roots(error.to_string()))?;
-        Ok(Self { chain, trust_domain: trust_domain.into() })
+        Ok(Self {
+            chain,
+            trust_domain: trust_domain.into(),
+        })
     }
 }
 

@@ -4,10 +4,11 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Size of a buffer below TLS and the first size of a copy, in bytes.
-pub const READ_BUFFER: usize = 64 * 1024;
-/// Size that a copy grows to when it fills its buffer, in bytes: eight TLS records.
-pub const LARGE_BUFFER: usize = 128 * 1024;
+/// Size of a buffer below TLS and the first size of a copy, in bytes: with the four bytes of a chunk's header it fills
+/// TLS records exactly.
+pub const READ_BUFFER: usize = 64 * 1024 - 4;
+/// Size that a copy grows to when it fills its buffer, in bytes: eight TLS records with the header.
+pub const LARGE_BUFFER: usize = 128 * 1024 - 4;
 /// Free buffers that a worker keeps of each size.
 const KEEP: usize = 16;
 

@@ -21,7 +21,11 @@ const fn refusal(status: u16, reason: &'static str) -> Refusal {
 pub(super) fn parse_authority(authority: &str) -> Result<SocketAddr, Refusal> {
     if let Ok(addr) = authority.parse::<SocketAddr>() {
         let scoped = authority.contains('%');
-        return if scoped || addr.port() == 0 { Err(refusal(400, "bad authority")) } else { Ok(addr) };
+        return if scoped || addr.port() == 0 {
+            Err(refusal(400, "bad authority"))
+        } else {
+            Ok(addr)
+        };
     }
     let host_char = |c: u8| c.is_ascii_alphanumeric() || b".-_".contains(&c);
     match authority.rsplit_once(':') {
@@ -72,9 +76,17 @@ mod tests {
         for good in ["10.0.0.1:80", "[fd00::1]:80", "[::ffff:10.0.0.1]:65535"] {
             assert_eq!(parse_authority(good), Ok(good.parse().unwrap()), "{good}");
         }
-        for bad in
-            ["", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:65536", "fd00::1:80", "[fe80::1%1]:80", "u@10.0.0.1:80", "a:0", ":80"]
-        {
+        for bad in [
+            "",
+            "10.0.0.1",
+            "10.0.0.1:0",
+            "10.0.0.1:65536",
+            "fd00::1:80",
+            "[fe80::1%1]:80",
+            "u@10.0.0.1:80",
+            "a:0",
+            ":80",
+        ] {
             assert_eq!(parse_authority(bad).unwrap_err().status, 400, "{bad}");
         }
         assert_eq!(parse_authority("forecast.weather:80").unwrap_err().status, 503);
@@ -85,12 +97,30 @@ mod tests {
         let pod: IpAddr = "10.0.0.1".parse().unwrap();
         assert_eq!(check_target("10.0.0.1:80".parse().unwrap(), pod), Ok(()));
         assert_eq!(check_target("[::ffff:10.0.0.1]:80".parse().unwrap(), pod), Ok(()));
-        assert_eq!(check_target("10.0.0.1:80".parse().unwrap(), "::ffff:10.0.0.1".parse().unwrap()), Ok(()));
-        for foreign in ["10.0.0.2:80", "127.0.0.1:80", "169.254.169.254:80", "[::1]:80", "[fe80::1]:80", "0.0.0.0:80"] {
-            assert_eq!(check_target(foreign.parse().unwrap(), pod).unwrap_err().status, 400, "{foreign}");
+        assert_eq!(
+            check_target("10.0.0.1:80".parse().unwrap(), "::ffff:10.0.0.1".parse().unwrap()),
+            Ok(())
+        );
+        for foreign in [
+            "10.0.0.2:80",
+            "127.0.0.1:80",
+            "169.254.169.254:80",
+            "[::1]:80",
+            "[fe80::1]:80",
+            "0.0.0.0:80",
+        ] {
+            assert_eq!(
+                check_target(foreign.parse().unwrap(), pod).unwrap_err().status,
+                400,
+                "{foreign}"
+            );
         }
         for port in RESERVED_PORTS {
-            assert_eq!(check_target(SocketAddr::new(pod, port), pod).unwrap_err().status, 503, "{port}");
+            assert_eq!(
+                check_target(SocketAddr::new(pod, port), pod).unwrap_err().status,
+                503,
+                "{port}"
+            );
         }
     }
 
@@ -99,7 +129,10 @@ mod tests {
         let peer = "10.0.0.1:40000".parse().unwrap();
         let claimed: SocketAddr = "10.0.0.1:1234".parse().unwrap();
         assert_eq!(plausible_client(Some(claimed), peer), claimed);
-        assert_eq!(plausible_client(Some("10.9.9.9:1234".parse().unwrap()), peer), peer);
+        assert_eq!(
+            plausible_client(Some("10.9.9.9:1234".parse().unwrap()), peer),
+            peer
+        );
         assert_eq!(plausible_client(None, peer), peer);
     }
 }

@@ -128,15 +128,26 @@ mod tests {
 
     #[test]
     fn baggage_ignores_what_it_does_not_know_and_drops_what_no_name_has() {
-        let parsed = Baggage::parse("x=y,service.name=,service.version=a b,k8s.namespace.name=ok,=,,k8s.pod.name");
-        assert_eq!(parsed, Baggage { namespace: "ok".into(), ..Baggage::default() });
+        let parsed =
+            Baggage::parse("x=y,service.name=,service.version=a b,k8s.namespace.name=ok,=,,k8s.pod.name");
+        assert_eq!(
+            parsed,
+            Baggage {
+                namespace: "ok".into(),
+                ..Baggage::default()
+            }
+        );
         let long = format!("service.name={}", "x".repeat(254));
         assert_eq!(Baggage::parse(&long), Baggage::default());
     }
 
     #[test]
     fn baggage_never_sends_a_value_that_would_break_the_header() {
-        let bad = Baggage { service: "a,b=c".into(), revision: "a\r\nb".into(), ..Baggage::default() };
+        let bad = Baggage {
+            service: "a,b=c".into(),
+            revision: "a\r\nb".into(),
+            ..Baggage::default()
+        };
         assert_eq!(bad.encode(), "");
     }
 }

@@ -146,9 +146,14 @@ impl TunnelClient {
                 self.on_native(me, request, key, conn, false).await
             }
             Dialed::Hbone(tls, not_after) => {
-                let conn = HboneConn::start(tls, not_after, &self.config).await.map_err(|error| {
-                    fresh(TunnelError::Reset(io::Error::new(io::ErrorKind::ConnectionReset, error)))
-                })?;
+                let conn = HboneConn::start(tls, not_after, &self.config)
+                    .await
+                    .map_err(|error| {
+                        fresh(TunnelError::Reset(io::Error::new(
+                            io::ErrorKind::ConnectionReset,
+                            error,
+                        )))
+                    })?;
                 let place = conn.place();
                 if !self.draining.get() {
                     self.pool.borrow_mut().put_hbone(key, conn);
@@ -187,7 +192,10 @@ impl TunnelClient {
         let opening = place.open(request, &self.config, Active::new(Rc::clone(me)));
         match self.in_time(opening).await {
             Ok((stream, baggage)) => Ok(TunnelStream::hbone(stream, request.peer.clone(), baggage, reused)),
-            Err(error) => Err(Failed { stale: reused && matches!(error, TunnelError::Reset(_)), error }),
+            Err(error) => Err(Failed {
+                stale: reused && matches!(error, TunnelError::Reset(_)),
+                error,
+            }),
         }
     }
 
@@ -216,14 +224,21 @@ impl TunnelClient {
         let asking = async { asking.await.map_err(|error| lost(error, key.addr)) };
         let (status, mut text) = match self.in_time(asking).await {
             Ok(reply) => reply,
-            Err(error) => return Err(Failed { stale: reused && matches!(error, TunnelError::Reset(_)), error }),
+            Err(error) => {
+                return Err(Failed {
+                    stale: reused && matches!(error, TunnelError::Reset(_)),
+                    error,
+                });
+            }
         };
         let give_back = {
             let (me, key) = (Rc::downgrade(me), key.clone());
             move |mut conn: Box<NativeConn>| {
                 if let Some(me) = me.upgrade().filter(|me| !me.draining.get()) {
                     conn.idle_since = Instant::now();
-                    me.pool.borrow_mut().put_native(&key, conn, me.config.idle_per_peer);
+                    me.pool
+                        .borrow_mut()
+                        .put_native(&key, conn, me.config.idle_per_peer);
                 }
             }
         };
@@ -231,19 +246,32 @@ impl TunnelClient {
             give_back(conn);
             let cut = text.floor_char_boundary(MAX_REASON);
             text.truncate(cut);
-            return Err(Failed { error: TunnelError::Refused { status, reason: text }, stale: false });
+            return Err(Failed {
+                error: TunnelError::Refused { status, reason: text },
+                stale: false,
+            });
         }
         let stream = match request.kind {
             TunnelKind::Tcp => NativeStream::chunked(conn, give_back),
             TunnelKind::Http1 | TunnelKind::Http2 => NativeStream::raw(conn),
         };
         let baggage = Some(Baggage::parse(&text));
-        Ok(TunnelStream::native(stream.guarded(active), request.peer.clone(), baggage, reused))
+        Ok(TunnelStream::native(
+            stream.guarded(active),
+            request.peer.clone(),
+            baggage,
+            reused,
+        ))
     }
 
-    async fn in_time<T>(&self, opening: impl Future<Output = Result<T, TunnelError>>) -> Result<T, TunnelError> {
+    async fn in_time<T>(
+        &self,
+        opening: impl Future<Output = Result<T, TunnelError>>,
+    ) -> Result<T, TunnelError> {
         let after = self.config.reply_timeout;
-        tokio::time::timeout(after, opening).await.map_err(|_| TunnelError::ReplyTimeout { after })?
+        tokio::time::timeout(after, opening)
+            .await
+            .map_err(|_| TunnelError::ReplyTimeout { after })?
     }
 
     /// Closes connections that have had no stream for the idle time, and those that peers have closed. To be called
@@ -256,7 +284,11 @@ impl TunnelClient {
     #[must_use]
     pub fn pool_stats(&self) -> PoolStats {
         let (native_idle, hbone_connections) = self.pool.borrow().counts();
-        PoolStats { native_idle, hbone_connections, active_streams: self.active.get() }
+        PoolStats {
+            native_idle,
+            hbone_connections,
+            active_streams: self.active.get(),
+        }
     }
 
     /// Opens nothing more, closes what is idle, and waits until the last stream has been dropped. The caller has the
@@ -282,5 +314,7 @@ fn lost(error: io::Error, to: SocketAddr) -> TunnelError {
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

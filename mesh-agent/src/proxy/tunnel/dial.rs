@@ -53,7 +53,10 @@ pub(super) async fn dial(
     }
     if session.alpn_protocol() == Some(ALPN_HEDDLE) {
         session.set_buffer_limit(None);
-        Ok(Dialed::Native(NativeConn::new(Tls::from(tls), identity.not_after)))
+        Ok(Dialed::Native(NativeConn::new(
+            Tls::from(tls),
+            identity.not_after,
+        )))
     } else {
         session.set_buffer_limit(Some(TLS_BUFFER));
         Ok(Dialed::Hbone(Tls::from(tls), identity.not_after))
@@ -90,9 +93,19 @@ async fn connect(
 
 /// The pod's own address of the peer's family.
 fn source_ip(request: &TunnelRequest, to: SocketAddr) -> io::Result<IpAddr> {
-    request.pod.workload.ips.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4()).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::AddrNotAvailable, "the pod has no address of the peer's family")
-    })
+    request
+        .pod
+        .workload
+        .ips
+        .iter()
+        .copied()
+        .find(|ip| ip.is_ipv4() == to.is_ipv4())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                "the pod has no address of the peer's family",
+            )
+        })
 }
 
 /// Keepalive on the PING schedule: it is the native form's only sign of life while nothing is sent. No

@@ -6,7 +6,12 @@ use std::net::SocketAddr;
 pub(super) fn encode(client: SocketAddr, host: Option<&str>) -> String {
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     match host {
-        Some(host) if !host.is_empty() && host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_:".contains(&c)) => {
+        Some(host)
+            if !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|c| c.is_ascii_alphanumeric() || b".-_:".contains(&c)) =>
+        {
             format!("for=\"{client}\";host={host}")
         }
         _ => format!("for=\"{client}\""),
@@ -15,7 +20,9 @@ pub(super) fn encode(client: SocketAddr, host: Option<&str>) -> String {
 
 /// The `for=` of a header value, if it is an address with a port.
 pub(super) fn client(value: &str) -> Option<SocketAddr> {
-    let claimed = value.split(';').find_map(|part| part.trim().strip_prefix("for="))?;
+    let claimed = value
+        .split(';')
+        .find_map(|part| part.trim().strip_prefix("for="))?;
     claimed.trim_matches('"').parse().ok()
 }
 
@@ -28,7 +35,10 @@ mod tests {
         let v4: SocketAddr = "10.0.0.1:1234".parse().unwrap();
         let v6: SocketAddr = "[fd00::1]:1234".parse().unwrap();
         assert_eq!(encode(v4, None), "for=\"10.0.0.1:1234\"");
-        assert_eq!(encode(v6, Some("forecast.weather")), "for=\"[fd00::1]:1234\";host=forecast.weather");
+        assert_eq!(
+            encode(v6, Some("forecast.weather")),
+            "for=\"[fd00::1]:1234\";host=forecast.weather"
+        );
         assert_eq!(encode(v4, Some("a\r\nb: c")), "for=\"10.0.0.1:1234\"");
         assert_eq!(client(&encode(v6, Some("x"))), Some(v6));
         assert_eq!(client("host=x"), None);

@@ -38,7 +38,14 @@ pub(super) struct HboneStream {
 
 impl HboneStream {
     fn new(send: SendStream<Bytes>, recv: RecvStream, guard: Option<Box<dyn Any>>) -> Self {
-        Self { send, recv, pending: Bytes::new(), read_ended: false, write_ended: false, _guard: guard }
+        Self {
+            send,
+            recv,
+            pending: Bytes::new(),
+            read_ended: false,
+            write_ended: false,
+            _guard: guard,
+        }
     }
 
     /// Makes `pending` non-empty or finds the end of the direction.
@@ -62,7 +69,9 @@ fn is_clean(error: &h2::Error) -> bool {
 
 fn into_io(error: h2::Error) -> io::Error {
     if error.is_io() {
-        return error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+        return error
+            .into_io()
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
     }
     let kind = if error.is_reset() || error.is_go_away() {
         io::ErrorKind::ConnectionReset
@@ -73,11 +82,7 @@ fn into_io(error: h2::Error) -> io::Error {
 }
 
 impl AsyncRead for HboneStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = out.filled().len();
         while out.remaining() > 0 {
@@ -117,7 +122,9 @@ impl AsyncWrite for HboneStream {
             }
         }
         let n = this.send.capacity().min(wanted);
-        this.send.send_data(Bytes::copy_from_slice(&buf[..n]), false).map_err(into_io)?;
+        this.send
+            .send_data(Bytes::copy_from_slice(&buf[..n]), false)
+            .map_err(into_io)?;
         Poll::Ready(Ok(n))
     }
 

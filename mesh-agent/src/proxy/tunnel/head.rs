@@ -104,11 +104,17 @@ pub(super) async fn read_head(io: &mut (impl AsyncRead + Unpin)) -> io::Result<O
     }
     let mut body = vec![0; length];
     io.read_exact(&mut body).await?;
-    Head::decode(&body).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Head::decode(&body)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Writes and flushes a reply; text beyond 4 KiB is cut.
-pub(super) async fn write_reply(io: &mut (impl AsyncWrite + Unpin), status: u16, text: &str) -> io::Result<()> {
+pub(super) async fn write_reply(
+    io: &mut (impl AsyncWrite + Unpin),
+    status: u16,
+    text: &str,
+) -> io::Result<()> {
     let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
     let mut out = Vec::with_capacity(4 + text.len());
     out.extend_from_slice(&u16::try_from(2 + text.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -191,7 +197,10 @@ mod tests {
     #[test]
     fn a_head_survives_a_round_trip_and_ignores_what_a_later_version_appends() {
         let mut bytes = sample().encode();
-        assert_eq!(usize::from(u16::from_be_bytes([bytes[0], bytes[1]])), bytes.len() - 2);
+        assert_eq!(
+            usize::from(u16::from_be_bytes([bytes[0], bytes[1]])),
+            bytes.len() - 2
+        );
         bytes.extend_from_slice(b"later");
         assert_eq!(Head::decode(&bytes[2..]), Ok(sample()));
     }

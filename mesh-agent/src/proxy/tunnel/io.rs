@@ -18,16 +18,17 @@ pub(super) struct BufferedTcp {
 
 impl BufferedTcp {
     pub(super) const fn new(tcp: TcpStream) -> Self {
-        Self { tcp, buffer: None, start: 0, end: 0 }
+        Self {
+            tcp,
+            buffer: None,
+            start: 0,
+            end: 0,
+        }
     }
 
     /// Bytes read from the socket and not yet taken.
     pub(super) const fn buffered(&self) -> usize {
         self.end - self.start
-    }
-
-    pub(super) const fn tcp(&self) -> &TcpStream {
-        &self.tcp
     }
 
     fn take(&mut self, out: &mut ReadBuf<'_>) {
@@ -44,11 +45,7 @@ impl BufferedTcp {
 }
 
 impl AsyncRead for BufferedTcp {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.buffered() == 0 {
             if out.remaining() >= READ_BUFFER {

@@ -29,14 +29,20 @@ pub(super) struct NativeConn {
 
 impl NativeConn {
     pub(super) fn new(tls: Tls, not_after: u64) -> Box<Self> {
-        Box::new(Self { tls, not_after, idle_since: Instant::now() })
+        Box::new(Self {
+            tls,
+            not_after,
+            idle_since: Instant::now(),
+        })
     }
 
     /// Whether the peer has neither closed nor said anything since the last stream.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0; 1];
         let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.tls).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        Pin::new(&mut self.tls)
+            .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
+            .is_pending()
     }
 }
 
@@ -72,12 +78,22 @@ enum End {
 impl NativeStream {
     /// A chunked stream; `give_back` gets the connection if both directions end cleanly.
     pub(super) fn chunked(conn: Box<NativeConn>, give_back: impl FnOnce(Box<NativeConn>) + 'static) -> Self {
-        Self { conn: Some(conn), chunks: Some(Chunks::default()), give_back: Some(Box::new(give_back)), _guard: None }
+        Self {
+            conn: Some(conn),
+            chunks: Some(Chunks::default()),
+            give_back: Some(Box::new(give_back)),
+            _guard: None,
+        }
     }
 
     /// A raw stream, which ends with its connection.
     pub(super) const fn raw(conn: Box<NativeConn>) -> Self {
-        Self { conn: Some(conn), chunks: None, give_back: None, _guard: None }
+        Self {
+            conn: Some(conn),
+            chunks: None,
+            give_back: None,
+            _guard: None,
+        }
     }
 
     /// The same stream, with something that lives as long.
@@ -94,7 +110,10 @@ impl NativeStream {
 
 impl Drop for NativeStream {
     fn drop(&mut self) {
-        let clean = self.chunks.as_ref().is_some_and(|chunks| chunks.read_ended && chunks.end == End::Sent);
+        let clean = self
+            .chunks
+            .as_ref()
+            .is_some_and(|chunks| chunks.read_ended && chunks.end == End::Sent);
         if let (true, Some(mut conn), Some(give_back)) = (clean, self.conn.take(), self.give_back.take()) {
             conn.idle_since = Instant::now();
             give_back(conn);
@@ -149,15 +168,14 @@ impl Chunks {
 }
 
 fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "tunnel connection closed inside a stream")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "tunnel connection closed inside a stream",
+    )
 }
 
 impl AsyncRead for NativeStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (tls, chunks) = self.get_mut().parts()?;
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));

@@ -69,7 +69,9 @@ impl Pool {
     /// A place on an HBONE connection that has room; one that has had its last stream leaves the pool.
     pub(super) fn take_hbone(&mut self, key: &Key, now: u64) -> Option<Place> {
         let entry = self.entries.get_mut(key)?;
-        entry.hbone.retain(|conn| !conn.is_spent() && conn.not_after > now);
+        entry
+            .hbone
+            .retain(|conn| !conn.is_spent() && conn.not_after > now);
         let conn = entry.hbone.iter().find(|conn| conn.has_room())?;
         let place = conn.place();
         entry.hbone.retain(|conn| !conn.is_spent());
@@ -104,8 +106,12 @@ impl Pool {
     pub(super) fn close_idle(&mut self, now: Instant, timeout: Duration) {
         let idle = |since: Instant| now.saturating_duration_since(since) >= timeout;
         self.entries.retain(|_, entry| {
-            entry.native.retain_mut(|conn| !idle(conn.idle_since) && conn.is_quiet());
-            entry.hbone.retain(|conn| !conn.is_gone() && !conn.idle_since().is_some_and(idle));
+            entry
+                .native
+                .retain_mut(|conn| !idle(conn.idle_since) && conn.is_quiet());
+            entry
+                .hbone
+                .retain(|conn| !conn.is_gone() && !conn.idle_since().is_some_and(idle));
             !entry.native.is_empty() || !entry.hbone.is_empty() || Rc::strong_count(&entry.dialing) > 1
         });
     }

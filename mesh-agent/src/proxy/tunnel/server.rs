@@ -60,8 +60,15 @@ pub struct TunnelIncoming {
 }
 
 pub(super) enum Reply {
-    Hbone { respond: SendResponse<Bytes>, body: RecvStream },
-    Native { conn: Box<NativeConn>, early: bool, done: oneshot::Sender<Box<NativeConn>> },
+    Hbone {
+        respond: SendResponse<Bytes>,
+        body: RecvStream,
+    },
+    Native {
+        conn: Box<NativeConn>,
+        early: bool,
+        done: oneshot::Sender<Box<NativeConn>>,
+    },
 }
 
 impl TunnelIncoming {
@@ -83,7 +90,9 @@ impl TunnelIncoming {
                 Ok(TunnelStream::hbone(stream, self.peer, None, false))
             }
             Reply::Native { mut conn, done, .. } => {
-                write_reply(&mut conn.tls, 200, &self.response_baggage).await.map_err(TunnelError::Reset)?;
+                write_reply(&mut conn.tls, 200, &self.response_baggage)
+                    .await
+                    .map_err(TunnelError::Reset)?;
                 let stream = match self.kind {
                     TunnelKind::Tcp => NativeStream::chunked(conn, move |conn| {
                         // The serving task has gone: the connection closes here.
@@ -100,7 +109,11 @@ impl TunnelIncoming {
     pub fn refuse(self, status: u16, reason: &str) {
         match self.reply {
             Reply::Hbone { respond, .. } => hbone::server::refuse(respond, status),
-            Reply::Native { mut conn, early, done } => {
+            Reply::Native {
+                mut conn,
+                early,
+                done,
+            } => {
                 let reason = reason.to_owned();
                 tokio::task::spawn_local(async move {
                     let written =
@@ -183,7 +196,11 @@ pub async fn serve(
         Err(error) => return handler.failed(peer_addr, &error),
     };
     let native = tls.get_ref().1.alpn_protocol() == Some(ALPN_HEDDLE);
-    let ended = if native { serve_native(tls, context).await } else { hbone::server::serve(tls, context).await };
+    let ended = if native {
+        serve_native(tls, context).await
+    } else {
+        hbone::server::serve(tls, context).await
+    };
     if let Err(error) = ended {
         tracing::debug!(peer = %peer_addr, %error, "tunnel connection ended");
     }
@@ -207,7 +224,10 @@ async fn open(
         only_h2.alpn_protocols = vec![ALPN_H2.to_vec()];
         server = Arc::new(only_h2);
     }
-    let failed = |source| TunnelError::Handshake { to: peer_addr, source };
+    let failed = |source| TunnelError::Handshake {
+        to: peer_addr,
+        source,
+    };
     let after = config.handshake_timeout;
     let mut tls = tokio::time::timeout(after, TlsAcceptor::from(server).accept(BufferedTcp::new(tcp)))
         .await
@@ -273,7 +293,11 @@ async fn serve_head(
         return (matches!(written, Ok(Ok(()))) && !head.early).then_some(conn);
     }
     let (done, back) = oneshot::channel();
-    let reply = Reply::Native { conn, early: head.early, done };
+    let reply = Reply::Native {
+        conn,
+        early: head.early,
+        done,
+    };
     let incoming = context.incoming(head.target, Some(head.client), &head.baggage, head.kind, reply);
     context.handler.handle(incoming).await;
     // The handler may have handed the stream on; the sender is dropped with a stream that did not end cleanly.

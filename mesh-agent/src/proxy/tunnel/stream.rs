@@ -24,12 +24,27 @@ enum Inner {
 }
 
 impl TunnelStream {
-    pub(super) fn native(stream: NativeStream, peer: SpiffeId, baggage: Option<Baggage>, reused: bool) -> Self {
-        Self { inner: Inner::Native(stream), peer, baggage, reused }
+    pub(super) fn native(
+        stream: NativeStream,
+        peer: SpiffeId,
+        baggage: Option<Baggage>,
+        reused: bool,
+    ) -> Self {
+        Self {
+            inner: Inner::Native(stream),
+            peer,
+            baggage,
+            reused,
+        }
     }
 
     pub(super) fn hbone(stream: HboneStream, peer: SpiffeId, baggage: Option<Baggage>, reused: bool) -> Self {
-        Self { inner: Inner::Hbone(stream), peer, baggage, reused }
+        Self {
+            inner: Inner::Hbone(stream),
+            peer,
+            baggage,
+            reused,
+        }
     }
 
     /// What the peer says about the workload it stands for; telemetry only. None on the accepting side.
@@ -68,11 +83,7 @@ impl std::fmt::Debug for TunnelStream {
 }
 
 impl AsyncRead for TunnelStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().inner {
             Inner::Native(stream) => Pin::new(stream).poll_read(cx, buf),
             Inner::Hbone(stream) => Pin::new(stream).poll_read(cx, buf),

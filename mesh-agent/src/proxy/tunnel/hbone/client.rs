@@ -131,7 +131,10 @@ impl Place {
         let (response, stream) = send.send_request(connect, false).map_err(lost)?;
         let response = response.await.map_err(lost)?;
         if response.status() != StatusCode::OK {
-            return Err(TunnelError::Refused { status: response.status().as_u16(), reason: String::new() });
+            return Err(TunnelError::Refused {
+                status: response.status().as_u16(),
+                reason: String::new(),
+            });
         }
         let baggage = baggage_of(&response);
         let stream = HboneStream::new(stream, response.into_body(), Some(Box::new((self, guard))));
@@ -150,14 +153,19 @@ fn connect_request(request: &TunnelRequest, config: &TunnelConfig) -> Result<Req
     *connect.method_mut() = Method::CONNECT;
     *connect.version_mut() = Version::HTTP_2;
     let target = std::net::SocketAddr::new(request.target.ip().to_canonical(), request.target.port());
-    *connect.uri_mut() =
-        Uri::builder().authority(target.to_string()).build().map_err(|_| TunnelError::Protocol("bad target"))?;
+    *connect.uri_mut() = Uri::builder()
+        .authority(target.to_string())
+        .build()
+        .map_err(|_| TunnelError::Protocol("bad target"))?;
     let baggage = Baggage::of(&request.source, &config.cluster).encode();
     let forwarded = forwarded::encode(request.client, request.host.as_deref());
     let headers = connect.headers_mut();
     headers.insert("baggage", HeaderValue::try_from(baggage).map_err(invalid)?);
     headers.insert("forwarded", HeaderValue::try_from(forwarded).map_err(invalid)?);
-    headers.insert("traceparent", HeaderValue::try_from(traceparent()?).map_err(invalid)?);
+    headers.insert(
+        "traceparent",
+        HeaderValue::try_from(traceparent()?).map_err(invalid)?,
+    );
     Ok(connect)
 }
 

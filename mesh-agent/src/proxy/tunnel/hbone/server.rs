@@ -5,8 +5,8 @@ use super::super::native::Tls;
 use super::super::server::{Reply, ServerContext};
 use super::super::{TunnelKind, forwarded};
 use super::{
-    CONNECTION_WINDOW, FRAME_SIZE, HboneStream, SEND_BUFFER, SERVER_HEADER_LIST, SERVER_STREAMS, STREAM_WINDOW,
-    into_io, ping_until_dead,
+    CONNECTION_WINDOW, FRAME_SIZE, HboneStream, SEND_BUFFER, SERVER_HEADER_LIST, SERVER_STREAMS,
+    STREAM_WINDOW, into_io, ping_until_dead,
 };
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
@@ -95,13 +95,25 @@ async fn give_up(connection: &mut Connection<Tls, Bytes>) -> io::Result<()> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-async fn serve_stream(request: Request<RecvStream>, respond: SendResponse<Bytes>, context: Rc<ServerContext>) {
+async fn serve_stream(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    context: Rc<ServerContext>,
+) {
     match target_of(&request, &context) {
         Ok(target) => {
-            let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+            let header = |name| {
+                request
+                    .headers()
+                    .get(name)
+                    .and_then(|value: &HeaderValue| value.to_str().ok())
+            };
             let claimed = header("forwarded").and_then(forwarded::client);
             let baggage = header("baggage").unwrap_or_default().to_owned();
-            let reply = Reply::Hbone { respond, body: request.into_body() };
+            let reply = Reply::Hbone {
+                respond,
+                body: request.into_body(),
+            };
             let incoming = context.incoming(target, claimed, &baggage, TunnelKind::Tcp, reply);
             context.handler.handle(incoming).await;
         }
@@ -111,9 +123,15 @@ async fn serve_stream(request: Request<RecvStream>, respond: SendResponse<Bytes>
 
 fn target_of(request: &Request<RecvStream>, context: &ServerContext) -> Result<SocketAddr, Refusal> {
     if request.method() != Method::CONNECT {
-        return Err(Refusal { status: 400, reason: "not CONNECT" });
+        return Err(Refusal {
+            status: 400,
+            reason: "not CONNECT",
+        });
     }
-    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
+    let authority = request
+        .uri()
+        .authority()
+        .map_or("", |authority| authority.as_str());
     let target = parse_authority(authority)?;
     check_target(target, context.accepted_at)?;
     Ok(target)

@@ -1,0 +1,219 @@
+//! The issuer on real files, the store on a CA that counts and fails.
+
+use super::*;
+use crate::contract::{CertificateError, Certificates};
+use crate::testing::{ALICE, BOB, TempDir, TestCa, id};
+use crate::tls::peer_identity;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+const DAY: u64 = 24 * 3600;
+
+fn open(dir: &TempDir) -> Result<Issuer, CaError> {
+    Issuer::open(&dir.0, "cluster.local", Duration::from_secs(DAY))
+}
+
+#[test]
+fn agents_that_start_at_the_same_moment_agree_on_one_root() {
+    for _ in 0..10 {
+        let dir = TempDir::new();
+        let start = Barrier::new(8);
+        let now = system_clock()();
+        let roots: Vec<_> = std::thread::scope(|scope| {
+            let race = || {
+                start.wait();
+                open(&dir).unwrap().issue(&id(ALICE), now).unwrap().material.roots
+            };
+            let racers: Vec<_> = (0..8).map(|_| scope.spawn(race)).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        assert_eq!(roots[0].len(), 1);
+        assert!(roots.iter().all(|other| *other == roots[0]));
+        let mode = std::fs::metadata(dir.0.join("ca.key"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let mut files: Vec<_> = std::fs::read_dir(&dir.0)
+            .unwrap()
+            .map(|f| f.unwrap().file_name())
+            .collect();
+        files.sort();
+        assert_eq!(files, ["ca.crt", "ca.key", "ca.lock"]);
+    }
+}
+
+#[test]
+fn a_leaf_proves_one_identity_for_both_sides_and_a_day() {
+    let dir = TempDir::new();
+    let now = system_clock()();
+    let issued = open(&dir).unwrap().issue(&id(ALICE), now).unwrap();
+    assert_eq!(
+        (issued.not_before, issued.material.not_after),
+        (now - 120, now + DAY)
+    );
+    assert_eq!(peer_identity(&issued.material.chain).unwrap(), id(ALICE));
+    let (_, leaf) = X509Certificate::from_der(&issued.material.chain[0]).unwrap();
+    assert!(!leaf.is_ca());
+    let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(usage.client_auth && usage.server_auth && !usage.any);
+    assert_eq!(
+        leaf.validity().not_before.timestamp(),
+        i64::try_from(now - 120).unwrap()
+    );
+    assert_eq!(
+        leaf.validity().not_after.timestamp(),
+        i64::try_from(now + DAY).unwrap()
+    );
+    assert_eq!(format!("{:0>32x}", leaf.serial), issued.material.serial);
+    crate::tls::identity_tls(issued.material).unwrap();
+}
+
+#[test]
+fn every_root_in_the_file_is_trusted_from_the_next_certificate_on() {
+    let (dir, other) = (TempDir::new(), TempDir::new());
+    let issuer = open(&dir).unwrap();
+    open(&other).unwrap();
+    let now = system_clock()();
+    let alone = issuer.issue(&id(ALICE), now).unwrap().material.roots;
+    let next = std::fs::read_to_string(other.0.join("ca.crt")).unwrap();
+    let both = next + &std::fs::read_to_string(dir.0.join("ca.crt")).unwrap();
+    std::fs::write(dir.0.join("ca.crt"), both).unwrap();
+    let roots = issuer.issue(&id(ALICE), now).unwrap().material.roots;
+    assert_eq!((roots.len(), &roots[1]), (2, &alone[0]));
+}
+
+#[test]
+fn a_creator_that_died_half_way_is_made_good_and_a_lost_key_is_an_error() {
+    let dir = TempDir::new();
+    std::fs::write(dir.0.join("ca.key"), "cut sho").unwrap();
+    std::fs::write(dir.0.join("ca.new"), "cut sho").unwrap();
+    open(&dir).unwrap();
+    std::fs::remove_file(dir.0.join("ca.key")).unwrap();
+    let error = open(&dir).unwrap_err().to_string();
+    assert!(error.contains("ca.key"), "{error}");
+    let other = TempDir::new();
+    open(&other).unwrap();
+    std::fs::copy(other.0.join("ca.key"), dir.0.join("ca.key")).unwrap();
+    let error = open(&dir).unwrap_err().to_string();
+    assert!(error.contains("ca.crt") && error.contains("ca.key"), "{error}");
+}
+
+#[test]
+fn an_expired_ca_signs_nothing() {
+    let dir = TempDir::new();
+    let issuer = open(&dir).unwrap();
+    let end = system_clock()() + 11 * 365 * DAY;
+    assert!(matches!(issuer.issue(&id(ALICE), end), Err(CaError::Sign { .. })));
+}
+
+/// Signs for 1,000 s with a test CA, counts, and fails when told to.
+#[derive(Clone)]
+struct Scripted {
+    ca: Arc<TestCa>,
+    asked: Arc<AtomicU64>,
+    down: Arc<AtomicBool>,
+}
+
+impl Scripted {
+    fn store() -> (Self, Arc<AtomicU64>, CertificateStore) {
+        let scripted = Self {
+            ca: Arc::new(TestCa::new()),
+            asked: Arc::default(),
+            down: Arc::default(),
+        };
+        let time = Arc::new(AtomicU64::new(1_000_000));
+        let clock = Arc::clone(&time);
+        let store = CertificateStore::new(scripted.clone(), Arc::new(move || clock.load(Ordering::Relaxed)));
+        (scripted, time, store)
+    }
+
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl CertificateAuthority for Scripted {
+    fn issue(&self, identity: &SpiffeId, now: u64) -> Result<Issued, CaError> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(20));
+        if self.down.load(Ordering::Relaxed) {
+            return Err(CaError::Remote("CA is away".to_owned()));
+        }
+        let mut material = self.ca.material(&[&identity.to_string()], |_| ());
+        material.not_after = now + 1000;
+        material.serial = number.to_string();
+        Ok(Issued {
+            material,
+            not_before: now,
+        })
+    }
+}
+
+#[test]
+fn many_who_need_the_same_certificate_ask_once() {
+    let (ca, _, store) = Scripted::store();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| store.tls(&id(ALICE)).unwrap());
+        }
+    });
+    assert_eq!(ca.asked(), 1);
+    store.tls(&id(BOB)).unwrap();
+    assert_eq!(ca.asked(), 2);
+    assert_eq!(store.list().len(), 2);
+    store.retain(|identity| *identity == id(BOB));
+    assert_eq!(store.list().len(), 1);
+}
+
+#[test]
+fn a_certificate_is_renewed_around_half_of_its_life_only() {
+    let (ca, time, store) = Scripted::store();
+    let first = store.tls(&id(ALICE)).unwrap();
+    store.tick(1_000_449);
+    assert_eq!(ca.asked(), 1);
+    time.store(1_000_551, Ordering::Relaxed);
+    assert_eq!(store.list()[0].state, CertificateState::RenewalDue);
+    store.tick(1_000_551);
+    let second = store.tls(&id(ALICE)).unwrap();
+    assert_eq!((ca.asked(), second.not_after), (2, 1_001_551));
+    assert!(!Arc::ptr_eq(&first, &second));
+    assert_eq!(store.list()[0].state, CertificateState::Valid);
+}
+
+#[test]
+fn a_ca_that_is_away_costs_nothing_until_the_end_and_then_never_plaintext() {
+    let (ca, time, store) = Scripted::store();
+    let first = store.tls(&id(ALICE)).unwrap();
+    ca.down.store(true, Ordering::Relaxed);
+    for now in 1_000_551..1_000_900 {
+        store.tick(now);
+    }
+    assert!(ca.asked() < 15, "backs off, asked {} times", ca.asked());
+    time.store(1_000_999, Ordering::Relaxed);
+    assert!(Arc::ptr_eq(&first, &store.tls(&id(ALICE)).unwrap()));
+    let status = store.list().remove(0);
+    assert_eq!(
+        (status.state, status.last_error.as_deref()),
+        (CertificateState::RenewalOverdue, Some("CA is away"))
+    );
+    time.store(1_001_000, Ordering::Relaxed);
+    assert!(matches!(store.tls(&id(ALICE)), Err(CertificateError::Expired(_))));
+    assert!(matches!(
+        store.tls(&id(BOB)),
+        Err(CertificateError::Refused { .. })
+    ));
+    let states: Vec<_> = store.list().into_iter().map(|status| status.state).collect();
+    assert_eq!(
+        states,
+        [CertificateState::Missing, CertificateState::Expired],
+        "BOB, ALICE"
+    );
+    // Back again: served within the back-off, with no restart.
+    ca.down.store(false, Ordering::Relaxed);
+    time.store(1_001_200, Ordering::Relaxed);
+    assert_eq!(store.tls(&id(ALICE)).unwrap().not_after, 1_002_200);
+}
