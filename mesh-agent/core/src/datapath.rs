@@ -84,13 +84,21 @@ pub fn diff(old: &Plan, new: &Plan) -> Vec<Op> {
     changed(&old.backends, &new.backends).for_each(|(k, v)| put(Op::PutBackend(k, v)));
     changed(&old.services, &new.services).for_each(|(k, v)| put(Op::PutService(k, v)));
     changed(&old.local_pods, &new.local_pods).for_each(|(k, v)| put(Op::PutLocalPod(k, v)));
-    new.node_addrs.difference(&old.node_addrs).for_each(|ip| put(Op::PutNodeAddr(*ip)));
-    new.probe_ports.difference(&old.probe_ports).for_each(|port| put(Op::PutProbePort(*port)));
+    new.node_addrs
+        .difference(&old.node_addrs)
+        .for_each(|ip| put(Op::PutNodeAddr(*ip)));
+    new.probe_ports
+        .difference(&old.probe_ports)
+        .for_each(|port| put(Op::PutProbePort(*port)));
     changed(&old.workloads, &new.workloads).for_each(|(k, v)| put(Op::PutWorkload(k, v)));
     gone(&old.workloads, &new.workloads).for_each(|k| put(Op::DeleteWorkload(k)));
     gone(&old.local_pods, &new.local_pods).for_each(|k| put(Op::DeleteLocalPod(k)));
-    old.probe_ports.difference(&new.probe_ports).for_each(|port| put(Op::DeleteProbePort(*port)));
-    old.node_addrs.difference(&new.node_addrs).for_each(|ip| put(Op::DeleteNodeAddr(*ip)));
+    old.probe_ports
+        .difference(&new.probe_ports)
+        .for_each(|port| put(Op::DeleteProbePort(*port)));
+    old.node_addrs
+        .difference(&new.node_addrs)
+        .for_each(|ip| put(Op::DeleteNodeAddr(*ip)));
     gone(&old.services, &new.services).for_each(|k| put(Op::DeleteService(k)));
     gone(&old.backends, &new.backends).for_each(|k| put(Op::DeleteBackend(k)));
     ops
@@ -100,7 +108,9 @@ fn changed<'a, K: Ord + Copy, V: PartialEq + Copy>(
     old: &'a BTreeMap<K, V>,
     new: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (K, V)> + 'a {
-    new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, v)| (*k, *v))
+    new.iter()
+        .filter(|(k, v)| old.get(k) != Some(v))
+        .map(|(k, v)| (*k, *v))
 }
 
 fn gone<'a, K: Ord + Copy, V>(

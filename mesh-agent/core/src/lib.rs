@@ -10,3 +10,6 @@ pub mod rotation;
 pub mod routing;
 pub mod state;
 pub mod translate;
+
+#[cfg(test)]
+mod testing;

@@ -168,3 +168,6 @@ pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal>
 pub fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<String> {
     matcher::explain_request(snapshot, request)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,19 @@
 //! The known world: objects in, snapshots out.
 
-use crate::model::snapshot::Snapshot;
-use crate::translate::Rejected;
+mod endpoints;
+mod ids;
+mod routes;
+mod tables;
+mod workloads;
+mod world;
+
+use crate::model::snapshot::{MeshSettings, Snapshot};
+use crate::translate::{Head, Rejected, Translated, describe, translate};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use tables::Tables;
+use world::{Warning, World};
 
 /// Where an object came from and what it is, enough to name it in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +36,7 @@ pub enum Change {
     /// The object is like this now. `origin` is where it was read (`file.yaml:3`), for reports.
     Apply {
         /// The whole object.
-        object: serde_json::Value,
+        object: Value,
         /// Human-readable place.
         origin: String,
     },
@@ -54,6 +65,253 @@ pub struct Problem {
 }
 
 /// The state machine behind the agent's configuration.
+///
+/// One bad object keeps its last good version in force, or stays out if there never was one; it is reported, and all
+/// others go on.
 pub struct State {
-    snapshot: Arc<Snapshot>,
+    tables: Tables,
+    records: HashMap<ObjectKey, Record>,
+    /// Problems of what has no readable name, and of second versions: by origin and text.
+    loose: BTreeMap<(String, String), Problem>,
+    listing: Option<Listing>,
+    world: World,
 }
+
+/// What is known of an object besides its contents.
+#[derive(Clone, Debug)]
+struct Record {
+    origin: String,
+    /// Whether some version of it is in the tables.
+    in_force: bool,
+    problem: Option<Rejected>,
+}
+
+/// A listing between `Init` and `InitDone`.
+#[derive(Default)]
+struct Listing {
+    seen: HashMap<ObjectKey, String>,
+    unreadable: HashSet<String>,
+    loose: BTreeMap<(String, String), Problem>,
+}
+
+impl State {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(settings: MeshSettings) -> Self {
+        Self {
+            tables: Tables::default(),
+            records: HashMap::new(),
+            loose: BTreeMap::new(),
+            listing: None,
+            world: World::new(settings),
+        }
+    }
+
+    /// Takes one step of a source's stream. Returns whether [`State::snapshot`] or [`State::problems`] may differ.
+    pub fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Init => {
+                self.listing = Some(Listing::default());
+                false
+            }
+            Change::Apply { object, origin } => self.apply_any(&object, &origin),
+            Change::Delete(key) => self.remove(&key),
+            Change::Unreadable { origin, reason } => {
+                let object = String::new();
+                self.unreadable(
+                    origin,
+                    Rejected {
+                        object,
+                        field: String::new(),
+                        reason,
+                    },
+                )
+            }
+            Change::InitDone => self.finish_listing(),
+        }
+    }
+
+    /// The current view; built anew only if something changed.
+    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+        self.world.rebuild(&self.tables)
+    }
+
+    /// Everything that is wrong now, sorted by origin and object.
+    pub fn problems(&mut self) -> Vec<Problem> {
+        self.world.rebuild(&self.tables);
+        let of_record = |r: &Record| {
+            let rejected = r.problem.clone()?;
+            Some(Problem {
+                origin: r.origin.clone(),
+                rejected,
+                last_good_in_force: r.in_force,
+            })
+        };
+        let of_world = |w: &Warning| Problem {
+            origin: self
+                .records
+                .get(&w.key)
+                .map(|r| r.origin.clone())
+                .unwrap_or_default(),
+            rejected: w.rejected(),
+            last_good_in_force: false,
+        };
+        let mut problems: Vec<Problem> = self.loose.values().cloned().collect();
+        problems.extend(self.records.values().filter_map(of_record));
+        problems.extend(self.world.warnings.iter().map(of_world));
+        problems.sort_by(|a, b| {
+            let key = |p: &'_ Problem| {
+                (
+                    p.origin.clone(),
+                    p.rejected.object.clone(),
+                    p.rejected.field.clone(),
+                )
+            };
+            key(a).cmp(&key(b))
+        });
+        problems
+    }
+
+    /// An object, or a `List` of objects.
+    fn apply_any(&mut self, object: &Value, origin: &str) -> bool {
+        let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+        match object.get("items").and_then(Value::as_array) {
+            Some(items) if kind.ends_with("List") => {
+                let mut changed = false;
+                for item in items {
+                    changed |= self.apply_object(item, origin);
+                }
+                changed
+            }
+            _ => self.apply_object(object, origin),
+        }
+    }
+
+    fn apply_object(&mut self, object: &Value, origin: &str) -> bool {
+        let head = match Head::read(object) {
+            Ok(head) => head,
+            // Nobody knows which object this was meant to be: as if it could not be read at all.
+            Err(rejected) => return self.unreadable(origin.to_owned(), rejected),
+        };
+        if let Some(listing) = &mut self.listing {
+            if let Some(first) = listing.seen.get(&head.key) {
+                let reason = format!("is already defined at {first}; this second version is ignored");
+                let rejected = Rejected {
+                    object: describe(&head.key),
+                    field: String::new(),
+                    reason,
+                };
+                let problem = Problem {
+                    origin: origin.to_owned(),
+                    rejected,
+                    last_good_in_force: true,
+                };
+                listing
+                    .loose
+                    .insert((origin.to_owned(), problem.rejected.to_string()), problem);
+                return true;
+            }
+            listing.seen.insert(head.key.clone(), origin.to_owned());
+        }
+        let cleared = self.listing.is_none() && self.clear_loose(origin);
+        self.apply_named(&head, object, origin) | cleared
+    }
+
+    fn apply_named(&mut self, head: &Head, object: &Value, origin: &str) -> bool {
+        let translated = translate(head, object, self.world.settings());
+        if translated == Ok(Translated::Nothing) {
+            return false;
+        }
+        let record = self.records.entry(head.key.clone()).or_insert_with(|| Record {
+            origin: origin.to_owned(),
+            in_force: false,
+            problem: None,
+        });
+        record.origin = origin.to_owned();
+        match translated {
+            Ok(translated) => {
+                record.in_force = true;
+                let had_problem = record.problem.take().is_some();
+                self.tables.put(head, translated, self.world.dirty_mut()) | had_problem
+            }
+            Err(rejected) => {
+                let changed = record.problem.as_ref() != Some(&rejected);
+                record.problem = Some(rejected);
+                changed
+            }
+        }
+    }
+
+    fn unreadable(&mut self, origin: String, rejected: Rejected) -> bool {
+        let kept = self
+            .records
+            .values()
+            .any(|r| r.in_force && file_of(&r.origin) == file_of(&origin));
+        let key = (origin.clone(), rejected.to_string());
+        let problem = Problem {
+            origin: origin.clone(),
+            rejected,
+            last_good_in_force: kept,
+        };
+        match &mut self.listing {
+            Some(listing) => {
+                listing.unreadable.insert(file_of(&origin).to_owned());
+                listing.loose.insert(key, problem);
+            }
+            None => _ = self.loose.insert(key, problem),
+        }
+        true
+    }
+
+    fn clear_loose(&mut self, origin: &str) -> bool {
+        let before = self.loose.len();
+        self.loose.retain(|(at, _), _| at != origin);
+        before != self.loose.len()
+    }
+
+    fn remove(&mut self, key: &ObjectKey) -> bool {
+        match self.records.remove(key) {
+            Some(record) => {
+                self.tables.remove(key, self.world.dirty_mut());
+                record.in_force || record.problem.is_some()
+            }
+            None => false,
+        }
+    }
+
+    /// What the listing did not mention is gone, unless it may stand in a file that could not be read.
+    fn finish_listing(&mut self) -> bool {
+        let Some(listing) = self.listing.take() else {
+            return false;
+        };
+        let gone: Vec<ObjectKey> = self
+            .records
+            .iter()
+            .filter(|(key, record)| {
+                !listing.seen.contains_key(key) && !listing.unreadable.contains(file_of(&record.origin))
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut changed = self.loose != listing.loose;
+        self.loose = listing.loose;
+        for key in &gone {
+            changed |= self.remove(key);
+        }
+        changed
+    }
+}
+
+/// An origin without its line and column: when part of a file cannot be read, nobody knows what moved inside of it.
+fn file_of(origin: &str) -> &str {
+    let mut file = origin;
+    while let Some((rest, number)) = file.rsplit_once(':') {
+        if rest.is_empty() || number.is_empty() || !number.bytes().all(|c| c.is_ascii_digit()) {
+            break;
+        }
+        file = rest;
+    }
+    file
+}
+
+#[cfg(test)]
+mod tests;

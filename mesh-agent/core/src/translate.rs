@@ -1,6 +1,22 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
+mod destination_rule;
+mod head;
+mod kubernetes;
+mod service;
+mod value;
+mod virtual_service;
+
+use crate::model::snapshot::MeshSettings;
+use serde_json::Value;
 use std::fmt;
+
+pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
+pub use head::{Head, describe};
+pub(crate) use kubernetes::resolve_port;
+pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
+pub use service::{PortSpec, ServiceSpec, SliceSpec};
+pub use virtual_service::VirtualServiceSpec;
 
 /// An object or a field that cannot be honoured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,3 +40,70 @@ impl fmt::Display for Rejected {
 }
 
 impl std::error::Error for Rejected {}
+
+/// An object that means something to the mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Translated {
+    /// A Namespace.
+    Namespace(NamespaceSpec),
+    /// A Pod.
+    Pod(PodSpec),
+    /// A Service.
+    Service(ServiceSpec),
+    /// An EndpointSlice.
+    EndpointSlice(SliceSpec),
+    /// A VirtualService.
+    VirtualService(VirtualServiceSpec),
+    /// A DestinationRule.
+    DestinationRule(DestinationRuleSpec),
+    /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
+    Nothing,
+}
+
+/// Translates an object whose head has been read.
+///
+/// # Errors
+/// The first field that is wrong or not supported, or a kind that is not.
+pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<Translated, Rejected> {
+    let translated = match (head.key.group.as_str(), head.key.kind.as_str()) {
+        ("", "Namespace") => kubernetes::namespace(head).map(Translated::Namespace),
+        ("", "Pod") => kubernetes::pod(head, value).map(Translated::Pod),
+        ("", "Service") => service::service(head, value).map(Translated::Service),
+        ("discovery.k8s.io", "EndpointSlice") => service::slice(head, value).map(Translated::EndpointSlice),
+        ("networking.istio.io", "VirtualService") => istio_version(head)
+            .and_then(|()| virtual_service::virtual_service(head, value, settings))
+            .map(Translated::VirtualService),
+        ("networking.istio.io", "DestinationRule") => istio_version(head)
+            .and_then(|()| destination_rule::destination_rule(head, value, settings))
+            .map(Translated::DestinationRule),
+        (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
+        (_, kind) => Err(value::FieldError::new(
+            "kind",
+            format!("kind {kind} is not supported"),
+        )),
+    };
+    translated.map_err(|e| head.reject(e))
+}
+
+fn istio_version(head: &Head) -> Result<(), value::FieldError> {
+    match head.version.as_str() {
+        "v1alpha3" | "v1beta1" | "v1" => Ok(()),
+        other => Err(value::FieldError::new(
+            "apiVersion",
+            format!("version {other:?} is not known: expected v1, v1beta1 or v1alpha3"),
+        )),
+    }
+}
+
+/// Kinds of Kubernetes itself that stand in the same files and do not concern the mesh.
+fn is_companion(group: &str, kind: &str) -> bool {
+    match group {
+        "" => !matches!(kind, "Endpoints"),
+        "gateway.networking.k8s.io" => false,
+        "apps" | "batch" | "autoscaling" | "policy" | "extensions" => true,
+        _ => group.ends_with(".k8s.io"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,8 @@ use mesh_common::maps::{
     MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_SERVICES, MAX_WORKLOADS,
 };
 use mesh_common::{
-    AddrPort, Backend, BackendKey, Ip, LocalPod, PortKey, ServiceKey, backend_flags, service_flags, workload_flags,
+    AddrPort, Backend, BackendKey, Ip, LocalPod, PortKey, ServiceKey, backend_flags, service_flags,
+    workload_flags,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,10 @@ pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> P
         facts,
         previous,
         taken: previous.services.values().map(|s| s.id).collect(),
-        plan: Plan { last_generation: previous.last_generation, ..Plan::default() },
+        plan: Plan {
+            last_generation: previous.last_generation,
+            ..Plan::default()
+        },
     };
     builder.node_addrs();
     for workload in &snapshot.workloads {
@@ -55,21 +59,27 @@ impl Builder<'_> {
             if self.plan.node_addrs.len() < MAX_NODE_ADDRS as usize || self.plan.node_addrs.contains(&ip) {
                 self.plan.node_addrs.insert(ip);
             } else {
-                self.plan.refused.push(format!("node address {addr}: NODE_ADDRS holds {MAX_NODE_ADDRS}"));
+                self.plan
+                    .refused
+                    .push(format!("node address {addr}: NODE_ADDRS holds {MAX_NODE_ADDRS}"));
             }
         }
     }
 
     /// `WORKLOADS`, `LOCAL_PODS` and `PROBE_PORTS` of a captured pod.
     fn local_pod(&mut self, snapshot: &Snapshot, workload: &Workload) {
-        let Some(cookie) = self.facts.captured.get(&workload.id) else { return };
+        let Some(cookie) = self.facts.captured.get(&workload.id) else {
+            return;
+        };
         if !workload.enrolled() {
             return;
         }
         let fits = self.plan.workloads.len() < MAX_WORKLOADS as usize
             && self.plan.probe_ports.len() + workload.probe_ports.len() <= MAX_PROBE_PORTS as usize;
         if !fits {
-            self.plan.refused.push(format!("pod {}: WORKLOADS holds {MAX_WORKLOADS}", workload.pod));
+            self.plan
+                .refused
+                .push(format!("pod {}: WORKLOADS holds {MAX_WORKLOADS}", workload.pod));
             return;
         }
         let mut flags = 0;
@@ -80,15 +90,33 @@ impl Builder<'_> {
             flags |= workload_flags::REGISTRY_ONLY;
         }
         let of_family = |v4: bool| {
-            workload.ips.iter().find(|ip| ip.is_ipv4() == v4).map_or(Ip::NONE, |ip| Ip::from(*ip))
+            workload
+                .ips
+                .iter()
+                .find(|ip| ip.is_ipv4() == v4)
+                .map_or(Ip::NONE, |ip| Ip::from(*ip))
         };
-        let entry = mesh_common::Workload { id: workload.id, flags, ip4: of_family(true), ip6: of_family(false) };
+        let entry = mesh_common::Workload {
+            id: workload.id,
+            flags,
+            ip4: of_family(true),
+            ip6: of_family(false),
+        };
         self.plan.workloads.insert(*cookie, entry);
         for ip in &workload.ips {
-            self.plan.local_pods.insert((*ip).into(), LocalPod { id: workload.id, flags });
+            self.plan.local_pods.insert(
+                (*ip).into(),
+                LocalPod {
+                    id: workload.id,
+                    flags,
+                },
+            );
         }
         for port in &workload.probe_ports {
-            self.plan.probe_ports.insert(PortKey { workload: workload.id, port: u32::from(*port) });
+            self.plan.probe_ports.insert(PortKey {
+                workload: workload.id,
+                port: u32::from(*port),
+            });
         }
     }
 
@@ -97,7 +125,9 @@ impl Builder<'_> {
             for port in &service.ports {
                 let entry = self.service_entry(port, vip.is_ipv4());
                 let key = AddrPort::new((*vip).into(), port.number);
-                self.add(key, entry, || format!("service {} {}", service.name, SocketAddr::new(*vip, port.number)));
+                self.add(key, entry, || {
+                    format!("service {} {}", service.name, SocketAddr::new(*vip, port.number))
+                });
             }
         }
     }
@@ -105,17 +135,31 @@ impl Builder<'_> {
     fn service_entry(&self, port: &ServicePort, v4: bool) -> Entry {
         if port.endpoints.is_empty() {
             // A route may still lead elsewhere, and the answer of a service that speaks HTTP is a 503.
-            let inspected = if port.protocol.needs_bytes() { service_flags::L7 } else { 0 };
-            return Entry { flags: service_flags::EMPTY | inspected, backends: Vec::new() };
+            let inspected = if port.protocol.needs_bytes() {
+                service_flags::L7
+            } else {
+                0
+            };
+            return Entry {
+                flags: service_flags::EMPTY | inspected,
+                backends: Vec::new(),
+            };
         }
         let same_family: Vec<_> = port.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4).collect();
         let kernel_can = !port.protocol.needs_bytes()
             && !same_family.is_empty()
             && same_family.len() <= MAX_BACKENDS_PER_SERVICE as usize;
         if !kernel_can {
-            return Entry { flags: service_flags::L7, backends: Vec::new() };
+            return Entry {
+                flags: service_flags::L7,
+                backends: Vec::new(),
+            };
         }
-        let backends = same_family.iter().zip(1_u32..).map(|(e, sum)| self.backend(e, sum)).collect();
+        let backends = same_family
+            .iter()
+            .zip(1_u32..)
+            .map(|(e, sum)| self.backend(e, sum))
+            .collect();
         Entry { flags: 0, backends }
     }
 
@@ -151,9 +195,14 @@ impl Builder<'_> {
             let entry = if opaque {
                 self.itself(SocketAddr::new(*ip, 0), workload)
             } else {
-                Entry { flags: service_flags::POD | service_flags::L7, backends: Vec::new() }
+                Entry {
+                    flags: service_flags::POD | service_flags::L7,
+                    backends: Vec::new(),
+                }
             };
-            self.add(AddrPort::new((*ip).into(), 0), entry, || format!("pod {} {ip}", workload.pod));
+            self.add(AddrPort::new((*ip).into(), 0), entry, || {
+                format!("pod {} {ip}", workload.pod)
+            });
         }
     }
 
@@ -173,7 +222,11 @@ impl Builder<'_> {
         }
         for (addr, workload) in opaque {
             let any_port = AddrPort::new(addr.ip().into(), 0);
-            let whole_pod_is_opaque = self.plan.services.get(&any_port).is_some_and(|s| s.flags == service_flags::POD);
+            let whole_pod_is_opaque = self
+                .plan
+                .services
+                .get(&any_port)
+                .is_some_and(|s| s.flags == service_flags::POD);
             if whole_pod_is_opaque || inspected.contains(&addr) || !owns(snapshot, addr.ip(), workload) {
                 continue;
             }
@@ -190,30 +243,56 @@ impl Builder<'_> {
             flags: self.backend_flags(workload),
             cumulative_weight: 1,
         };
-        Entry { flags: service_flags::POD, backends: vec![backend] }
+        Entry {
+            flags: service_flags::POD,
+            backends: vec![backend],
+        }
     }
 
     /// Puts an entry under a generation of its own.
     fn add(&mut self, key: ServiceKey, entry: Entry, name: impl Fn() -> String) {
         if self.plan.services.contains_key(&key) {
-            self.plan.refused.push(format!("{}: another object has this address", name()));
+            self.plan
+                .refused
+                .push(format!("{}: another object has this address", name()));
             return;
         }
         if self.plan.services.len() >= MAX_SERVICES as usize {
-            self.plan.refused.push(format!("{}: SERVICES holds {MAX_SERVICES}", name()));
+            self.plan
+                .refused
+                .push(format!("{}: SERVICES holds {MAX_SERVICES}", name()));
             return;
         }
-        let Entry { mut flags, mut backends } = entry;
+        let Entry {
+            mut flags,
+            mut backends,
+        } = entry;
         if self.plan.backends.len() + backends.len() > MAX_BACKENDS as usize {
-            self.plan.refused.push(format!("{}: BACKENDS holds {MAX_BACKENDS}; the proxy serves it", name()));
+            self.plan.refused.push(format!(
+                "{}: BACKENDS holds {MAX_BACKENDS}; the proxy serves it",
+                name()
+            ));
             flags |= service_flags::L7;
             backends.clear();
         }
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let mut service = mesh_common::Service { id: 0, flags, backends: count, total_weight: count };
-        service.id = self.kept(&key, &service, &backends).unwrap_or_else(|| self.next_generation());
+        let mut service = mesh_common::Service {
+            id: 0,
+            flags,
+            backends: count,
+            total_weight: count,
+        };
+        service.id = self
+            .kept(&key, &service, &backends)
+            .unwrap_or_else(|| self.next_generation());
         for (slot, backend) in (0..count).zip(backends) {
-            self.plan.backends.insert(BackendKey { service: service.id, slot }, backend);
+            self.plan.backends.insert(
+                BackendKey {
+                    service: service.id,
+                    slot,
+                },
+                backend,
+            );
         }
         self.plan.services.insert(key, service);
     }
@@ -222,9 +301,16 @@ impl Builder<'_> {
     fn kept(&self, key: &ServiceKey, wanted: &mesh_common::Service, backends: &[Backend]) -> Option<u32> {
         let old = self.previous.services.get(key)?;
         let same = |(slot, backend): (u32, &Backend)| {
-            self.previous.backends.get(&BackendKey { service: old.id, slot }) == Some(backend)
+            self.previous.backends.get(&BackendKey {
+                service: old.id,
+                slot,
+            }) == Some(backend)
         };
-        let equal = mesh_common::Service { id: old.id, ..*wanted } == *old && (0..).zip(backends).all(same);
+        let equal = mesh_common::Service {
+            id: old.id,
+            ..*wanted
+        } == *old
+            && (0..).zip(backends).all(same);
         equal.then_some(old.id)
     }
 

@@ -30,9 +30,14 @@ pub fn canonical(authority: &str) -> Cow<'_, str> {
 
 /// `::1`, `[::1]` or `[::1]:80`.
 fn literal_v6(host: &str) -> Option<Ipv6Addr> {
-    let Some(open) = host.strip_prefix('[') else { return host.parse().ok() };
+    let Some(open) = host.strip_prefix('[') else {
+        return host.parse().ok();
+    };
     let (inner, rest) = open.split_once(']')?;
-    let port = rest.is_empty() || rest.strip_prefix(':').is_some_and(|p| p.bytes().all(|c| c.is_ascii_digit()));
+    let port = rest.is_empty()
+        || rest
+            .strip_prefix(':')
+            .is_some_and(|p| p.bytes().all(|c| c.is_ascii_digit()));
     if port { inner.parse().ok() } else { None }
 }
 
@@ -104,7 +109,10 @@ mod tests {
         for (sent, canonical_form) in [
             ("reviews", "reviews"),
             ("Reviews:9080", "reviews"),
-            ("reviews.NS.svc.cluster.local.:9080", "reviews.ns.svc.cluster.local"),
+            (
+                "reviews.NS.svc.cluster.local.:9080",
+                "reviews.ns.svc.cluster.local",
+            ),
             ("reviews.ns.svc.cluster.local.", "reviews.ns.svc.cluster.local"),
             ("10.0.0.1:80", "10.0.0.1"),
             ("[FD00::0:1]:80", "fd00::1"),

@@ -62,7 +62,13 @@ impl SpiffeId {
         let name_char = |c: u8| c.is_ascii_alphanumeric() || b".-_".contains(&c);
         let name = |s: &str| !s.is_empty() && s != "." && s != ".." && s.bytes().all(name_char);
         let mut parts = path.split('/');
-        match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+        match (
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ) {
             (Some("ns"), Some(ns), Some("sa"), Some(sa), None) if name(ns) && name(sa) => {
                 Ok(Self::new(trust_domain, ns, sa))
             }
@@ -91,7 +97,11 @@ impl SpiffeId {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        write!(
+            f,
+            "spiffe://{}/ns/{}/sa/{}",
+            self.trust_domain, self.namespace, self.service_account
+        )
     }
 }
 
@@ -102,7 +112,10 @@ mod tests {
     #[test]
     fn only_the_exact_form_is_an_identity() {
         let id = SpiffeId::parse("spiffe://cluster.local/ns/weather/sa/forecast").unwrap();
-        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("cluster.local", "weather", "forecast"));
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("cluster.local", "weather", "forecast")
+        );
         assert_eq!(id.to_string(), "spiffe://cluster.local/ns/weather/sa/forecast");
         for bad in [
             "",
@@ -125,6 +138,9 @@ mod tests {
         ] {
             assert!(SpiffeId::parse(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(SpiffeId::parse(&"x".repeat(MAX_URI + 1)), Err(InvalidSpiffeId::TooLong));
+        assert_eq!(
+            SpiffeId::parse(&"x".repeat(MAX_URI + 1)),
+            Err(InvalidSpiffeId::TooLong)
+        );
     }
 }

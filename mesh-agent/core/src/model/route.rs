@@ -237,7 +237,12 @@ impl RetryPolicy {
         DEFAULT.get_or_init(|| Self {
             attempts: 2,
             per_try_timeout: None,
-            on: RetryOn { connect_failure: true, refused_stream: true, grpc: vec![1, 14], ..RetryOn::default() },
+            on: RetryOn {
+                connect_failure: true,
+                refused_stream: true,
+                grpc: vec![1, 14],
+                ..RetryOn::default()
+            },
             backoff: Duration::from_millis(25),
         })
     }

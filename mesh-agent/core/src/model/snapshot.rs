@@ -103,7 +103,9 @@ impl Snapshot {
         let candidates = self.subsets.get(&service.host)?;
         let root = &*self.settings.root_namespace;
         let of = |namespace: &str| {
-            candidates.iter().find(|c| &*c.namespace == namespace && c.export_to.admits(client_namespace))
+            candidates
+                .iter()
+                .find(|c| &*c.namespace == namespace && c.export_to.admits(client_namespace))
         };
         client_namespace
             .filter(|ns| *ns != root)

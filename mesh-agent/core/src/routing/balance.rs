@@ -39,7 +39,12 @@ fn pick_among(
         if count == endpoints.len() {
             return Some(n);
         }
-        endpoints.iter().enumerate().filter(|(_, e)| eligible(e)).nth(n).map(|(place, _)| place)
+        endpoints
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| eligible(e))
+            .nth(n)
+            .map(|(place, _)| place)
     };
     let size = u32::try_from(count).unwrap_or(u32::MAX);
     let first = draw(draws.0, size);
@@ -52,7 +57,11 @@ fn pick_among(
         second += 1;
     }
     let other = nth(second as usize)?;
-    if load(&endpoints[other]) < load(&endpoints[one]) { Some(other) } else { Some(one) }
+    if load(&endpoints[other]) < load(&endpoints[one]) {
+        Some(other)
+    } else {
+        Some(one)
+    }
 }
 
 #[cfg(test)]
@@ -60,7 +69,15 @@ mod tests {
     use super::*;
 
     fn endpoints(addrs: &[&str]) -> Vec<Arc<Endpoint>> {
-        addrs.iter().map(|a| Arc::new(Endpoint { addr: a.parse().unwrap(), workload: None })).collect()
+        addrs
+            .iter()
+            .map(|a| {
+                Arc::new(Endpoint {
+                    addr: a.parse().unwrap(),
+                    workload: None,
+                })
+            })
+            .collect()
     }
 
     #[test]
@@ -83,8 +100,14 @@ mod tests {
     #[test]
     fn a_retry_goes_elsewhere_unless_nothing_else_is_left() {
         let list = endpoints(&["10.0.0.1:80", "[fd00::1]:80"]);
-        assert_eq!(pick_endpoint(&list, false, &[list[0].addr], (0, 0), &|_| 0), Some(1));
-        assert_eq!(pick_endpoint(&list, false, &[list[0].addr, list[1].addr], (0, 0), &|_| 0), Some(0));
+        assert_eq!(
+            pick_endpoint(&list, false, &[list[0].addr], (0, 0), &|_| 0),
+            Some(1)
+        );
+        assert_eq!(
+            pick_endpoint(&list, false, &[list[0].addr, list[1].addr], (0, 0), &|_| 0),
+            Some(0)
+        );
         assert_eq!(pick_endpoint(&[], false, &[], (0, 0), &|_| 0), None);
     }
 

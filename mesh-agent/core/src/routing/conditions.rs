@@ -4,6 +4,7 @@ use super::RequestFacts;
 use crate::model::route::{RequestMatch, StringMatch, ValueMatch};
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a block does not hold: the field that failed.
 #[derive(Debug)]
@@ -28,7 +29,9 @@ impl fmt::Display for Miss<'_> {
 
 /// The first field that does not hold, `None` if the block matches.
 pub(super) fn check<'a>(block: &'a RequestMatch, request: &RequestFacts<'_>) -> Option<Miss<'a>> {
-    check_client(block, request).map(Miss::Static).or_else(|| check_head(block, request))
+    check_client(block, request)
+        .map(Miss::Static)
+        .or_else(|| check_head(block, request))
 }
 
 /// What is settled before any byte of the request: pilot compiles such blocks away (T-13, T-17).
@@ -36,13 +39,14 @@ fn check_client(block: &RequestMatch, request: &RequestFacts<'_>) -> Option<&'st
     if block.port.is_some_and(|port| port != request.port) {
         return Some("port");
     }
-    if let Some(namespace) = &block.source_namespace {
-        if request.client.is_none_or(|c| c.pod.namespace != *namespace) {
-            return Some("sourceNamespace");
-        }
+    let elsewhere = |namespace: &Arc<str>| request.client.is_none_or(|c| c.pod.namespace != *namespace);
+    if block.source_namespace.as_ref().is_some_and(elsewhere) {
+        return Some("sourceNamespace");
     }
     let has = |key: &str, value: &str| {
-        request.client.is_some_and(|c| c.labels.get(key).is_some_and(|v| &**v == value))
+        request
+            .client
+            .is_some_and(|c| c.labels.get(key).is_some_and(|v| &**v == value))
     };
     if block.source_labels.iter().any(|(key, value)| !has(key, value)) {
         return Some("sourceLabels");
@@ -53,7 +57,11 @@ fn check_client(block: &RequestMatch, request: &RequestFacts<'_>) -> Option<&'st
 fn check_head<'a>(block: &'a RequestMatch, request: &RequestFacts<'_>) -> Option<Miss<'a>> {
     let (path, query) = request.path.split_once('?').unwrap_or((request.path, ""));
     let fails = |wanted: &Option<StringMatch>, value: &str| wanted.as_ref().is_some_and(|m| !holds(m, value));
-    if block.uri.as_ref().is_some_and(|m| !uri_holds(m, path, block.ignore_uri_case)) {
+    if block
+        .uri
+        .as_ref()
+        .is_some_and(|m| !uri_holds(m, path, block.ignore_uri_case))
+    {
         return Some(Miss::Field("uri"));
     }
     if fails(&block.scheme, request.scheme) {
@@ -94,9 +102,10 @@ fn holds(wanted: &StringMatch, value: &str) -> bool {
 fn uri_holds(wanted: &StringMatch, path: &str, ignore_case: bool) -> bool {
     match wanted {
         StringMatch::Exact(exact) if ignore_case => exact.eq_ignore_ascii_case(path),
-        StringMatch::Prefix(prefix) if ignore_case => {
-            path.as_bytes().get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix.as_bytes()))
-        }
+        StringMatch::Prefix(prefix) if ignore_case => path
+            .as_bytes()
+            .get(..prefix.len())
+            .is_some_and(|p| p.eq_ignore_ascii_case(prefix.as_bytes())),
         _ => holds(wanted, path),
     }
 }
@@ -119,5 +128,9 @@ fn absent_holds(unwanted: &ValueMatch, value: Option<Cow<'_, str>>) -> bool {
 
 /// The first value of the key; a key without `=` has the empty value (T-23). Not percent-decoded, as in Envoy.
 fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
-    query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find(|(k, _)| *k == name).map(|(_, v)| v)
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find(|(k, _)| *k == name)
+        .map(|(_, v)| v)
 }

@@ -26,7 +26,9 @@ pub(super) fn route_connection(target: &Target, port: u16) -> Result<Upstream, R
         Target::Service(service, port) => resolve::service_port(service, port),
         Target::Workload(workload) => Ok(resolve::pod(workload, port)),
         Target::NoSuchPort(service) => Err(resolve::no_such_port(service, port)),
-        Target::Unknown => Err(no_route(|| "no service or pod of the mesh has this address".into())),
+        Target::Unknown => Err(no_route(|| {
+            "no service or pod of the mesh has this address".into()
+        })),
     }
 }
 
@@ -58,11 +60,7 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
 }
 
 /// The Host header first; the original destination where it names nothing that has the dialled port (T-09).
-fn address<'a>(
-    snapshot: &'a Snapshot,
-    request: &RequestFacts<'a>,
-    trace: &mut impl Trace,
-) -> Addressed<'a> {
+fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut impl Trace) -> Addressed<'a> {
     let namespace = request.client.map(|c| &*c.pod.namespace);
     let host = host::canonical(request.authority);
     if let Target::Workload(pod) = request.target {
@@ -71,51 +69,94 @@ fn address<'a>(
             .or_else(|| host::headless_parent(snapshot, &host, namespace));
         let Some(service) = named else {
             trace.note(|| format!("pod {} was dialled by its own address: no routes apply", pod.pod));
-            return Addressed { service: None, table: None };
+            return Addressed {
+                service: None,
+                table: None,
+            };
         };
         trace.note(|| format!("Host {host:?} names headless service {}", service.name));
-        return Addressed { service: Some(service), table: table(snapshot, &service.host, namespace) };
+        return Addressed {
+            service: Some(service),
+            table: table(snapshot, &service.host, namespace),
+        };
     }
     let by_host = host::service_named(snapshot, &host, namespace).filter(|s| s.port(request.port).is_some());
     if let Some(service) = by_host {
         trace.note(|| format!("Host {host:?} names service {}", service.name));
-        let table = table(snapshot, &service.host, namespace).or_else(|| table_named(snapshot, &host, namespace));
-        return Addressed { service: Some(service), table };
+        let table =
+            table(snapshot, &service.host, namespace).or_else(|| table_named(snapshot, &host, namespace));
+        return Addressed {
+            service: Some(service),
+            table,
+        };
     }
     let target = match request.target {
         Target::Service(service, _) => Some(service),
         _ => None,
     };
     if let Some(table) = table_named(snapshot, &host, namespace) {
-        trace.note(|| format!("Host {host:?} is no service but VirtualService {} routes it", table.object));
-        return Addressed { service: target, table: Some(table) };
+        trace.note(|| {
+            format!(
+                "Host {host:?} is no service but VirtualService {} routes it",
+                table.object
+            )
+        });
+        return Addressed {
+            service: target,
+            table: Some(table),
+        };
     }
     match target {
         Some(service) => {
-            trace.note(|| format!("Host {host:?} names no service here: {} was dialled", service.name));
-            Addressed { service: Some(service), table: table(snapshot, &service.host, namespace) }
+            trace.note(|| {
+                format!(
+                    "Host {host:?} names no service here: {} was dialled",
+                    service.name
+                )
+            });
+            Addressed {
+                service: Some(service),
+                table: table(snapshot, &service.host, namespace),
+            }
         }
         None => {
             trace.note(|| format!("Host {host:?} names no service, and none was dialled"));
-            Addressed { service: None, table: None }
+            Addressed {
+                service: None,
+                table: None,
+            }
         }
     }
 }
 
 /// As [`table`]; a host that Kubernetes would take as its own short name has nothing but exact rules.
-fn table_named<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Option<&'a Arc<RouteTable>> {
-    if host.is_empty() { None } else { table(snapshot, host, namespace) }
+fn table_named<'a>(
+    snapshot: &'a Snapshot,
+    host: &str,
+    namespace: Option<&str>,
+) -> Option<&'a Arc<RouteTable>> {
+    if host.is_empty() {
+        None
+    } else {
+        table(snapshot, host, namespace)
+    }
 }
 
 /// The VirtualService for a host: exact before wildcard, the most specific wildcard first (T-07), and what only some
 /// namespaces see before what all see.
 fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Option<&'a Arc<RouteTable>> {
     let scoped = namespace.and_then(|ns| snapshot.scoped_routes.get(ns));
-    scoped.into_iter().chain([&snapshot.routes]).filter(|routes| !routes.is_empty()).find_map(|routes| {
-        routes.get(host).or_else(|| {
-            host.char_indices().filter(|(_, c)| *c == '.').find_map(|(dot, _)| routes.get(&host[dot..]))
+    scoped
+        .into_iter()
+        .chain([&snapshot.routes])
+        .filter(|routes| !routes.is_empty())
+        .find_map(|routes| {
+            routes.get(host).or_else(|| {
+                host.char_indices()
+                    .filter(|(_, c)| *c == '.')
+                    .find_map(|(dot, _)| routes.get(&host[dot..]))
+            })
         })
-    })
 }
 
 fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {
@@ -128,10 +169,16 @@ fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Resul
         (Target::Service(service, port), None) => resolve::service_port(service, port)?,
         (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
         (Target::Unknown, None) => {
-            return Err(no_route(|| "neither the Host header nor the address dialled is known".into()));
+            return Err(no_route(|| {
+                "neither the Host header nor the address dialled is known".into()
+            }));
         }
     };
-    Ok(RoutePlan { rule: None, upstream, mirrors: Vec::new() })
+    Ok(RoutePlan {
+        rule: None,
+        upstream,
+        mirrors: Vec::new(),
+    })
 }
 
 fn by_table(
@@ -149,14 +196,20 @@ fn by_table(
             None => {}
             Some(matched) => {
                 let destination = pick_destination(rule, draws.split);
-                let matched =
-                    MatchedRule { table: Arc::clone(table), rule: place, matched, destination };
+                let matched = MatchedRule {
+                    table: Arc::clone(table),
+                    rule: place,
+                    matched,
+                    destination,
+                };
                 return forward(snapshot, request, matched, draws, trace);
             }
         }
     }
     if for_this_client {
-        return Err(no_route(|| format!("no rule of VirtualService {} matches the request", table.object)));
+        return Err(no_route(|| {
+            format!("no rule of VirtualService {} matches the request", table.object)
+        }));
     }
     trace.note(|| "no rule is there for this client: default route".into());
     by_default(request, named)
@@ -171,13 +224,25 @@ fn matching_block(
     trace: &mut impl Trace,
 ) -> Option<Option<usize>> {
     if rule.matches.is_empty() {
-        trace.note(|| format!("spec.http[{}]{}: no match block: matches everything", rule.index, named(rule)));
+        trace.note(|| {
+            format!(
+                "spec.http[{}]{}: no match block: matches everything",
+                rule.index,
+                named(rule)
+            )
+        });
         *for_this_client = true;
         return Some(None);
     }
     for (place, block) in rule.matches.iter().enumerate() {
         let at = |outcome: &str| {
-            format!("spec.http[{}]{} match {} of {}: {outcome}", rule.index, named(rule), place + 1, rule.matches.len())
+            format!(
+                "spec.http[{}]{} match {} of {}: {outcome}",
+                rule.index,
+                named(rule),
+                place + 1,
+                rule.matches.len()
+            )
         };
         match check(block, request) {
             None => {
@@ -195,7 +260,11 @@ fn matching_block(
 }
 
 fn named(rule: &RouteRule) -> String {
-    if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) }
+    if rule.name.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", rule.name)
+    }
 }
 
 /// Index into `destinations`: by weight, the only one whatever its weight (T-26).
@@ -219,12 +288,25 @@ fn forward(
 ) -> Result<RoutePlan, Refusal> {
     let rule = matched.rule();
     let Some(chosen) = rule.destinations.get(matched.destination) else {
-        return Err(no_route(|| format!("VirtualService {} spec.http[{}] has no route", matched.table.object, rule.index)));
+        return Err(no_route(|| {
+            format!(
+                "VirtualService {} spec.http[{}] has no route",
+                matched.table.object, rule.index
+            )
+        }));
     };
     for d in &rule.destinations {
         trace.note(|| {
-            let subset = d.destination.subset.as_deref().map(|s| format!(" subset {s}")).unwrap_or_default();
-            format!("route[{}]: {}{subset}, {} of {}", d.index, d.destination.host, d.weight, rule.total_weight)
+            let subset = d
+                .destination
+                .subset
+                .as_deref()
+                .map(|s| format!(" subset {s}"))
+                .unwrap_or_default();
+            format!(
+                "route[{}]: {}{subset}, {} of {}",
+                d.index, d.destination.host, d.weight, rule.total_weight
+            )
         });
     }
     let upstream = resolve::destination(snapshot, request, &chosen.destination).map_err(|mut refusal| {
@@ -247,5 +329,9 @@ fn forward(
             Err(refusal) => trace.note(|| format!("no mirror: {}", refusal.detail)),
         }
     }
-    Ok(RoutePlan { rule: Some(matched), upstream, mirrors })
+    Ok(RoutePlan {
+        rule: Some(matched),
+        upstream,
+        mirrors,
+    })
 }

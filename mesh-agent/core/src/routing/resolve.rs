@@ -11,18 +11,30 @@ use std::sync::Arc;
 /// 404 `NR`.
 #[cold]
 pub(super) fn no_route(detail: impl FnOnce() -> String) -> Refusal {
-    Refusal { status: 404, flag: "NR", detail: detail() }
+    Refusal {
+        status: 404,
+        flag: "NR",
+        detail: detail(),
+    }
 }
 
 /// 503 `NC`: the configuration names something that is not there.
 #[cold]
 fn no_cluster(detail: String) -> Refusal {
-    Refusal { status: 503, flag: "NC", detail }
+    Refusal {
+        status: 503,
+        flag: "NC",
+        detail,
+    }
 }
 
 #[cold]
 fn no_endpoint(detail: String) -> Refusal {
-    Refusal { status: 503, flag: "UH", detail }
+    Refusal {
+        status: 503,
+        flag: "UH",
+        detail,
+    }
 }
 
 #[cold]
@@ -33,7 +45,10 @@ pub(super) fn no_such_port(service: &Service, port: u16) -> Refusal {
 /// All ready endpoints of a service port.
 pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> Result<Upstream, Refusal> {
     if port.endpoints.is_empty() {
-        return Err(no_endpoint(format!("service {} port {} has no ready endpoint", service.name, port.number)));
+        return Err(no_endpoint(format!(
+            "service {} port {} has no ready endpoint",
+            service.name, port.number
+        )));
     }
     Ok(Upstream {
         service: Some(Arc::clone(service)),
@@ -46,9 +61,17 @@ pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> R
 /// A pod dialled by its own address: that pod at that port, by any of its addresses.
 pub(super) fn pod(workload: &Arc<Workload>, port: u16) -> Upstream {
     let at = |ip: &std::net::IpAddr| {
-        Arc::new(Endpoint { addr: SocketAddr::new(*ip, port), workload: Some(Arc::clone(workload)) })
+        Arc::new(Endpoint {
+            addr: SocketAddr::new(*ip, port),
+            workload: Some(Arc::clone(workload)),
+        })
     };
-    Upstream { service: None, port: None, subset: None, endpoints: workload.ips.iter().map(at).collect() }
+    Upstream {
+        service: None,
+        port: None,
+        subset: None,
+        endpoints: workload.ips.iter().map(at).collect(),
+    }
 }
 
 /// As [`pod`], named by the headless service that the client used.
@@ -57,7 +80,9 @@ pub(super) fn chosen_pod(workload: &Arc<Workload>, port: u16, headless: Option<&
     if let Some(service) = headless {
         // A headless service's clients dial target ports; its own numbers are a convention.
         let found = service.ports.iter().find(|p| {
-            p.endpoints.iter().any(|e| e.addr.port() == port && is(e, workload))
+            p.endpoints
+                .iter()
+                .any(|e| e.addr.port() == port && is(e, workload))
         });
         upstream.port = found.or_else(|| service.port(port)).cloned();
         upstream.service = Some(Arc::clone(service));
@@ -97,7 +122,10 @@ pub(super) fn destination(
         }
     }
     if upstream.endpoints.is_empty() {
-        return Err(no_endpoint(format!("{} has no ready endpoint", describe(&upstream))));
+        return Err(no_endpoint(format!(
+            "{} has no ready endpoint",
+            describe(&upstream)
+        )));
     }
     Ok(upstream)
 }
@@ -129,7 +157,12 @@ fn subset<'a>(
         .subsets_for(service, namespace)
         .and_then(|rules| rules.subsets.iter().find(|s| &*s.name == name))
         .and_then(|s| s.endpoints.get(port))
-        .ok_or_else(|| no_cluster(format!("no DestinationRule defines subset {name} of {}", service.host)))
+        .ok_or_else(|| {
+            no_cluster(format!(
+                "no DestinationRule defines subset {name} of {}",
+                service.host
+            ))
+        })
 }
 
 /// `ns/name:port subset x, n endpoints`.

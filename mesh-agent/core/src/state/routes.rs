@@ -1,0 +1,206 @@
+//! VirtualServices and DestinationRules → what applies to each host, and what is wrong between objects.
+
+use super::ObjectKey;
+use super::tables::Tables;
+use super::world::Warning;
+use crate::model::ObjectName;
+use crate::model::route::{Destination, HostSubsets, RouteTable, Subset, Visibility};
+use crate::model::service::{Endpoint, Service};
+use crate::model::snapshot::Snapshot;
+use crate::translate::{DestinationRuleSpec, VirtualServiceSpec};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+type Routes = HashMap<Arc<str>, Arc<RouteTable>>;
+
+/// Fills `routes` and `scoped_routes`: for each host the oldest VirtualService that a client sees (T-33).
+pub(super) fn routes(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<Warning>) {
+    next.routes = Routes::new();
+    next.scoped_routes = HashMap::new();
+    let mut by_age: Vec<(&ObjectName, &VirtualServiceSpec)> =
+        tables.virtual_services.iter().filter(|(_, v)| v.mesh).collect();
+    by_age.sort_by_key(|(name, spec)| (&spec.created, *name));
+    for (name, spec) in by_age {
+        for (i, host) in spec.hosts.iter().enumerate() {
+            let mut shadowed_by = None;
+            match &spec.export_to {
+                Visibility::All => shadowed_by = claim(&mut next.routes, host, &spec.table),
+                Visibility::Namespaces(names) => {
+                    for namespace in names {
+                        let routes = next.scoped_routes.entry(Arc::clone(namespace)).or_default();
+                        shadowed_by = claim(routes, host, &spec.table).or(shadowed_by);
+                    }
+                }
+            }
+            if let Some(winner) = shadowed_by {
+                let reason = format!("host {host} is already routed by the older VirtualService {winner}");
+                warnings.push(warning(
+                    "VirtualService",
+                    name,
+                    format!("spec.hosts[{i}]"),
+                    reason,
+                ));
+            }
+        }
+    }
+}
+
+/// Gives a host to a table, or returns who has it.
+fn claim(routes: &mut Routes, host: &Arc<str>, table: &Arc<RouteTable>) -> Option<ObjectName> {
+    let key = host
+        .strip_prefix('*')
+        .map_or_else(|| Arc::clone(host), Into::into);
+    match routes.entry(key) {
+        Entry::Occupied(holder) => Some(holder.get().object.clone()),
+        Entry::Vacant(place) => {
+            place.insert(Arc::clone(table));
+            None
+        }
+    }
+}
+
+/// Fills `subsets`: for each service the DestinationRules that name it, exactly or by the longest wildcard (T-31).
+pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<Warning>) {
+    let mut by_age: Vec<(&ObjectName, &DestinationRuleSpec)> = tables.destination_rules.iter().collect();
+    by_age.sort_by_key(|(name, spec)| (&spec.created, *name));
+    let mut exact: HashMap<&str, Vec<(&ObjectName, &DestinationRuleSpec)>> = HashMap::new();
+    let mut wildcards = Vec::new();
+    for (name, rule) in by_age {
+        match rule.host.strip_prefix('*') {
+            Some(suffix) => wildcards.push((suffix, name, rule)),
+            None => {
+                exact.entry(&rule.host).or_default().push((name, rule));
+                if !next.services_by_host.contains_key(&rule.host) {
+                    let reason = format!("host {} is no service", rule.host);
+                    warnings.push(warning("DestinationRule", name, "spec.host".into(), reason));
+                }
+            }
+        }
+    }
+    wildcards.sort_by_key(|(suffix, ..)| std::cmp::Reverse(suffix.len()));
+    let mut filled = HashMap::new();
+    for service in &next.services {
+        let mut rules = exact.get(&*service.host).cloned().unwrap_or_default();
+        for (suffix, name, rule) in wildcards
+            .iter()
+            .filter(|(suffix, ..)| service.host.ends_with(suffix))
+        {
+            let answered = |(n, r): &(&ObjectName, &DestinationRuleSpec)| {
+                n.namespace == name.namespace && r.host.strip_prefix('*') != Some(*suffix)
+            };
+            if !rules.iter().any(answered) {
+                rules.push((name, rule));
+            }
+        }
+        if !rules.is_empty() {
+            filled.insert(Arc::clone(&service.host), merged(service, &rules));
+        }
+    }
+    next.subsets = filled;
+}
+
+/// Rules of one namespace that the same clients see are one; of a subset that is there twice the older stays (T-29).
+fn merged(service: &Service, rules: &[(&ObjectName, &DestinationRuleSpec)]) -> Vec<HostSubsets> {
+    let mut merged: Vec<HostSubsets> = Vec::new();
+    for (name, rule) in rules {
+        let same = |m: &HostSubsets| m.namespace == name.namespace && m.export_to == rule.export_to;
+        let place = merged.iter().position(same).unwrap_or_else(|| {
+            merged.push(HostSubsets {
+                namespace: Arc::clone(&name.namespace),
+                export_to: rule.export_to.clone(),
+                subsets: Vec::new(),
+            });
+            merged.len() - 1
+        });
+        let Some(into) = merged.get_mut(place) else {
+            continue;
+        };
+        for subset in &rule.subsets {
+            if into.subsets.iter().any(|s| s.name == subset.name) {
+                continue;
+            }
+            let matching = |e: &Arc<Endpoint>| {
+                e.workload
+                    .as_ref()
+                    .is_some_and(|w| subset.labels.iter().all(|(k, v)| w.labels.get(k) == Some(v)))
+            };
+            let of_port = |all: &Arc<[Arc<Endpoint>]>| {
+                if subset.labels.is_empty() {
+                    Arc::clone(all)
+                } else {
+                    all.iter().filter(|e| matching(e)).cloned().collect()
+                }
+            };
+            into.subsets.push(Subset {
+                name: Arc::clone(&subset.name),
+                labels: Arc::clone(&subset.labels),
+                object: (*name).clone(),
+                endpoints: service.ports.iter().map(|p| of_port(&p.endpoints)).collect(),
+            });
+        }
+    }
+    merged
+}
+
+/// Destinations that are not there: the rule applies, and answers 503 `NC` where it leads to them.
+pub(super) fn references(tables: &Tables, snapshot: &Snapshot, warnings: &mut Vec<Warning>) {
+    for (name, spec) in tables.virtual_services.iter().filter(|(_, v)| v.mesh) {
+        for rule in &spec.table.rules {
+            let at = format!("spec.http[{}]", rule.index);
+            for route in &rule.destinations {
+                let at = format!("{at}.route[{}].destination", route.index);
+                reference(snapshot, name, &at, &route.destination, warnings);
+            }
+            for mirror in &rule.mirrors {
+                reference(
+                    snapshot,
+                    name,
+                    &format!("{at}.mirror"),
+                    &mirror.destination,
+                    warnings,
+                );
+            }
+        }
+    }
+}
+
+fn reference(
+    snapshot: &Snapshot,
+    name: &ObjectName,
+    at: &str,
+    wanted: &Destination,
+    warnings: &mut Vec<Warning>,
+) {
+    let mut warn = |field: &str, reason: String| {
+        let reason = format!("{reason}: requests that it takes are answered with 503 (NC)");
+        warnings.push(warning("VirtualService", name, format!("{at}.{field}"), reason));
+    };
+    let Some(service) = snapshot.services_by_host.get(&wanted.host) else {
+        return warn("host", format!("host {} is no service", wanted.host));
+    };
+    if let Some(number) = wanted.port.filter(|number| service.port(*number).is_none()) {
+        warn(
+            "port.number",
+            format!("service {} has no port {number}", service.name),
+        );
+    }
+    let Some(subset) = &wanted.subset else { return };
+    let rules = snapshot.subsets.get(&wanted.host).into_iter().flatten();
+    if !rules.flat_map(|r| &r.subsets).any(|s| s.name == *subset) {
+        warn(
+            "subset",
+            format!("no DestinationRule defines subset {subset} of {}", wanted.host),
+        );
+    }
+}
+
+fn warning(kind: &str, name: &ObjectName, field: String, reason: String) -> Warning {
+    let key = ObjectKey {
+        kind: kind.into(),
+        group: "networking.istio.io".into(),
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+    };
+    Warning { key, field, reason }
+}
