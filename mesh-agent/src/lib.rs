@@ -14,4 +14,6 @@ pub mod proxy;
 pub mod source;
 pub mod sys;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;

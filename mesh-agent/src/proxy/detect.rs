@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_is_remembered_only_when_the_server_spoke() {
         let dst = SocketAddr::from(([10, 0, 0, 1], 25));
         let learned = Learned::default();

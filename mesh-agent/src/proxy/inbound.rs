@@ -132,6 +132,8 @@ impl Inbound {
             Some((service, port)) => (worker.meter.service(&service), port.protocol),
             None => (worker.meter.named(UNKNOWN), Protocol::Auto),
         };
+        let opaque = snapshot.l4_only.contains(&known.pod.namespace);
+        let protocol = if opaque { Protocol::Tcp } else { protocol };
         let destination = worker.meter.pod(known, peer.is_some());
         Rc::new(Self {
             worker,

@@ -32,7 +32,10 @@ fn has(endpoints: &[Arc<Endpoint>], addr: SocketAddr) -> bool {
 
 /// What is spoken at a target.
 pub(super) fn protocol_of(snapshot: &Snapshot, target: &Target, addr: SocketAddr) -> Protocol {
+    let opaque = |namespace: &Arc<str>| snapshot.l4_only.contains(namespace);
     match target {
+        Target::Service(service, _) if opaque(&service.name.namespace) => Protocol::Tcp,
+        Target::Workload(workload) if opaque(&workload.pod.namespace) => Protocol::Tcp,
         Target::Service(_, port) => port.protocol,
         Target::Workload(workload) => {
             port_of(snapshot, workload, addr).map_or(Protocol::Auto, |(_, port)| port.protocol)

@@ -95,7 +95,7 @@ where
         record,
         counters: &counters,
     };
-    let copying = copy_bidirectional(client, server, None, &counters);
+    let copying = copy_bidirectional(client, server, Some(IDLE), &counters);
     tokio::pin!(copying);
     loop {
         tokio::select! {
@@ -144,5 +144,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Flags of a connection that was carried.
 pub(super) const CARRIED: &str = NO_FLAGS;
+/// A connection without a byte for this long is ended (Envoy's default).
+pub(super) const IDLE: Duration = Duration::from_secs(3_600);
 /// Long connections show in metrics this often.
 const TELL: Duration = Duration::from_secs(5);

@@ -258,7 +258,8 @@ impl<T: AsyncRead + Unpin> Read for Guard<T> {
                 return Poll::Ready(Ok(()));
             }
             match this.state {
-                State::Refused => return Poll::Ready(Ok(())),
+                // Not an end: hyper would take it for the client's and give no answer. The answer closes.
+                State::Refused => return Poll::Pending,
                 State::Held if this.shared.held.get() => {
                     *this.shared.waker.borrow_mut() = Some(cx.waker().clone());
                     return Poll::Pending;
