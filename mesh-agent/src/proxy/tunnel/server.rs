@@ -255,10 +255,13 @@ async fn open(
 async fn serve_native(tls: Tls, context: Rc<ServerContext>) -> io::Result<()> {
     let mut conn = NativeConn::new(tls, context.not_after);
     let mut patience = context.config.head_timeout;
+    let mut first = true;
     loop {
         let head = tokio::select! {
             biased;
-            () = context.drain.draining() => None,
+            () = context.drain.cut() => return Ok(()),
+            // A fresh connection gets its stream: its client does not expect it to end, as that of a pooled one does.
+            () = context.drain.draining(), if !first => None,
             head = tokio::time::timeout(patience, read_head(&mut conn.tls)) => match head {
                 Ok(head) => head?,
                 Err(_) => None,
@@ -277,6 +280,7 @@ async fn serve_native(tls: Tls, context: Rc<ServerContext>) -> io::Result<()> {
             Some(back) => conn = back,
             None => return Ok(()),
         }
+        first = false;
         // The client closes first: a connection that it still pools must not be closed under its hands.
         patience = context.config.idle_timeout.saturating_mul(2);
     }
