@@ -103,7 +103,8 @@ impl TunnelClient {
         };
         let mut attempt = 1;
         loop {
-            match self.attempt(&me, request, &key).await {
+            // Boxed: the caller's task lives as long as the stream and must not have the size of a handshake.
+            match Box::pin(self.attempt(&me, request, &key)).await {
                 Ok(stream) => return Ok(stream),
                 Err(Failed { stale: true, error }) if attempt < MAX_ATTEMPTS => {
                     tracing::debug!(to = %key.addr, error = %error, "tunnel connection had ended before the stream");

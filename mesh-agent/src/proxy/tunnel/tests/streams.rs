@@ -406,3 +406,26 @@ async fn rotation_replaces_the_certificate_and_leaves_connections_alone() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn futures_that_live_as_long_as_a_connection_stay_small() {
+    local(async {
+        let fixture = Fixture::new(true).await;
+        let client = fixture.client();
+        let request = fixture.tcp(ECHO);
+        let tcp = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.port))
+            .await
+            .unwrap();
+        let certs: Arc<dyn Certificates> = Arc::new(Fixed(fixture.ca.tls(BOB)));
+        let app: Rc<dyn TunnelHandler> = fixture.app.clone();
+        let (_trigger, watch) = drain();
+        let pod = Arc::clone(&fixture.source);
+        let sizes = [
+            size_of_val(&client.open(&request)),
+            size_of_val(&serve(tcp, pod, certs, fixture.config.clone(), app, watch)),
+            size_of::<crate::proxy::tunnel::TunnelStream>(),
+        ];
+        assert!(sizes.iter().all(|size| *size <= 1024), "{sizes:?}");
+    })
+    .await;
+}
