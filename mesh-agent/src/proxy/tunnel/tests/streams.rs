@@ -303,7 +303,7 @@ fn impatient() -> TunnelConfig {
     TunnelConfig {
         native: false,
         ping_interval: Duration::from_millis(50),
-        ping_timeout: Duration::from_millis(100),
+        ping_timeout: Duration::from_millis(500),
         ..TunnelConfig::default()
     }
 }
@@ -314,7 +314,7 @@ async fn a_peer_that_answers_pings_stays() {
         let fixture = Fixture::with(impatient()).await;
         let client = fixture.client();
         let mut stream = client.open(&fixture.tcp(ECHO)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
         stream.write_all(b"x").await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'x');
     })
