@@ -22,7 +22,11 @@ impl BpfObjects {
     /// Looks. Needs CAP_SYS_ADMIN; without it nothing is seen.
     #[must_use]
     pub fn now() -> Self {
-        Self { programs: ids(PROG_GET_NEXT_ID), maps: ids(MAP_GET_NEXT_ID), links: ids(LINK_GET_NEXT_ID) }
+        Self {
+            programs: ids(PROG_GET_NEXT_ID),
+            maps: ids(MAP_GET_NEXT_ID),
+            links: ids(LINK_GET_NEXT_ID),
+        }
     }
 
     /// How many programs, maps and links are here that were not in `earlier`.

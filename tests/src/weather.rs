@@ -40,28 +40,73 @@ const fn kind(
     protocol: &'static str,
     args: &'static [&'static str],
 ) -> Kind {
-    let vip = if port == 7000 { 70 } else { 30 + (port - 3000) as u8 };
-    Kind { name, app, version, node, port, vip, protocol, args }
+    let vip = if port == 7000 {
+        70
+    } else {
+        30 + (port - 3000) as u8
+    };
+    Kind {
+        name,
+        app,
+        version,
+        node,
+        port,
+        vip,
+        protocol,
+        args,
+    }
 }
 
 const KINDS: [Kind; 6] = [
-    kind("frontend-v1", "frontend", "v1", 1, 3000, "http", &[
+    kind(
+        "frontend-v1",
         "frontend",
-        "--forecast-address",
-        "10.96.0.32:3002",
-        "--advertisement-address",
-        "10.96.0.33:3003",
-    ]),
-    kind("advertisement-v1", "advertisement", "v1", 2, 3003, "grpc", &["advertisement"]),
+        "v1",
+        1,
+        3000,
+        "http",
+        &[
+            "frontend",
+            "--forecast-address",
+            "10.96.0.32:3002",
+            "--advertisement-address",
+            "10.96.0.33:3003",
+        ],
+    ),
+    kind(
+        "advertisement-v1",
+        "advertisement",
+        "v1",
+        2,
+        3003,
+        "grpc",
+        &["advertisement"],
+    ),
     kind("forecast-v1", "forecast", "v1", 2, 3002, "http", &["forecast"]),
-    kind("forecast-v2", "forecast", "v2", 2, 3002, "http", &[
+    kind(
+        "forecast-v2",
         "forecast",
-        "--version",
         "v2",
-        "--recommendation-address",
-        "10.96.0.35:3005",
-    ]),
-    kind("recommendation-v1", "recommendation", "v1", 1, 3005, "http", &["recommendation"]),
+        2,
+        3002,
+        "http",
+        &[
+            "forecast",
+            "--version",
+            "v2",
+            "--recommendation-address",
+            "10.96.0.35:3005",
+        ],
+    ),
+    kind(
+        "recommendation-v1",
+        "recommendation",
+        "v1",
+        1,
+        3005,
+        "http",
+        &["recommendation"],
+    ),
     kind("echo-v1", "echo", "v1", 1, 7000, "tcp", &[]),
 ];
 
@@ -103,7 +148,12 @@ impl Weather {
         config.write("10-services.yaml", services())?;
         config.write("20-pods.yaml", objects(&client, &pods))?;
         cluster_ip::serve(ground, &cluster_ips(&pods))?;
-        Ok(Self { client, pods, procs, config })
+        Ok(Self {
+            client,
+            pods,
+            procs,
+            config,
+        })
     }
 
     /// A pod by its name.
@@ -111,7 +161,10 @@ impl Weather {
     /// # Errors
     /// There is none of that name.
     pub fn pod(&self, name: &str) -> Result<&Arc<Pod>> {
-        self.pods.iter().find(|pod| pod.name == name).with_context(|| format!("no pod {name}"))
+        self.pods
+            .iter()
+            .find(|pod| pod.name == name)
+            .with_context(|| format!("no pod {name}"))
     }
 
     /// The process of a pod.
@@ -120,7 +173,9 @@ impl Weather {
     /// There is none of that name.
     pub fn proc(&mut self, name: &str) -> Result<&mut Proc> {
         let index = self.pods.iter().position(|pod| pod.name == name);
-        index.and_then(|index| self.procs.get_mut(index)).with_context(|| format!("no pod {name}"))
+        index
+            .and_then(|index| self.procs.get_mut(index))
+            .with_context(|| format!("no pod {name}"))
     }
 
     /// Puts the namespace into the mesh or takes it out.
@@ -128,7 +183,8 @@ impl Weather {
     /// # Errors
     /// As the file system's.
     pub fn label(&self, mesh: bool) -> Result<()> {
-        self.config.write("00-namespace.yaml", manifests::namespace(NAMESPACE, mesh))
+        self.config
+            .write("00-namespace.yaml", manifests::namespace(NAMESPACE, mesh))
     }
 
     /// Applies a file of `tests/apps/manifests` as `file`.
@@ -136,7 +192,9 @@ impl Weather {
     /// # Errors
     /// There is none of that name.
     pub fn apply(&self, file: &str, manifest: &str) -> Result<()> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("apps/manifests").join(manifest);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("apps/manifests")
+            .join(manifest);
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         self.config.write(file, text)
     }
@@ -146,7 +204,9 @@ impl Weather {
     /// # Errors
     /// It does not answer.
     pub fn requests_at(&self, forecast: &str, test_id: &str) -> Result<u64> {
-        let stats = self.pod(forecast)?.podkit(&["get", "--to", "127.0.0.1:3002", "--path", "/stats"])?;
+        let stats = self
+            .pod(forecast)?
+            .podkit(&["get", "--to", "127.0.0.1:3002", "--path", "/stats"])?;
         let counts = &stats["last"]["body"]["counts"];
         anyhow::ensure!(counts.is_object(), "{forecast} gives no statistics: {stats}");
         Ok(counts[format!("{test_id} /weather")].as_u64().unwrap_or(0))
@@ -161,10 +221,24 @@ fn vips(kind: &Kind) -> [IpAddr; 2] {
 fn services() -> String {
     let mut text = String::new();
     for kind in KINDS.iter().filter(|kind| kind.name != "forecast-v2") {
-        let port = [Port { name: kind.protocol, port: kind.port, target: kind.port }];
-        let labels: &[(&str, &str)] =
-            if kind.protocol == "tcp" { &[("heddle.io/l7", "disabled")] } else { &[] };
-        text += &manifests::service(NAMESPACE, kind.app, &[("app", kind.app)], &vips(kind), &port, labels);
+        let port = [Port {
+            name: kind.protocol,
+            port: kind.port,
+            target: kind.port,
+        }];
+        let labels: &[(&str, &str)] = if kind.protocol == "tcp" {
+            &[("heddle.io/l7", "disabled")]
+        } else {
+            &[]
+        };
+        text += &manifests::service(
+            NAMESPACE,
+            kind.app,
+            &[("app", kind.app)],
+            &vips(kind),
+            &port,
+            labels,
+        );
         text += &manifests::service_account(NAMESPACE, kind.app);
     }
     text + &manifests::service_account(NAMESPACE, "client")
@@ -180,19 +254,28 @@ fn objects(client: &Pod, pods: &[Arc<Pod>]) -> String {
         };
         manifests::pod(NAMESPACE, pod, &options)
     };
-    let services = KINDS.iter().zip(pods).map(|(kind, pod)| object(pod, kind.name, kind.app, kind.version));
-    services.chain([object(client, "client-v1", "client", "v1")]).collect()
+    let services = KINDS
+        .iter()
+        .zip(pods)
+        .map(|(kind, pod)| object(pod, kind.name, kind.app, kind.version));
+    services
+        .chain([object(client, "client-v1", "client", "v1")])
+        .collect()
 }
 
 fn cluster_ips(pods: &[Arc<Pod>]) -> Vec<ClusterIp> {
     let mut services = Vec::new();
     for kind in KINDS.iter().filter(|kind| kind.name != "forecast-v2") {
         let same_app = KINDS.iter().zip(pods).filter(|(other, _)| other.app == kind.app);
-        let endpoints: Vec<_> =
-            same_app.flat_map(|(_, pod)| pod.ips()).map(|ip| SocketAddr::new(ip, kind.port)).collect();
+        let endpoints: Vec<_> = same_app
+            .flat_map(|(_, pod)| pod.ips())
+            .map(|ip| SocketAddr::new(ip, kind.port))
+            .collect();
         for vip in vips(kind) {
-            services
-                .push(ClusterIp { vip: SocketAddr::new(vip, kind.port), endpoints: endpoints.clone() });
+            services.push(ClusterIp {
+                vip: SocketAddr::new(vip, kind.port),
+                endpoints: endpoints.clone(),
+            });
         }
     }
     services

@@ -37,7 +37,10 @@ impl Step {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), steps: Vec::new() }
+        Self {
+            started: Instant::now(),
+            steps: Vec::new(),
+        }
     }
 
     /// Runs a step. An error is a promise that did not hold; later steps still run.
@@ -48,12 +51,18 @@ impl Report {
         run: impl FnOnce(&mut Step) -> Result<()>,
     ) -> bool {
         println!("\n  {letter}. {title}");
-        let mut step = Step { letter, title, figures: Map::new(), broken: Vec::new() };
+        let mut step = Step {
+            letter,
+            title,
+            figures: Map::new(),
+            broken: Vec::new(),
+        };
         let start = Instant::now();
         if let Err(error) = run(&mut step) {
             step.holds(&format!("{error:#}"), false);
         }
-        step.figures.insert("seconds".into(), json!(start.elapsed().as_secs_f64()));
+        step.figures
+            .insert("seconds".into(), json!(start.elapsed().as_secs_f64()));
         let held = step.broken.is_empty();
         self.steps.push(step);
         held
@@ -68,7 +77,12 @@ impl Report {
     pub(crate) fn summary(&self) {
         println!();
         for step in &self.steps {
-            println!("  {} {}. {}", if step.broken.is_empty() { "✔" } else { "✘" }, step.letter, step.title);
+            println!(
+                "  {} {}. {}",
+                if step.broken.is_empty() { "✔" } else { "✘" },
+                step.letter,
+                step.title
+            );
             for broken in &step.broken {
                 println!("      ✘ {broken}");
             }

@@ -44,7 +44,14 @@ impl Stage {
         let mut ground = Topology::new()?;
         ground.run().remove_on_signal()?;
         let weather = Weather::start(&mut ground)?;
-        Ok(Self { agents: Vec::new(), load: None, weather, ground, bpf_before, quick })
+        Ok(Self {
+            agents: Vec::new(),
+            load: None,
+            weather,
+            ground,
+            bpf_before,
+            quick,
+        })
     }
 
     fn trace(&self) -> PathBuf {
@@ -53,7 +60,17 @@ impl Stage {
 
     pub(crate) fn start_load(&mut self) -> Result<()> {
         let (rate, trace) = (RATE.to_string(), self.trace().display().to_string());
-        let args = ["load", "--to", FRONTEND, "--host", "frontend:3000", "--rate", &rate, "--trace", &trace];
+        let args = [
+            "load",
+            "--to",
+            FRONTEND,
+            "--host",
+            "frontend:3000",
+            "--rate",
+            &rate,
+            "--trace",
+            &trace,
+        ];
         self.load = Some(self.weather.client.serve(&args)?);
         Ok(())
     }
@@ -67,7 +84,11 @@ impl Stage {
 
     /// The agent of each node, on the same folder of YAML.
     pub(crate) fn specs(&self) -> Result<Vec<AgentSpec>> {
-        self.ground.nodes.iter().map(|node| AgentSpec::new(self.ground.run(), node)).collect()
+        self.ground
+            .nodes
+            .iter()
+            .map(|node| AgentSpec::new(self.ground.run(), node))
+            .collect()
     }
 
     /// Lets the load run for a while.
@@ -83,10 +104,18 @@ impl Stage {
             let line: Value = serde_json::from_str(line).ok()?;
             let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
             let start_ms = line["start_ms"].as_u64()?;
-            Some(Request { start_ms, ok: line["ok"] == true, version: text("field"), error: text("error") })
+            Some(Request {
+                start_ms,
+                ok: line["ok"] == true,
+                version: text("field"),
+                error: text("error"),
+            })
         };
-        let mut requests: Vec<_> =
-            text.lines().filter_map(read).filter(|r| (from..to).contains(&r.start_ms)).collect();
+        let mut requests: Vec<_> = text
+            .lines()
+            .filter_map(read)
+            .filter(|r| (from..to).contains(&r.start_ms))
+            .collect();
         requests.sort_by_key(|request| request.start_ms);
         Ok(requests)
     }
@@ -105,5 +134,8 @@ pub(crate) fn split(requests: &[Request]) -> BTreeMap<String, usize> {
 pub(crate) fn failed(requests: &[Request]) -> (usize, String) {
     let mut failures = requests.iter().filter(|request| !request.ok);
     let first = failures.next();
-    (failures.count() + usize::from(first.is_some()), first.map(|r| r.error.clone()).unwrap_or_default())
+    (
+        failures.count() + usize::from(first.is_some()),
+        first.map(|r| r.error.clone()).unwrap_or_default(),
+    )
 }
