@@ -6,8 +6,7 @@ use crate::run::Run;
 use crate::topology::Node;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -162,22 +161,9 @@ impl AgentSpec {
     /// # Errors
     /// Nobody answers within two seconds.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.node.netns.run(|| {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            write!(stream, "GET {path} HTTP/1.0\r\nhost: agent\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            let answer = String::from_utf8_lossy(&answer);
-            let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-            let status = head
-                .split(' ')
-                .nth(1)
-                .and_then(|code| code.parse().ok())
-                .context("no status")?;
-            Ok((status, body.to_owned()))
-        })
+        self.node
+            .netns
+            .http_get(SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)), path)
     }
 
     /// Its metrics.

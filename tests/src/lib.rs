@@ -5,6 +5,7 @@
 //! the next run's [`run::sweep`].
 
 pub mod agent;
+pub mod bpf_objects;
 pub mod capture;
 pub mod cluster_ip;
 pub mod manifests;
@@ -14,6 +15,7 @@ pub mod process;
 pub mod promtext;
 pub mod run;
 pub mod topology;
+pub mod weather;
 
 use std::time::{Duration, Instant};
 

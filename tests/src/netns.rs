@@ -3,11 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A network namespace of a run, under `/run/netns`.
 #[derive(Clone, Debug)]
@@ -94,6 +96,28 @@ impl Netns {
             worker
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// `GET path` from inside, over HTTP/1.0: status and body.
+    ///
+    /// # Errors
+    /// Nobody answers within two seconds.
+    pub fn http_get(&self, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+        self.run(|| {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            let answer = String::from_utf8_lossy(&answer);
+            let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+            let status = head
+                .split(' ')
+                .nth(1)
+                .and_then(|code| code.parse().ok())
+                .context("no status")?;
+            Ok((status, body.to_owned()))
         })
     }
 
