@@ -43,10 +43,10 @@ pub(super) async fn handle(
         Ok((exchange, plan)) => exchange.run(plan.as_ref()).await,
         Err(response) => *response,
     };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        if let Some(guard) = &context.guard {
-            guard.release();
-        }
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS
+        && let Some(guard) = &context.guard
+    {
+        guard.release();
     }
     Ok(response)
 }

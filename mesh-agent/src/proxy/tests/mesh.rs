@@ -268,7 +268,12 @@ impl Mesh {
         let proxy = Proxy::start(plan.config, deps).unwrap();
         let outbound = handles[0].listeners.outbound.local_addr().unwrap();
         handles.into_iter().for_each(|h| proxy.add_pod(h).unwrap());
-        Self { proxy, telemetry, records, outbound }
+        Self {
+            proxy,
+            telemetry,
+            records,
+            outbound,
+        }
     }
 
     /// A mesh whose service has these endpoints, of unknown protocol.

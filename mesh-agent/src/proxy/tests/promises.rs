@@ -194,7 +194,10 @@ fn alone(name: &str) {
         .output()
         .unwrap();
     let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    println!("{}", words.lines().find(|l| l.contains("resident")).unwrap_or_default());
+    println!(
+        "{}",
+        words.lines().find(|l| l.contains("resident")).unwrap_or_default()
+    );
     assert!(output.status.success() && words.contains("1 passed"), "{words}");
 }
 
