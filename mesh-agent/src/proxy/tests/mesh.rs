@@ -125,16 +125,18 @@ pub(super) fn pod(id: u32, name: &str, ip: IpAddr, enrolled: bool) -> Arc<Worklo
 }
 
 fn handle(workload: Arc<Workload>) -> Arc<PodHandle> {
-    let listener = || {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    handle_at(workload, "127.0.0.1:0")
+}
+
+/// A pod whose tunnel port is `tunnel`.
+pub(super) fn handle_at(workload: Arc<Workload>, tunnel: &str) -> Arc<PodHandle> {
+    let listener = |at: &str| {
+        let listener = TcpListener::bind(at).unwrap();
         listener.set_nonblocking(true).unwrap();
         listener
     };
-    let listeners = Listeners {
-        outbound: listener(),
-        inbound: listener(),
-        tunnel: listener(),
-    };
+    let any = "127.0.0.1:0";
+    let listeners = Listeners { outbound: listener(any), inbound: listener(any), tunnel: listener(tunnel) };
     Arc::new(PodHandle {
         workload,
         netns: NetNs::current().unwrap(),
@@ -142,7 +144,7 @@ fn handle(workload: Arc<Workload>) -> Arc<PodHandle> {
     })
 }
 
-fn service(
+pub(super) fn service(
     id: u32,
     name: &str,
     vip: IpAddr,
