@@ -25,7 +25,9 @@ struct Ca {
 impl Certificates for Ca {
     fn tls(&self, identity: &SpiffeId) -> Result<Arc<IdentityTls>, CertificateError> {
         let mut made = self.made.lock();
-        let tls = made.entry(identity.clone()).or_insert_with(|| self.ca.lock().tls(&identity.to_string()));
+        let tls = made
+            .entry(identity.clone())
+            .or_insert_with(|| self.ca.lock().tls(&identity.to_string()));
         Ok(Arc::clone(tls))
     }
 }
@@ -50,18 +52,28 @@ fn start(net: u8, protocol: Protocol, app: SocketAddr, identity: Option<SpiffeId
     // What the client's node believes of the server.
     server.identity = identity.unwrap_or(server.identity);
     let server = Arc::new(server);
-    let endpoint = Arc::new(Endpoint { addr: app, workload: Some(Arc::clone(&server)) });
+    let endpoint = Arc::new(Endpoint {
+        addr: app,
+        workload: Some(Arc::clone(&server)),
+    });
     let vip = IpAddr::from(super::mesh::VIP.0);
     let service = service(1, "web", vip, protocol, vec![endpoint]);
-    let mut snapshot = Snapshot { version: 1, ..Snapshot::default() };
+    let mut snapshot = Snapshot {
+        version: 1,
+        ..Snapshot::default()
+    };
     snapshot.workloads_by_ip.insert(from, Arc::clone(&client));
     snapshot.workloads_by_ip.insert(app.ip(), server);
     snapshot.services_by_vip.insert(vip, Arc::clone(&service));
-    snapshot.services_by_host.insert(Arc::clone(&service.host), Arc::clone(&service));
+    snapshot
+        .services_by_host
+        .insert(Arc::clone(&service.host), Arc::clone(&service));
     snapshot.services.push(service);
     let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
-    let certs: Arc<dyn Certificates> =
-        Arc::new(Ca { ca: Mutex::new(TestCa::new()), made: Mutex::default() });
+    let certs: Arc<dyn Certificates> = Arc::new(Ca {
+        ca: Mutex::new(TestCa::new()),
+        made: Mutex::default(),
+    });
     let agent = |node: &str, records: &Arc<Records>| {
         let telemetry = Telemetry::new(&TelemetryConfig::default());
         let deps = ProxyDeps {
@@ -72,7 +84,10 @@ fn start(net: u8, protocol: Protocol, app: SocketAddr, identity: Option<SpiffeId
             node: node.into(),
             mark: 0,
         };
-        let config = ProxyConfig { workers: 2, ..ProxyConfig::default() };
+        let config = ProxyConfig {
+            workers: 2,
+            ..ProxyConfig::default()
+        };
         (Proxy::start(config, deps).unwrap(), telemetry)
     };
     let dialled = Arc::new(Records::default());
@@ -83,8 +98,18 @@ fn start(net: u8, protocol: Protocol, app: SocketAddr, identity: Option<SpiffeId
     let client = handle_at(client, "127.0.0.1:0");
     let outbound = client.listeners.outbound.local_addr().unwrap();
     near_proxy.add_pod(client).unwrap();
-    far_proxy.add_pod(handle_at(served, &format!("{}:15008", app.ip()))).unwrap();
-    Nodes { client: near_proxy, server: far_proxy, near, far, announced, outbound, from }
+    far_proxy
+        .add_pod(handle_at(served, &format!("{}:15008", app.ip())))
+        .unwrap();
+    Nodes {
+        client: near_proxy,
+        server: far_proxy,
+        near,
+        far,
+        announced,
+        outbound,
+        from,
+    }
 }
 
 impl Nodes {
@@ -97,7 +122,9 @@ impl Nodes {
     async fn metric(telemetry: &Telemetry, parts: &[&str]) -> String {
         let found = super::mesh::eventually(|| {
             let text = telemetry.encode();
-            text.lines().find(|line| parts.iter().all(|p| line.contains(p))).map(str::to_owned)
+            text.lines()
+                .find(|line| parts.iter().all(|p| line.contains(p)))
+                .map(str::to_owned)
         });
         found.await.unwrap_or_else(|| panic!("no metric with {parts:?}"))
     }
@@ -107,7 +134,10 @@ impl Nodes {
 async fn requests_between_nodes_are_decided_on_both_and_prove_both_ends() {
     let seen = Seen::default();
     let kept = seen.clone();
-    let app = server_at("127.0.71.2:0", move |s| web_connection(s, kept.clone(), |_| ok("far"))).await;
+    let app = server_at("127.0.71.2:0", move |s| {
+        web_connection(s, kept.clone(), |_| ok("far"))
+    })
+    .await;
     let nodes = start(71, Protocol::Auto, app, None);
     let mut stream = nodes.dial().await;
     for _ in 0..10 {
@@ -117,8 +147,14 @@ async fn requests_between_nodes_are_decided_on_both_and_prove_both_ends() {
         stream.read_exact(&mut [0; 3]).await.unwrap();
     }
     assert_eq!(*seen.connections.lock(), 1, "one kept connection");
-    assert_eq!(nodes.announced.announced.lock()[0].original, stream.local_addr().unwrap().into());
-    for (telemetry, reporter) in [(&nodes.near, "reporter=\"source\""), (&nodes.far, "reporter=\"destination\"")] {
+    assert_eq!(
+        nodes.announced.announced.lock()[0].original,
+        stream.local_addr().unwrap().into()
+    );
+    for (telemetry, reporter) in [
+        (&nodes.near, "reporter=\"source\""),
+        (&nodes.far, "reporter=\"destination\""),
+    ] {
         let line = Nodes::metric(telemetry, &["istio_requests_total", reporter, "} 10"]).await;
         for label in [
             "source_principal=\"spiffe://cluster.local/ns/weather/sa/frontend\"",
@@ -140,7 +176,10 @@ async fn bytes_between_nodes_end_in_each_direction_on_its_own() {
     let app = server_at("127.0.72.2:0", |mut stream| async move {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).await.unwrap();
-        stream.write_all(format!("got {}", all.len()).as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("got {}", all.len()).as_bytes())
+            .await
+            .unwrap();
     })
     .await;
     let nodes = start(72, Protocol::Tcp, app, None);
@@ -150,7 +189,15 @@ async fn bytes_between_nodes_end_in_each_direction_on_its_own() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!(answer, "got 100000");
-    Nodes::metric(&nodes.far, &["istio_tcp_received_bytes_total", "reporter=\"destination\"", "} 100000"]).await;
+    Nodes::metric(
+        &nodes.far,
+        &[
+            "istio_tcp_received_bytes_total",
+            "reporter=\"destination\"",
+            "} 100000",
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -163,7 +210,10 @@ async fn a_server_that_speaks_first_is_heard_across_nodes() {
     let nodes = start(73, Protocol::Auto, app, None);
     let mut banner = [0; 8];
     let mut stream = nodes.dial().await;
-    tokio::time::timeout(std::time::Duration::from_secs(3), stream.read_exact(&mut banner)).await.unwrap().unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(3), stream.read_exact(&mut banner))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(&banner, b"220 hi\r\n");
 }
 
@@ -171,7 +221,10 @@ async fn a_server_that_speaks_first_is_heard_across_nodes() {
 async fn security_a_server_of_another_identity_gets_nothing() {
     let seen = Seen::default();
     let kept = seen.clone();
-    let app = server_at("127.0.74.2:0", move |s| web_connection(s, kept.clone(), |_| ok("far"))).await;
+    let app = server_at("127.0.74.2:0", move |s| {
+        web_connection(s, kept.clone(), |_| ok("far"))
+    })
+    .await;
     let other = SpiffeId::new("cluster.local", "weather", "other");
     let nodes = start(74, Protocol::Http, app, Some(other));
     let mut stream = nodes.dial().await;

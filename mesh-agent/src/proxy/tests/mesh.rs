@@ -18,6 +18,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -67,10 +68,13 @@ impl Default for Plan {
 pub(super) struct Records {
     pub(super) original: Mutex<Option<SocketAddr>>,
     pub(super) announced: Mutex<Vec<SocketRecord>>,
+    /// The next look-up panics.
+    pub(super) broken: AtomicBool,
 }
 
 impl SocketRecords for Records {
     fn record(&self, _: BorrowedFd<'_>) -> io::Result<SocketRecord> {
+        assert!(!self.broken.swap(false, Ordering::SeqCst), "broken for a test");
         let original = self.original.lock().ok_or(io::ErrorKind::NotFound)?;
         Ok(SocketRecord {
             kind: record_kind::CAPTURED,
@@ -136,7 +140,11 @@ pub(super) fn handle_at(workload: Arc<Workload>, tunnel: &str) -> Arc<PodHandle>
         listener
     };
     let any = "127.0.0.1:0";
-    let listeners = Listeners { outbound: listener(any), inbound: listener(any), tunnel: listener(tunnel) };
+    let listeners = Listeners {
+        outbound: listener(any),
+        inbound: listener(any),
+        tunnel: listener(tunnel),
+    };
     Arc::new(PodHandle {
         workload,
         netns: NetNs::current().unwrap(),
