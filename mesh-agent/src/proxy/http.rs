@@ -1,8 +1,10 @@
 //! HTTP: requests are looked at one by one, routed and carried over pooled connections.
 
 mod answer;
+mod attach;
 mod attempt;
 mod body;
+mod exchange;
 mod forward;
 mod guard;
 mod head;
@@ -11,6 +13,7 @@ mod mirror;
 mod plan;
 mod pool;
 mod record;
+mod respond;
 mod retry;
 mod upgrade;
 

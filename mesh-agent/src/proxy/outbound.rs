@@ -160,7 +160,12 @@ impl Outbound {
         loop {
             let hop = match self.choose(&snapshot, target, &avoid) {
                 Ok(hop) => hop,
-                Err(error) => return Err(self.failed(target, None, &error)),
+                Err(error) => {
+                    return {
+                        self.failed(target, None, &error);
+                        Err(())
+                    };
+                }
             };
             let addr = hop.endpoint.addr;
             let host = Some(&hop.service.host);
@@ -176,7 +181,10 @@ impl Outbound {
             match opened {
                 Ok(io) => return Ok((hop, io)),
                 Err(error) if avoid.len() + 1 >= CONNECT_TRIES => {
-                    return Err(self.failed(target, Some(&hop), &Unreachable::Connect(error)));
+                    return {
+                        self.failed(target, Some(&hop), &Unreachable::Connect(error));
+                        Err(())
+                    };
                 }
                 Err(error) => {
                     tracing::debug!(error = %tcp::chain(&error), "trying another endpoint");

@@ -2,6 +2,7 @@
 //! the endpoints are servers of the test.
 
 mod bytes;
+mod cross;
 mod http1;
 mod http2;
 mod mesh;

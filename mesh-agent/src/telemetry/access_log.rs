@@ -230,4 +230,79 @@ mod tests {
     fn query_strings_are_left_out() {
         assert_eq!(without_query("/a?token=x"), "/a");
     }
+
+    #[derive(Clone, Default)]
+    struct Buffer(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_request_is_one_line_with_ztunnels_keys() {
+        let buffer = Buffer::default();
+        let out = buffer.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_writer(move || out.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let log = AccessLog::default();
+            log.set_on(false);
+            assert!(!log.wanted());
+            log.set_on(true);
+            assert!(log.wanted());
+            let line = Line {
+                reporter: Reporter::Destination,
+                src: Side {
+                    identity: "spiffe://a",
+                    ..Side::default()
+                },
+                dst: Side {
+                    addr: Some(([10, 0, 0, 1], 80).into()),
+                    ..Side::default()
+                },
+                hbone_addr: None,
+                service: "web",
+                protocol: "http",
+                bytes_sent: 1,
+                bytes_recv: 2,
+                duration: Duration::from_micros(1_500),
+                flags: "-",
+                error: "",
+            };
+            let request = Request {
+                method: "GET",
+                path: "/a\n?token=secret",
+                authority: "web",
+                request_id: "id",
+                code: 200,
+                route: "",
+                attempts: 1,
+            };
+            log.request(&line, &request);
+        });
+        let text = String::from_utf8(buffer.0.lock().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["target"], "access");
+        let fields = &value["fields"];
+        for (key, want) in [
+            ("src.identity", "spiffe://a"),
+            ("dst.addr", "10.0.0.1:80"),
+            ("direction", "inbound"),
+            ("path", "/a\\n"),
+            ("duration", "1.500ms"),
+        ] {
+            assert_eq!(fields[key], want, "{key} in {text}");
+        }
+        assert!(!text.contains("secret"));
+    }
 }

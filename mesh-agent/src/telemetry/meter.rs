@@ -16,12 +16,15 @@ pub struct Meter {
     telemetry: Arc<Telemetry>,
     http: RefCell<HashMap<Key, (HttpLabels, Rc<HttpSeries>)>>,
     tcp: RefCell<HashMap<Key, (PairLabels, Rc<TcpSeries>)>>,
-    pods: RefCell<HashMap<(usize, bool), (Arc<Workload>, Arc<Party>)>>,
-    services: RefCell<HashMap<usize, (Arc<Service>, Arc<ServiceNames>)>>,
+    pods: RefCell<HashMap<(usize, bool), Kept<Workload, Party>>>,
+    services: RefCell<HashMap<usize, Kept<Service, ServiceNames>>>,
     parties: RefCell<HashSet<Arc<Party>>>,
     unknown: Arc<Party>,
     named: RefCell<HashMap<&'static str, Arc<ServiceNames>>>,
 }
+
+/// A value under its address, and what was made of it.
+type Kept<T, N> = (Arc<T>, Arc<N>);
 
 /// Addresses of shared values are their identity here: the map's value keeps them alive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -318,3 +318,53 @@ impl MetricConstructor<Histogram> for Buckets {
         ])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::labels::{PairLabels, Party, Reporter, RequestProtocol, Security, ServiceNames};
+    use std::sync::Arc;
+
+    fn labels(workload: &str) -> HttpLabels {
+        let party = |name: &str| {
+            Arc::new(Party {
+                workload: name.into(),
+                ..Party::unknown()
+            })
+        };
+        HttpLabels {
+            pair: PairLabels {
+                reporter: Reporter::Source,
+                source: party(workload),
+                destination: party("web"),
+                service: Arc::new(ServiceNames::named("web")),
+                protocol: RequestProtocol::Http,
+                security: Security::None,
+                flags: "-",
+            },
+            code: 200,
+            grpc: None,
+        }
+    }
+
+    #[test]
+    fn series_above_the_ceiling_go_to_one_that_says_so() {
+        let mut registry = Registry::default();
+        let families = TrafficFamilies::register(&mut registry, 3);
+        for i in 0..100 {
+            families.http(&labels(&format!("w{i}"))).requests.inc();
+            families.http(&labels("w0")).requests.inc();
+        }
+        let text = encode(&registry);
+        let series: Vec<_> = text
+            .lines()
+            .filter(|l| l.starts_with("istio_requests_total{"))
+            .collect();
+        assert_eq!(series.len(), 4, "{series:#?}");
+        let overflow = series
+            .iter()
+            .find(|l| l.contains("source_workload=\"overflow\""))
+            .unwrap();
+        assert!(overflow.ends_with(" 97"), "{overflow}");
+    }
+}

@@ -248,14 +248,13 @@ impl Body for ResponseBody {
             }
             Inner::Stream(body) => body,
         };
-        if let Some(tail) = &mut this.tail {
-            if let Some(deadline) = &mut tail.deadline {
-                if deadline.as_mut().poll(cx).is_ready() {
-                    tail.record.fail("UT", "upstream request timeout");
-                    this.tail = None;
-                    return Poll::Ready(Some(Err("upstream request timeout".into())));
-                }
-            }
+        if let Some(tail) = &mut this.tail
+            && let Some(deadline) = &mut tail.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            tail.record.fail("UT", "upstream request timeout");
+            this.tail = None;
+            return Poll::Ready(Some(Err("upstream request timeout".into())));
         }
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         match frame {

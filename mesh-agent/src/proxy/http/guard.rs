@@ -73,10 +73,10 @@ impl Shared {
 
     /// The upgrade was not agreed to: what follows is HTTP.
     pub(super) fn release(&self) {
-        if self.held.replace(false) {
-            if let Some(waker) = self.waker.borrow_mut().take() {
-                waker.wake();
-            }
+        if self.held.replace(false)
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
         }
     }
 }

@@ -122,6 +122,9 @@ pub(super) fn check(head: &[u8]) -> Result<Head, Violation> {
     Ok(Head { framing, upgrade })
 }
 
+/// Method, target, version.
+type RequestLine<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
 #[derive(Default)]
 struct Seen<'a> {
     host: Option<&'a [u8]>,
@@ -182,7 +185,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-fn request_line(line: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Violation> {
+fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Violation> {
     let mut parts = line.split(|b| *b == b' ');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(method), Some(target), Some(version), None)

@@ -152,10 +152,10 @@ pub(super) fn complete(headers: &mut HeaderMap) {
     if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    if !headers.contains_key(REQUEST_ID) {
-        if let Ok(id) = HeaderValue::from_str(&request_id(fastrand::u128(..))) {
-            headers.insert(REQUEST_ID, id);
-        }
+    if !headers.contains_key(REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_str(&request_id(fastrand::u128(..)))
+    {
+        headers.insert(REQUEST_ID, id);
     }
 }
 

@@ -109,14 +109,14 @@ impl Record {
     }
 
     fn grpc_trailer(&mut self, headers: &HeaderMap) {
-        if self.grpc {
-            if let Some(status) = headers.get("grpc-status") {
-                self.grpc_status = status
-                    .to_str()
-                    .ok()
-                    .and_then(|s| s.parse().ok())
-                    .filter(|s| *s <= 16);
-            }
+        if self.grpc
+            && let Some(status) = headers.get("grpc-status")
+        {
+            self.grpc_status = status
+                .to_str()
+                .ok()
+                .and_then(|s| s.parse().ok())
+                .filter(|s| *s <= 16);
         }
     }
 

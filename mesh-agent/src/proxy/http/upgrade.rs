@@ -49,7 +49,14 @@ impl Upgraded {
     /// Carries the new protocol until both directions have ended.
     pub(super) async fn run<T: AsyncRead + AsyncWrite + Unpin>(mut self, mut client: T) {
         let counters = Counters::default();
-        if let Err(error) = copy_bidirectional(&mut client, &mut self.server, Some(super::super::tcp::IDLE), &counters).await {
+        if let Err(error) = copy_bidirectional(
+            &mut client,
+            &mut self.server,
+            Some(super::super::tcp::IDLE),
+            &counters,
+        )
+        .await
+        {
             tracing::debug!(%error, "upgraded connection ended");
         }
         self.record.complete();

@@ -396,3 +396,54 @@ async fn chunked_trailers_pass_both_ways() {
         .await;
     assert!(answer.to_lowercase().contains("x-end: 2"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_body_too_long_to_keep_passes_whole_and_is_not_tried_again() {
+    const SIZE: usize = 300_000;
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tries);
+    let addr = server(move |mut stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            read_head(&mut stream).await;
+            let mut body = vec![0; SIZE];
+            stream.read_exact(&mut body).await.unwrap();
+            assert!(body.iter().all(|b| *b == b'z'));
+            stream
+                .write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+                .await
+                .unwrap();
+        }
+    })
+    .await;
+    let mut rule = rule();
+    rule.retries.on.server_error = true;
+    rule.retries.attempts = 3;
+    let mesh = Mesh::with_rule(&[addr], rule);
+    let head = format!("POST / HTTP/1.1\r\nhost: web\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n");
+    let answer = mesh.exchange(&(head + &"z".repeat(SIZE))).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_upgrade_to_any_protocol_is_offered_under_its_own_name() {
+    let addr = server(|mut stream| async move {
+        let head = read_head(&mut stream).await;
+        assert_eq!(field(&head, "upgrade").as_deref(), Some("echo/1"), "{head}");
+        let agreed = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo/1\r\n\r\nhi";
+        stream.write_all(agreed.as_bytes()).await.unwrap();
+    })
+    .await;
+    let mesh = Mesh::to(&[addr]);
+    let answer =
+        mesh.exchange("GET / HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: echo/1, h2c\r\n\r\n");
+    let answer = answer.await;
+    assert!(
+        answer.starts_with("HTTP/1.1 101") && answer.ends_with("hi"),
+        "{answer}"
+    );
+    mesh.metric(&["istio_requests_total", "response_code=\"101\"", "} 1"])
+        .await;
+}

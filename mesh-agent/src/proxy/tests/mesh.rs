@@ -18,6 +18,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -67,10 +68,13 @@ impl Default for Plan {
 pub(super) struct Records {
     pub(super) original: Mutex<Option<SocketAddr>>,
     pub(super) announced: Mutex<Vec<SocketRecord>>,
+    /// The next look-up panics.
+    pub(super) broken: AtomicBool,
 }
 
 impl SocketRecords for Records {
     fn record(&self, _: BorrowedFd<'_>) -> io::Result<SocketRecord> {
+        assert!(!self.broken.swap(false, Ordering::SeqCst), "broken for a test");
         let original = self.original.lock().ok_or(io::ErrorKind::NotFound)?;
         Ok(SocketRecord {
             kind: record_kind::CAPTURED,
@@ -125,15 +129,21 @@ pub(super) fn pod(id: u32, name: &str, ip: IpAddr, enrolled: bool) -> Arc<Worklo
 }
 
 fn handle(workload: Arc<Workload>) -> Arc<PodHandle> {
-    let listener = || {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    handle_at(workload, "127.0.0.1:0")
+}
+
+/// A pod whose tunnel port is `tunnel`.
+pub(super) fn handle_at(workload: Arc<Workload>, tunnel: &str) -> Arc<PodHandle> {
+    let listener = |at: &str| {
+        let listener = TcpListener::bind(at).unwrap();
         listener.set_nonblocking(true).unwrap();
         listener
     };
+    let any = "127.0.0.1:0";
     let listeners = Listeners {
-        outbound: listener(),
-        inbound: listener(),
-        tunnel: listener(),
+        outbound: listener(any),
+        inbound: listener(any),
+        tunnel: listener(tunnel),
     };
     Arc::new(PodHandle {
         workload,
@@ -142,7 +152,7 @@ fn handle(workload: Arc<Workload>) -> Arc<PodHandle> {
     })
 }
 
-fn service(
+pub(super) fn service(
     id: u32,
     name: &str,
     vip: IpAddr,
@@ -268,7 +278,12 @@ impl Mesh {
         let proxy = Proxy::start(plan.config, deps).unwrap();
         let outbound = handles[0].listeners.outbound.local_addr().unwrap();
         handles.into_iter().for_each(|h| proxy.add_pod(h).unwrap());
-        Self { proxy, telemetry, records, outbound }
+        Self {
+            proxy,
+            telemetry,
+            records,
+            outbound,
+        }
     }
 
     /// A mesh whose service has these endpoints, of unknown protocol.

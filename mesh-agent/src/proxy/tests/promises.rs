@@ -1,6 +1,7 @@
 //! Memory, drain, removal, fences, exposition.
 
-use super::mesh::{GET, GET_CLOSE, Mesh, Seen, ok, read_head, server, web};
+use super::mesh::{GET, GET_CLOSE, Mesh, Plan, Seen, ok, read_head, server, web};
+use crate::proxy::ProxyConfig;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -126,6 +127,50 @@ async fn a_removed_pod_refuses_new_connections_and_cuts_old_ones_at_the_deadline
 }
 
 #[tokio::test]
+async fn a_panic_ends_its_own_connection_only() {
+    let seen = Seen::default();
+    let addr = web(&seen, |_| ok("x")).await;
+    let mesh = Mesh::to(&[addr]);
+    mesh.records
+        .broken
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(mesh.exchange(GET_CLOSE).await, "");
+    for _ in 0..4 {
+        assert!(mesh.exchange(GET_CLOSE).await.starts_with("HTTP/1.1 200"));
+    }
+    mesh.metric(&["heddle_proxy_panics_total 1"]).await;
+    mesh.metric(&["heddle_proxy_connections 0"]).await;
+}
+
+#[tokio::test]
+async fn a_pod_has_no_more_connections_than_its_share() {
+    let seen = Seen::default();
+    let addr = web(&seen, |_| ok("x")).await;
+    let config = ProxyConfig {
+        workers: 2,
+        connections_per_pod: 2,
+        ..ProxyConfig::default()
+    };
+    let mesh = Mesh::start(Plan {
+        endpoints: vec![addr],
+        config,
+        ..Plan::default()
+    });
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = mesh.dial().await;
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200"));
+        held.push(stream);
+    }
+    assert_eq!(mesh.exchange(GET).await, "");
+    mesh.metric(&["heddle_proxy_refused_connections_total 1"]).await;
+    drop(held);
+    mesh.metric(&["heddle_proxy_connections 0"]).await;
+    assert!(mesh.exchange(GET_CLOSE).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn metrics_pass_promtool() {
     let seen = Seen::default();
     let addr = web(&seen, |_| ok("x")).await;
@@ -194,7 +239,10 @@ fn alone(name: &str) {
         .output()
         .unwrap();
     let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    println!("{}", words.lines().find(|l| l.contains("resident")).unwrap_or_default());
+    println!(
+        "{}",
+        words.lines().find(|l| l.contains("resident")).unwrap_or_default()
+    );
     assert!(output.status.success() && words.contains("1 passed"), "{words}");
 }
 
