@@ -80,7 +80,7 @@ fn pod(world: &World, workload: &Workload) -> Value {
     })
 }
 
-/// All metrics in OpenMetrics form.
+/// All metrics in the Prometheus text format.
 #[must_use]
 pub fn metrics(world: &World) -> String {
     world.figures.refresh(world);
