@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 
 /// Longest text of a peer that is kept, in bytes.
 const MAX_REASON: usize = 256;
+/// Connections tried for one stream, if each turns out to have ended before it.
+const MAX_ATTEMPTS: u32 = 4;
 
 /// Opens streams; one per worker.
 pub struct TunnelClient {
@@ -62,7 +64,7 @@ impl Drop for Active {
     }
 }
 
-/// A failure on a connection: the error, and whether the connection came from the pool and may simply have been dead.
+/// A failure on a connection: the error, and whether the connection had simply ended before the stream.
 struct Failed {
     error: TunnelError,
     stale: bool,
@@ -99,11 +101,14 @@ impl TunnelClient {
             peer: request.peer.clone(),
             addr: SocketAddr::new(request.target.ip().to_canonical(), self.config.port),
         };
+        let mut attempt = 1;
         loop {
-            match self.attempt(&me, request, &key).await {
+            // Boxed: the caller's task lives as long as the stream and must not have the size of a handshake.
+            match Box::pin(self.attempt(&me, request, &key)).await {
                 Ok(stream) => return Ok(stream),
-                Err(Failed { stale: true, error }) => {
-                    tracing::debug!(to = %key.addr, error = %error, "pooled tunnel connection was dead");
+                Err(Failed { stale: true, error }) if attempt < MAX_ATTEMPTS => {
+                    tracing::debug!(to = %key.addr, error = %error, "tunnel connection had ended before the stream");
+                    attempt += 1;
                 }
                 Err(Failed { error, .. }) => return Err(error),
             }
@@ -146,7 +151,7 @@ impl TunnelClient {
                 self.on_native(me, request, key, conn, false).await
             }
             Dialed::Hbone(tls, not_after) => {
-                let conn = HboneConn::start(tls, not_after, &self.config)
+                let conn = HboneConn::start(*tls, not_after, &self.config)
                     .await
                     .map_err(|error| {
                         fresh(TunnelError::Reset(io::Error::new(
@@ -189,13 +194,18 @@ impl TunnelClient {
         place: Place,
         reused: bool,
     ) -> Result<TunnelStream, Failed> {
+        let conn = place.connection();
         let opening = place.open(request, &self.config, Active::new(Rc::clone(me)));
         match self.in_time(opening).await {
             Ok((stream, baggage)) => Ok(TunnelStream::hbone(stream, request.peer.clone(), baggage, reused)),
-            Err(error) => Err(Failed {
-                stale: reused && matches!(error, TunnelError::Reset(_)),
-                error,
-            }),
+            Err(error) => {
+                // A reset of the stream alone is an answer; so is the end of a fresh connection, but for GOAWAY.
+                let ended = conn.went_away() || (reused && conn.is_gone());
+                Err(Failed {
+                    stale: ended && matches!(error, TunnelError::Reset(_)),
+                    error,
+                })
+            }
         }
     }
 

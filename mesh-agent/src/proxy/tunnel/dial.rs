@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 /// A connection ready for its first stream, by wire form.
 pub(super) enum Dialed {
     Native(Box<NativeConn>),
-    Hbone(Tls, u64),
+    Hbone(Box<Tls>, u64),
 }
 
 /// Connects and verifies. Cancel safe: the socket is closed.
@@ -59,7 +59,7 @@ pub(super) async fn dial(
         )))
     } else {
         session.set_buffer_limit(Some(TLS_BUFFER));
-        Ok(Dialed::Hbone(Tls::from(tls), identity.not_after))
+        Ok(Dialed::Hbone(Box::new(Tls::from(tls)), identity.not_after))
     }
 }
 

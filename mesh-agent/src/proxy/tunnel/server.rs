@@ -186,20 +186,31 @@ pub async fn serve(
     let Ok(peer_addr) = tcp.peer_addr() else {
         return; // gone before it was looked at
     };
+    // Each phase is boxed: what lives as long as the connection must not have the size of its handshake.
+    let opening = Box::pin(open(
+        tcp,
+        peer_addr,
+        pod,
+        certs,
+        config,
+        Rc::clone(&handler),
+        drain.clone(),
+    ));
     let opened = tokio::select! {
         biased;
         () = drain.cut() => return,
-        opened = open(tcp, peer_addr, &pod, &*certs, config, Rc::clone(&handler), drain.clone()) => opened,
+        opened = opening => opened,
     };
     let (tls, context) = match opened {
         Ok(opened) => opened,
         Err(error) => return handler.failed(peer_addr, &error),
     };
+    drop((handler, drain));
     let native = tls.get_ref().1.alpn_protocol() == Some(ALPN_HEDDLE);
     let ended = if native {
-        serve_native(tls, context).await
+        Box::pin(serve_native(NativeConn::new(*tls, context.not_after), context)).await
     } else {
-        hbone::server::serve(tls, context).await
+        Box::pin(hbone::server::serve(tls, context)).await
     };
     if let Err(error) = ended {
         tracing::debug!(peer = %peer_addr, %error, "tunnel connection ended");
@@ -209,12 +220,12 @@ pub async fn serve(
 async fn open(
     tcp: TcpStream,
     peer_addr: SocketAddr,
-    pod: &PodHandle,
-    certs: &dyn Certificates,
+    pod: Arc<PodHandle>,
+    certs: Arc<dyn Certificates>,
     config: TunnelConfig,
     handler: Rc<dyn TunnelHandler>,
     drain: DrainWatch,
-) -> Result<(Tls, Rc<ServerContext>), TunnelError> {
+) -> Result<(Box<Tls>, Rc<ServerContext>), TunnelError> {
     let accepted_at = tcp.local_addr().map_err(TunnelError::Socket)?.ip().to_canonical();
     super::dial::tune(SockRef::from(&tcp), &config).map_err(TunnelError::Socket)?;
     let identity = certs.tls(&pod.workload.identity)?;
@@ -249,16 +260,18 @@ async fn open(
         response_baggage,
         not_after: identity.not_after,
     };
-    Ok((Tls::from(tls), Rc::new(context)))
+    Ok((Box::new(Tls::from(tls)), Rc::new(context)))
 }
 
-async fn serve_native(tls: Tls, context: Rc<ServerContext>) -> io::Result<()> {
-    let mut conn = NativeConn::new(tls, context.not_after);
+async fn serve_native(mut conn: Box<NativeConn>, context: Rc<ServerContext>) -> io::Result<()> {
     let mut patience = context.config.head_timeout;
+    let mut first = true;
     loop {
         let head = tokio::select! {
             biased;
-            () = context.drain.draining() => None,
+            () = context.drain.cut() => return Ok(()),
+            // A fresh connection gets its stream: its client does not expect it to end, as that of a pooled one does.
+            () = context.drain.draining(), if !first => None,
             head = tokio::time::timeout(patience, read_head(&mut conn.tls)) => match head {
                 Ok(head) => head?,
                 Err(_) => None,
@@ -277,6 +290,7 @@ async fn serve_native(tls: Tls, context: Rc<ServerContext>) -> io::Result<()> {
             Some(back) => conn = back,
             None => return Ok(()),
         }
+        first = false;
         // The client closes first: a connection that it still pools must not be closed under its hands.
         patience = context.config.idle_timeout.saturating_mul(2);
     }

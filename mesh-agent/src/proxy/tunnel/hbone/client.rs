@@ -9,6 +9,7 @@ use super::{
 };
 use crate::tls::config::provider;
 use bytes::Bytes;
+use h2::Reason;
 use h2::client::SendRequest;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use std::cell::Cell;
@@ -22,6 +23,7 @@ pub(in super::super) struct HboneConn {
     active: Cell<usize>,
     idle_since: Cell<Instant>,
     gone: Rc<Cell<bool>>,
+    went_away: Cell<bool>,
     cap: usize,
     pub(in super::super) not_after: u64,
 }
@@ -78,6 +80,7 @@ impl HboneConn {
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             gone,
+            went_away: Cell::new(false),
             cap: config.streams_per_connection.max(2),
             not_after,
         }))
@@ -86,6 +89,11 @@ impl HboneConn {
     /// Whether nothing new can be opened, now or ever.
     pub(in super::super) fn is_gone(&self) -> bool {
         self.gone.get()
+    }
+
+    /// Whether the peer has said GOAWAY without an error: it drains, and takes streams on another connection.
+    pub(in super::super) fn went_away(&self) -> bool {
+        self.went_away.get()
     }
 
     /// Whether the peer's own limit, known once its SETTINGS have come, leaves room now.
@@ -111,6 +119,11 @@ impl HboneConn {
 }
 
 impl Place {
+    /// The connection that the place is on.
+    pub(in super::super) fn connection(&self) -> Rc<HboneConn> {
+        Rc::clone(&self.0)
+    }
+
     /// Opens the stream and waits for the answer. `guard` lives as long as the stream. Cancel safe: the stream is
     /// reset.
     pub(in super::super) async fn open(
@@ -122,7 +135,11 @@ impl Place {
         let connect = connect_request(request, config)?;
         let conn = &self.0;
         let lost = |error: h2::Error| {
-            if !error.is_reset() {
+            let refused = error.reason() == Some(Reason::REFUSED_STREAM);
+            if refused || (error.is_go_away() && error.reason() == Some(Reason::NO_ERROR)) {
+                conn.went_away.set(true);
+            }
+            if refused || !error.is_reset() {
                 conn.gone.set(true);
             }
             TunnelError::Reset(into_io(error))

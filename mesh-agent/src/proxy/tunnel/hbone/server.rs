@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves one connection until it ends, or the drain's deadline cuts it.
-pub(in super::super) async fn serve(tls: Tls, context: Rc<ServerContext>) -> io::Result<()> {
+pub(in super::super) async fn serve(tls: Box<Tls>, context: Rc<ServerContext>) -> io::Result<()> {
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -49,7 +49,7 @@ pub(in super::super) async fn serve(tls: Tls, context: Rc<ServerContext>) -> io:
 }
 
 async fn accept_all(
-    connection: &mut Connection<Tls, Bytes>,
+    connection: &mut Connection<Box<Tls>, Bytes>,
     context: &Rc<ServerContext>,
     streams: &mut JoinSet<()>,
 ) -> io::Result<()> {
@@ -87,7 +87,7 @@ async fn accept_all(
     }
 }
 
-async fn give_up(connection: &mut Connection<Tls, Bytes>) -> io::Result<()> {
+async fn give_up(connection: &mut Connection<Box<Tls>, Bytes>) -> io::Result<()> {
     connection.abrupt_shutdown(Reason::NO_ERROR);
     let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
     // A peer that takes no bytes does not get to keep the connection.

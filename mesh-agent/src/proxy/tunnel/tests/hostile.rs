@@ -340,3 +340,107 @@ async fn garbage_after_the_handshake_ends_its_own_connection_only() {
     })
     .await;
 }
+
+/// A server that speaks HBONE badly: `act` is called with each connection's number and its h2 end.
+async fn bad_hbone_server<F: Future<Output = ()> + 'static>(
+    fixture: &mut Fixture,
+    act: impl Fn(u32, h2::server::Connection<tokio_rustls::server::TlsStream<TcpStream>, bytes::Bytes>) -> F
+    + 'static,
+) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    fixture.config.port = listener.local_addr().unwrap().port();
+    let mut config = rustls::ServerConfig::clone(&fixture.ca.tls(BOB).server);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio::task::spawn_local(async move {
+        for number in 0.. {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let tls = acceptor.accept(tcp).await.unwrap();
+            tokio::task::spawn_local(act(number, h2::server::handshake(tls).await.unwrap()));
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_stream_moves_to_another_connection_when_the_first_says_goaway() {
+    local(async {
+        let mut fixture = Fixture::new(true).await;
+        bad_hbone_server(&mut fixture, |number, mut connection| async move {
+            if number < 2 {
+                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+            }
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let _stream = respond.send_response(http::Response::new(()), false).unwrap();
+            }
+        })
+        .await;
+        let stream = fixture.client().open(&fixture.tcp(ECHO)).await.unwrap();
+        assert!(!stream.is_native());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_resets_every_stream_is_asked_a_few_times_at_most() {
+    for reason in [h2::Reason::CANCEL, h2::Reason::REFUSED_STREAM] {
+        local(async {
+            let mut fixture = Fixture::new(true).await;
+            let asked = Rc::new(std::cell::Cell::new(0));
+            let count = Rc::clone(&asked);
+            bad_hbone_server(&mut fixture, move |_, mut connection| {
+                let count = Rc::clone(&count);
+                async move {
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        count.set(count.get() + 1);
+                        respond.send_reset(reason);
+                    }
+                }
+            })
+            .await;
+            let client = fixture.client();
+            for _ in 0..3 {
+                let error = client.open(&fixture.tcp(ECHO)).await.unwrap_err();
+                assert_eq!(error.reason(), Reason::Reset, "{error}");
+            }
+            assert!(asked.get() <= 12, "{}", asked.get());
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_lower_stream_limit_of_the_peer_opens_more_connections_instead_of_waiting() {
+    local(async {
+        let mut fixture = Fixture::new(true).await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        fixture.config.port = listener.local_addr().unwrap().port();
+        let mut config = rustls::ServerConfig::clone(&fixture.ca.tls(BOB).server);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        tokio::task::spawn_local(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let tls = acceptor.accept(tcp).await.unwrap();
+                tokio::task::spawn_local(async move {
+                    let mut builder = h2::server::Builder::new();
+                    let mut connection = builder
+                        .max_concurrent_streams(2)
+                        .handshake::<_, bytes::Bytes>(tls)
+                        .await
+                        .unwrap();
+                    let mut held = Vec::new();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        held.push(respond.send_response(http::Response::new(()), false).unwrap());
+                    }
+                });
+            }
+        });
+        let client = fixture.client();
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.push(client.open(&fixture.tcp(ECHO)).await.unwrap());
+        }
+        assert_eq!(client.pool_stats().hbone_connections, 3);
+    })
+    .await;
+}

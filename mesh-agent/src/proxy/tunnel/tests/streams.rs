@@ -303,7 +303,7 @@ fn impatient() -> TunnelConfig {
     TunnelConfig {
         native: false,
         ping_interval: Duration::from_millis(50),
-        ping_timeout: Duration::from_millis(100),
+        ping_timeout: Duration::from_millis(500),
         ..TunnelConfig::default()
     }
 }
@@ -314,7 +314,7 @@ async fn a_peer_that_answers_pings_stays() {
         let fixture = Fixture::with(impatient()).await;
         let client = fixture.client();
         let mut stream = client.open(&fixture.tcp(ECHO)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
         stream.write_all(b"x").await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'x');
     })
@@ -405,4 +405,27 @@ async fn rotation_replaces_the_certificate_and_leaves_connections_alone() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn futures_that_live_as_long_as_a_connection_stay_small() {
+    local(async {
+        let fixture = Fixture::new(true).await;
+        let client = fixture.client();
+        let request = fixture.tcp(ECHO);
+        let tcp = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, fixture.port))
+            .await
+            .unwrap();
+        let certs: Arc<dyn Certificates> = Arc::new(Fixed(fixture.ca.tls(BOB)));
+        let app: Rc<dyn TunnelHandler> = fixture.app.clone();
+        let (_trigger, watch) = drain();
+        let pod = Arc::clone(&fixture.source);
+        let sizes = [
+            size_of_val(&client.open(&request)),
+            size_of_val(&serve(tcp, pod, certs, fixture.config.clone(), app, watch)),
+            size_of::<crate::proxy::tunnel::TunnelStream>(),
+        ];
+        assert!(sizes.iter().all(|size| *size <= 1024), "{sizes:?}");
+    })
+    .await;
 }
