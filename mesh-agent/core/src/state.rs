@@ -315,3 +315,6 @@ fn file_of(origin: &str) -> &str {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod scale;

@@ -19,6 +19,7 @@ pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> P
         facts,
         previous,
         taken: previous.services.values().map(|s| s.id).collect(),
+        new_backends: 0,
         plan: Plan {
             last_generation: previous.last_generation,
             ..Plan::default()
@@ -43,6 +44,8 @@ struct Builder<'a> {
     previous: &'a Plan,
     /// Generations of the previous plan and those given out since.
     taken: HashSet<u32>,
+    /// Backends under generations that the previous plan did not have.
+    new_backends: usize,
     plan: Plan,
 }
 
@@ -267,25 +270,33 @@ impl Builder<'_> {
             mut flags,
             mut backends,
         } = entry;
-        if self.plan.backends.len() + backends.len() > MAX_BACKENDS as usize {
+        let as_service = |flags: u32, backends: &[Backend]| {
+            let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+            mesh_common::Service {
+                id: 0,
+                flags,
+                backends: count,
+                total_weight: count,
+            }
+        };
+        let mut kept = self.kept(&key, &as_service(flags, &backends), &backends);
+        // The old generations go only after the new ones are there: both must fit.
+        let held = self.previous.backends.len() + self.new_backends;
+        if kept.is_none() && held + backends.len() > MAX_BACKENDS as usize {
             self.plan.refused.push(format!(
                 "{}: BACKENDS holds {MAX_BACKENDS}; the proxy serves it",
                 name()
             ));
             flags |= service_flags::L7;
             backends.clear();
+            kept = self.kept(&key, &as_service(flags, &backends), &backends);
         }
-        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let mut service = mesh_common::Service {
-            id: 0,
-            flags,
-            backends: count,
-            total_weight: count,
-        };
-        service.id = self
-            .kept(&key, &service, &backends)
-            .unwrap_or_else(|| self.next_generation());
-        for (slot, backend) in (0..count).zip(backends) {
+        let mut service = as_service(flags, &backends);
+        service.id = kept.unwrap_or_else(|| {
+            self.new_backends += backends.len();
+            self.next_generation()
+        });
+        for (slot, backend) in (0..service.backends).zip(backends) {
             self.plan.backends.insert(
                 BackendKey {
                     service: service.id,

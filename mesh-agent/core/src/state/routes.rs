@@ -52,6 +52,8 @@ fn claim(routes: &mut Routes, host: &Arc<str>, table: &Arc<RouteTable>) -> Optio
         .strip_prefix('*')
         .map_or_else(|| Arc::clone(host), Into::into);
     match routes.entry(key) {
+        // One object may spell a host in two ways.
+        Entry::Occupied(holder) if Arc::ptr_eq(holder.get(), table) => None,
         Entry::Occupied(holder) => Some(holder.get().object.clone()),
         Entry::Vacant(place) => {
             place.insert(Arc::clone(table));

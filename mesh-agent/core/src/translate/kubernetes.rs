@@ -64,7 +64,10 @@ pub struct PodSpec {
 
 /// A number, or the name of a container's port.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a port number (0 to 65535) or the name of a container's port"
+)]
 pub enum PortRef {
     /// `8080`
     Number(u16),

@@ -107,12 +107,6 @@ fn hosts(given: &[String], mesh: bool, scope: &Scope<'_>) -> Result<Vec<Arc<str>
             check_host(given, true).map_err(|reason| FieldError::new(field(), reason))?;
         }
         let absolute = host::absolute(given, scope.namespace, &scope.settings.cluster_domain);
-        if hosts.contains(&absolute) {
-            return Err(FieldError::new(
-                field(),
-                format!("host {absolute} is there twice"),
-            ));
-        }
         hosts.push(absolute);
     }
     Ok(hosts)
