@@ -190,7 +190,13 @@ impl Proxy {
         }
         let (trigger, watch) = drain();
         let own_ports = own_ports(&handle.listeners);
-        let pod = Arc::new(LocalPod { handle, own_ports, live: AtomicUsize::new(0), trigger, watch });
+        let pod = Arc::new(LocalPod {
+            handle,
+            own_ports,
+            live: AtomicUsize::new(0),
+            trigger,
+            watch,
+        });
         let index = id as usize % self.shared.workers.len();
         self.shared.workers[index]
             .commands

@@ -102,7 +102,8 @@ impl Worker {
     /// Closes upstream connections that nobody will use.
     fn sweep(&self) {
         let pods = self.shared.pods.load();
-        self.pools.sweep(self.shared.config.pool_idle, &|id| pods.contains_key(&id));
+        self.pools
+            .sweep(self.shared.config.pool_idle, &|id| pods.contains_key(&id));
         self.tunnels.close_idle(Instant::now());
     }
 

@@ -109,7 +109,11 @@ impl ProxyMetrics {
             "Captured sockets without a record",
             m.missing_records.clone(),
         );
-        r.register("tunnels_failed", "Tunnel connections refused before a stream", m.tunnels_failed.clone());
+        r.register(
+            "tunnels_failed",
+            "Tunnel connections refused before a stream",
+            m.tunnels_failed.clone(),
+        );
         r.register("retries", "Tries of requests after the first", m.retries.clone());
         r.register(
             "bad_requests",

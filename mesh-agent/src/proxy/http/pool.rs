@@ -87,7 +87,15 @@ impl Key {
         };
         let within = matches!(path, Path::App(_)).then_some(upstream);
         let pod = origin.pod.handle.workload.id;
-        Self { addr, pod, within, upstream, tunnel, client: origin.client.ip(), peer: peer.cloned() }
+        Self {
+            addr,
+            pod,
+            within,
+            upstream,
+            tunnel,
+            client: origin.client.ip(),
+            peer: peer.cloned(),
+        }
     }
 }
 

@@ -279,7 +279,13 @@ impl Mesh {
         let proxy = Proxy::start(plan.config, deps).unwrap();
         let outbound = handles[0].listeners.outbound.local_addr().unwrap();
         handles.into_iter().for_each(|h| proxy.add_pod(h).unwrap());
-        Self { proxy, telemetry, records, snapshots, outbound }
+        Self {
+            proxy,
+            telemetry,
+            records,
+            snapshots,
+            outbound,
+        }
     }
 
     /// A mesh whose service has these endpoints, of unknown protocol.
