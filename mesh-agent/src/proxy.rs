@@ -21,7 +21,7 @@ pub mod tunnel;
 mod upstream;
 mod worker;
 
-use crate::contract::{Certificates, PodHandle, SocketRecords};
+use crate::contract::{Certificates, Listeners, PodHandle, SocketRecords};
 use crate::drain::{DrainTrigger, DrainWatch, drain};
 use crate::telemetry::Telemetry;
 use arc_swap::ArcSwap;
@@ -131,6 +131,8 @@ struct WorkerHandle {
 /// A captured pod while it is served.
 struct LocalPod {
     handle: Arc<PodHandle>,
+    /// Ports of the agent's listeners: no application is behind them, and dialling them would come back here.
+    own_ports: [u16; 3],
     live: AtomicUsize,
     trigger: DrainTrigger,
     watch: DrainWatch,
@@ -187,8 +189,10 @@ impl Proxy {
             return Err(ProxyError::Duplicate(id));
         }
         let (trigger, watch) = drain();
+        let own_ports = own_ports(&handle.listeners);
         let pod = Arc::new(LocalPod {
             handle,
+            own_ports,
             live: AtomicUsize::new(0),
             trigger,
             watch,
@@ -218,6 +222,10 @@ impl Proxy {
         });
         pod.trigger.start();
         pod.close_listeners();
+        for worker in &self.shared.workers {
+            // A full queue means a sweep a few seconds later, by the worker's own timer.
+            let _later = worker.commands.try_send(Command::Sweep);
+        }
         let index = id as usize % self.shared.workers.len();
         let cut = Command::CutAfter(Arc::clone(&pod), deadline);
         if self.shared.workers[index].commands.try_send(cut).is_err() {
@@ -275,6 +283,11 @@ impl LocalPod {
             }
         }
     }
+}
+
+fn own_ports(listeners: &Listeners) -> [u16; 3] {
+    [&listeners.outbound, &listeners.inbound, &listeners.tunnel]
+        .map(|listener| listener.local_addr().map_or(0, |addr| addr.port()))
 }
 
 /// Commands waiting per worker.

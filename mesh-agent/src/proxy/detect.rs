@@ -81,17 +81,16 @@ pub async fn detect<T: AsyncRead + Unpin>(
         };
     }
     let mut buf = BytesMut::with_capacity(FIRST_READ);
-    let limit = if protocol == Protocol::Auto {
+    let first = if protocol == Protocol::Auto {
         patience
     } else {
         DECLARED_PATIENCE
     };
-    let told = tokio::time::timeout(limit, read_first(io, &mut buf)).await;
-    let (detected, outcome) = match told {
-        Ok(Detected::Http1) => (Detected::Http1, "http1"),
-        Ok(Detected::Http2) => (Detected::Http2, "http2"),
-        Ok(Detected::Opaque) => (Detected::Opaque, "opaque"),
-        Err(_) => (Detected::Opaque, "silent"),
+    let (detected, outcome) = match read_first(io, &mut buf, first).await {
+        Some(Detected::Http1) => (Detected::Http1, "http1"),
+        Some(Detected::Http2) => (Detected::Http2, "http2"),
+        Some(Detected::Opaque) => (Detected::Opaque, "opaque"),
+        None => (Detected::Opaque, "silent"),
     };
     Detection {
         protocol: detected,
@@ -100,14 +99,20 @@ pub async fn detect<T: AsyncRead + Unpin>(
     }
 }
 
-async fn read_first<T: AsyncRead + Unpin>(io: &mut T, buf: &mut BytesMut) -> Detected {
+/// `None` if the first byte takes longer than `first`, or the rest too long.
+async fn read_first<T: AsyncRead + Unpin>(
+    io: &mut T,
+    buf: &mut BytesMut,
+    first: Duration,
+) -> Option<Detected> {
     loop {
-        match io.read_buf(buf).await {
-            Ok(0) | Err(_) => return Detected::Opaque,
+        let limit = if buf.is_empty() { first } else { REST };
+        match tokio::time::timeout(limit, io.read_buf(buf)).await.ok()? {
+            Ok(0) | Err(_) => return Some(Detected::Opaque),
             Ok(_) => {}
         }
         if let Some(detected) = classify(buf) {
-            return detected;
+            return Some(detected);
         }
     }
 }
@@ -145,14 +150,22 @@ fn request_line(method: &[u8], rest: &[u8]) -> Detected {
     }
 }
 
+/// Whether what a server said to a silent client is a greeting. An HTTP server's 408 is none.
+#[must_use]
+pub fn speaks_first(bytes: &[u8]) -> bool {
+    !bytes.starts_with(b"HTTP/")
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 const METHODS: [&[u8]; 9] = [
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT", b"TRACE",
 ];
 const LONGEST_METHOD: usize = 24;
 const FIRST_READ: usize = 4_096;
-/// How long the first byte may take on a port that is declared HTTP.
-const DECLARED_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the first byte may take on a port that is declared HTTP: clients open connections ahead of need.
+const DECLARED_PATIENCE: Duration = Duration::from_secs(3_600);
+/// How long each later byte may take until the protocol is told.
+const REST: Duration = Duration::from_secs(1);
 const REMEMBERED: usize = 16_384;
 
 #[cfg(test)]

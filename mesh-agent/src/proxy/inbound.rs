@@ -8,7 +8,7 @@ use super::lookup;
 use super::pair::Pair;
 use super::tcp::{self, TcpRecord};
 use super::tunnel::baggage::Baggage;
-use super::tunnel::{self, TunnelHandler, TunnelIncoming, TunnelKind};
+use super::tunnel::{self, TunnelError, TunnelHandler, TunnelIncoming, TunnelKind};
 use super::upstream::{self, ConnectError, Origin, Path};
 use super::worker::Worker;
 use crate::telemetry::labels::{
@@ -46,6 +46,9 @@ pub(super) async fn serve_plain(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: 
     let (Ok(client), Ok(local)) = (upstream::peer_of(&stream), stream.local_addr()) else {
         return;
     };
+    if pod.own_ports.contains(&local.port()) {
+        return; // nobody dials a listener of the agent, and what is behind it is the agent
+    }
     let conn = Inbound::plain(worker, pod, client, upstream::canonical(local));
     conn.serve(Io::Tcp(stream), None).await;
 }
@@ -66,9 +69,17 @@ struct Streams {
 }
 
 impl TunnelHandler for Streams {
+    fn failed(&self, peer: SocketAddr, error: &TunnelError) {
+        self.worker.telemetry().proxy.tunnels_failed.inc();
+        tracing::debug!(%peer, error = %tcp::chain(error), pod = %self.pod.handle.workload.pod, "no tunnel");
+    }
+
     fn handle(&self, incoming: TunnelIncoming) -> LocalBoxFuture<'static, ()> {
         let (worker, pod) = (Rc::clone(&self.worker), Arc::clone(&self.pod));
         Box::pin(async move {
+            if pod.own_ports.contains(&incoming.target.port()) {
+                return incoming.refuse(503, "port of the mesh itself");
+            }
             let kind = incoming.kind;
             let conn = Inbound::tunnelled(worker, pod, &incoming);
             match kind {
@@ -215,7 +226,7 @@ impl Inbound {
             tokio::select! {
                 biased;
                 read = server.read_buf(&mut from_server) => {
-                    if matches!(read, Ok(n) if n > 0) {
+                    if matches!(read, Ok(n) if n > 0) && detect::speaks_first(&from_server) {
                         self.worker.shared.learned.server_first(self.target);
                     }
                     break None;

@@ -116,7 +116,7 @@ impl Outbound {
         tokio::select! {
             biased;
             read = server.read_buf(&mut from_server) => {
-                if matches!(read, Ok(n) if n > 0) {
+                if matches!(read, Ok(n) if n > 0) && detect::speaks_first(&from_server) {
                     self.worker.shared.learned.server_first(self.original);
                 }
             }

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -30,6 +30,8 @@ pub(super) enum Command {
     Listen(Arc<LocalPod>),
     /// Serve a connection that another worker accepted.
     Connection(std::net::TcpStream, Arc<LocalPod>, Role),
+    /// A pod is gone: close what is kept for it.
+    Sweep,
     /// End what is left of the pod after this long.
     CutAfter(Arc<LocalPod>, Duration),
     /// Return.
@@ -97,6 +99,14 @@ impl Worker {
         Load(load)
     }
 
+    /// Closes upstream connections that nobody will use.
+    fn sweep(&self) {
+        let pods = self.shared.pods.load();
+        self.pools
+            .sweep(self.shared.config.pool_idle, &|id| pods.contains_key(&id));
+        self.tunnels.close_idle(Instant::now());
+    }
+
     /// Runs a task whose panic ends nothing but itself.
     pub(super) fn spawn_fenced(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let worker = Rc::clone(self);
@@ -137,7 +147,7 @@ async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Receiver<Comman
     worker.spawn_fenced(async move {
         loop {
             tokio::time::sleep(SWEEP).await;
-            sweeper.pools.sweep(sweeper.shared.config.pool_idle);
+            sweeper.sweep();
         }
     });
     while let Some(command) = inbox.recv().await {
@@ -155,6 +165,7 @@ async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Receiver<Comman
                     pod.trigger.cut();
                 });
             }
+            Command::Sweep => worker.sweep(),
             Command::End => break,
         }
     }

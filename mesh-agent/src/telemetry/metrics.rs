@@ -74,6 +74,8 @@ pub struct ProxyMetrics {
     pub mirrors_dropped: Counter,
     /// Accepted sockets without a record of what was dialled.
     pub missing_records: Counter,
+    /// Tunnel connections from other nodes that brought no stream, e.g. for their certificate.
+    pub tunnels_failed: Counter,
     /// Tries after the first.
     pub retries: Counter,
     /// Requests refused for their form.
@@ -106,6 +108,11 @@ impl ProxyMetrics {
             "missing_records",
             "Captured sockets without a record",
             m.missing_records.clone(),
+        );
+        r.register(
+            "tunnels_failed",
+            "Tunnel connections refused before a stream",
+            m.tunnels_failed.clone(),
         );
         r.register("retries", "Tries of requests after the first", m.retries.clone());
         r.register(

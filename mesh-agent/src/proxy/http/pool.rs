@@ -32,6 +32,10 @@ pub(in super::super) struct Pools {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     addr: SocketAddr,
+    /// Id of this node's pod for which the connection is made.
+    pod: u32,
+    /// Id of this node's pod in whose network namespace the socket is, if that is another one.
+    within: Option<u32>,
     /// Id of the pod behind `addr`; an address is given to another pod some day.
     upstream: u32,
     tunnel: bool,
@@ -81,8 +85,12 @@ impl Key {
             Path::Tunnel(workload) => (workload.id, true),
             Path::Plain => (0, false),
         };
+        let within = matches!(path, Path::App(_)).then_some(upstream);
+        let pod = origin.pod.handle.workload.id;
         Self {
             addr,
+            pod,
+            within,
             upstream,
             tunnel,
             client: origin.client.ip(),
@@ -92,14 +100,22 @@ impl Key {
 }
 
 impl Pools {
-    /// Closes what was not used for `idle`.
-    pub(in super::super) fn sweep(&self, idle: Duration) {
+    /// Closes what was not used for `idle`, and what belongs to pods that are gone: an open socket would keep their
+    /// network namespace alive.
+    pub(in super::super) fn sweep(&self, idle: Duration, served: &dyn Fn(u32) -> bool) {
         let now = Instant::now();
-        self.http1.borrow_mut().retain(|_, list| {
+        let gone = |key: &Key| !served(key.pod) || key.within.is_some_and(|id| !served(id));
+        self.http1.borrow_mut().retain(|key, list| {
+            if gone(key) {
+                return false;
+            }
             list.retain(|i| !i.conn.sender.is_closed() && now.duration_since(i.since) < idle);
             !list.is_empty()
         });
-        self.http2.borrow_mut().retain(|_, shared| {
+        self.http2.borrow_mut().retain(|key, shared| {
+            if gone(key) {
+                return false;
+            }
             shared.conns.borrow_mut().retain(|c| !c.sender.is_closed());
             let busy = shared.conns.borrow().iter().any(|c| c.streams.get() > 0);
             let fresh = shared.used.get().is_some_and(|t| now.duration_since(t) < idle);

@@ -447,3 +447,36 @@ async fn an_upgrade_to_any_protocol_is_offered_under_its_own_name() {
     mesh.metric(&["istio_requests_total", "response_code=\"101\"", "} 1"])
         .await;
 }
+
+#[tokio::test]
+async fn what_is_outside_of_the_mesh_is_passed_through_unless_the_mesh_says_otherwise() {
+    let seen = Seen::default();
+    let kept = seen.clone();
+    let addr = super::mesh::server_at("127.0.0.9:0", move |s| {
+        super::mesh::web_connection(s, kept.clone(), |_| ok("out"))
+    })
+    .await;
+    let mesh = Mesh::to(&[]);
+    *mesh.records.original.lock() = Some(addr);
+    let ask = "GET / HTTP/1.1\r\nhost: example.org\r\nconnection: close\r\n\r\n";
+    assert!(mesh.exchange(ask).await.ends_with("out"));
+    mesh.metric(&[
+        "istio_requests_total",
+        "destination_service_name=\"PassthroughCluster\"",
+        "} 1",
+    ])
+    .await;
+    mesh.registry_only();
+    let answer = mesh.exchange(ask).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 404") || answer.starts_with("HTTP/1.1 502"),
+        "{answer}"
+    );
+    assert_eq!(seen.heads.lock().len(), 1);
+    mesh.metric(&[
+        "istio_requests_total",
+        "destination_service_name=\"BlackHoleCluster\"",
+        "NR",
+    ])
+    .await;
+}

@@ -30,6 +30,7 @@ pub(super) struct Mesh {
     pub(super) proxy: Proxy,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) records: Arc<Records>,
+    snapshots: Arc<ArcSwap<Snapshot>>,
     /// Where the client pod's connections arrive.
     pub(super) outbound: SocketAddr,
 }
@@ -268,7 +269,7 @@ impl Mesh {
         let records = Arc::new(Records::default());
         *records.original.lock() = Some(SocketAddr::from(VIP));
         let deps = ProxyDeps {
-            snapshots,
+            snapshots: Arc::clone(&snapshots),
             certs: Arc::new(NoCertificates),
             sockets: Arc::clone(&records) as Arc<dyn SocketRecords>,
             telemetry: Arc::clone(&telemetry),
@@ -282,6 +283,7 @@ impl Mesh {
             proxy,
             telemetry,
             records,
+            snapshots,
             outbound,
         }
     }
@@ -300,6 +302,13 @@ impl Mesh {
             rule: Some(rule),
             ..Plan::default()
         })
+    }
+
+    /// From now on nothing outside of the registry may be reached.
+    pub(super) fn registry_only(&self) {
+        let mut snapshot = Snapshot::clone(&self.snapshots.load());
+        snapshot.settings.registry_only = true;
+        self.snapshots.store(Arc::new(snapshot));
     }
 
     /// A connection of the client pod's application.
