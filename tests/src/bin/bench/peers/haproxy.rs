@@ -18,7 +18,7 @@ pub(super) fn command(config: &Path) -> anyhow::Result<(PathBuf, Vec<String>)> {
 pub(super) fn config(hops: &[Hop], pki: &Pki, _dir: &Path) -> String {
     let pki = pki.dir.display();
     let mut text = format!(
-        "global\n  nbthread 2\n  maxconn 20000\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
+        "global\n  nbthread 2\n  maxconn 8000\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
          ssl-default-server-options ssl-min-ver TLSv1.3\n  crt-base {pki}\ndefaults\n  timeout connect 5s\n  \
          timeout client 60s\n  timeout server 60s\n  http-reuse always\n"
     );
