@@ -41,7 +41,7 @@ pub(super) fn config(hops: &[Hop], pki: &Pki, dir: &Path) -> String {
         let tls = if hop.tls_in { " ssl" } else { "" };
         let _ = writeln!(
             text,
-            " server {{ listen 0.0.0.0:{}{tls} backlog=4096; proxy_pass {};",
+            " server {{ listen 0.0.0.0:{}{tls} backlog=4096; proxy_half_close on; proxy_pass {};",
             hop.listen, hop.to
         );
         if hop.tls_in {
