@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
@@ -41,9 +42,12 @@ impl Place {
             setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
             // A harness that waits for signals on a thread has them blocked, and a blocked mask is inherited.
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+            // As container runtimes do: 1,000 connections through a proxy need more than the soft limit of 1,024.
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
             Ok(())
         };
-        // SAFETY: between fork and exec the closure makes three system calls on descriptors it owns, and
+        // SAFETY: between fork and exec the closure makes a few system calls on descriptors it owns, and
         // allocates nothing.
         unsafe { command.pre_exec(enter) };
         Ok(command)

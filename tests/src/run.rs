@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Prefix of every namespace, cgroup, pin and folder that a run makes.
@@ -175,9 +176,11 @@ pub fn leftovers(run: &str) -> Vec<String> {
 }
 
 fn remove(run: &str) -> Result<()> {
+    // The thread that waits for signals and the one that drops the run must not remove at the same time.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let cgroup = cgroup_mount()?.join(format!("heddle-{run}"));
     if cgroup.exists() {
-        fs::write(cgroup.join("cgroup.kill"), "1").context("killing a run's processes")?;
         remove_cgroup(&cgroup)?;
     }
     for pins in named(Path::new("/sys/fs/bpf"), &format!("heddle-{run}")) {
@@ -197,8 +200,10 @@ fn remove(run: &str) -> Result<()> {
     remove_tree(&Path::new(RUNS).join(run))
 }
 
-/// Removes a cgroup and those below it. Killed processes take a moment to leave.
+/// Kills what is in a cgroup and removes it and those below it. Killed processes take a moment to leave, and an
+/// interrupted run may still be starting some.
 fn remove_cgroup(dir: &Path) -> Result<()> {
+    fs::write(dir.join("cgroup.kill"), "1").with_context(|| format!("killing {}", dir.display()))?;
     for child in fs::read_dir(dir)?.flatten() {
         if child.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&child.path())?;
@@ -215,6 +220,8 @@ fn remove_cgroup(dir: &Path) -> Result<()> {
             dir.display()
         );
         std::thread::sleep(Duration::from_millis(10));
+        // Errors show as a cgroup that stays.
+        let _ = fs::write(dir.join("cgroup.kill"), "1");
     }
     Ok(())
 }

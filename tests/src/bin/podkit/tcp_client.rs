@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -109,9 +109,7 @@ fn at(stage: &'static str) -> impl Fn(std::io::Error) -> (&'static str, std::io:
 
 fn try_connect(options: &Connect, report: &mut Value) -> Staged<()> {
     let to = match options.to {
-        SocketAddr::V4(v4) if options.v4_mapped => {
-            SocketAddr::from((Ipv6Addr::from(v4.ip().to_ipv6_mapped()), v4.port()))
-        }
+        SocketAddr::V4(v4) if options.v4_mapped => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
         other => other,
     };
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(at("socket"))?;
