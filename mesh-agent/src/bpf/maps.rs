@@ -74,6 +74,17 @@ fn map_error(name: &'static str) -> impl FnOnce(aya::maps::MapError) -> BpfError
 }
 
 impl Datapath {
+    /// Tells the programs by which mark this agent's sockets are known, and that it does not serve yet. An earlier
+    /// agent's word is void with this: until the first beat, connections that need the agent are refused. Without it
+    /// this agent's own connections would meet the earlier mark and be captured.
+    ///
+    /// # Errors
+    /// The kernel's words.
+    pub fn begin(&mut self, mark: u32) -> Result<(), BpfError> {
+        let agent = Agent { heartbeat_ns: 0, mark, flags: 0 };
+        self.maps.agent.set(0, agent, 0).map_err(map_error("AGENT"))
+    }
+
     /// Tells the programs that the agent lives, and by which mark its sockets are known.
     ///
     /// # Errors

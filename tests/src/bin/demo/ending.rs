@@ -67,12 +67,12 @@ pub(crate) fn metrics(stage: &Stage, step: &mut Step) -> Result<()> {
         let found = rows.iter().any(|row| {
             row["reporter"] == reporter
                 && row["source_workload"] == "frontend-v1"
-                && row["destination_workload"] == "forecast-v2"
-                && row["destination_version"] == "v2"
+                && row["destination_workload"] == "forecast-v1"
+                && row["destination_version"] == "v1"
                 && row["response_code"] == "200"
         });
         step.holds(
-            &format!("{reporter} reports frontend-v1 -> forecast-v2, version v2, code 200"),
+            &format!("{reporter} reports frontend-v1 -> forecast-v1, version v1, code 200"),
             found,
         );
     }
