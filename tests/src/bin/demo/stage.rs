@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Requests a second of the load.
-pub(crate) const RATE: f64 = 50.0;
+const RATE: f64 = 50.0;
 
 // Fields are dropped in this order: processes before the ground that they stand on.
 pub(crate) struct Stage {
