@@ -179,6 +179,7 @@ pub(crate) fn headers(stage: &Stage, step: &mut Step) -> Result<()> {
     );
     let recommends = !chrome["last"]["body"]["recommendation"].is_null();
     step.holds("v2's page has a recommendation", recommends);
+    stage.watch(1.5);
     no_loss(stage, step, from, now_ms() - 500)
 }
 
