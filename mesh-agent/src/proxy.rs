@@ -220,24 +220,27 @@ impl Proxy {
             pods.remove(&id);
             pods
         });
-        pod.trigger.start();
-        pod.close_listeners();
         for worker in &self.shared.workers {
             // A full queue means a sweep a few seconds later, by the worker's own timer.
             let _later = worker.commands.try_send(Command::Sweep);
         }
         let index = id as usize % self.shared.workers.len();
-        let cut = Command::CutAfter(Arc::clone(&pod), deadline);
-        if self.shared.workers[index].commands.try_send(cut).is_err() {
+        let release = Command::Release(Arc::clone(&pod), deadline);
+        if self.shared.workers[index].commands.try_send(release).is_err() {
+            pod.close_listeners();
             pod.trigger.cut();
         }
     }
 
-    /// Takes nothing new and waits for what runs, at most until the deadline, then cuts it. The listening sockets
-    /// stay as they are: another process may hold them too.
+    /// Accepts what has arrived already, then nothing new, and waits for what runs, at most until the deadline, then
+    /// cuts it.
     pub async fn drain(&self, deadline: Duration) {
         let pods = self.shared.pods.load_full();
-        pods.values().for_each(|pod| pod.trigger.start());
+        tokio::time::sleep(ARRIVED).await;
+        for pod in pods.values() {
+            pod.trigger.start();
+            pod.close_listeners();
+        }
         let all_ended = async {
             while pods.values().any(|pod| pod.live.load(Ordering::Acquire) > 0) {
                 tokio::time::sleep(DRAIN_POLL).await;
@@ -292,4 +295,7 @@ fn own_ports(listeners: &Listeners) -> [u16; 3] {
 
 /// Commands waiting per worker.
 const COMMANDS: usize = 16_384;
+/// How long connections are still accepted once nothing new is steered to a listener: those in its backlog would be
+/// reset otherwise.
+const ARRIVED: Duration = Duration::from_millis(100);
 const DRAIN_POLL: Duration = Duration::from_millis(10);

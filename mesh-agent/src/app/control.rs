@@ -24,6 +24,8 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 const TICK: Duration = Duration::from_secs(1);
+/// What could not be captured or applied is tried again after this long.
+const RETRY: Duration = Duration::from_millis(200);
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
 
@@ -93,11 +95,10 @@ impl World {
         self.problems = problems;
     }
 
-    /// The proxy learns first: what the kernel hands over must be known there.
     fn publish(&mut self) {
         let snapshot = self.state.snapshot();
-        self.snapshots.store(Arc::clone(&snapshot));
-        self.settled = self.node.reconcile(&snapshot);
+        let snapshots = Arc::clone(&self.snapshots);
+        self.settled = self.node.reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
         for workload in &snapshot.workloads {
             if self.node.captured(workload.id).is_some()
                 && let Err(error) = self.certificates.tls(&workload.identity)
@@ -112,9 +113,6 @@ impl World {
             return;
         }
         self.node.tick();
-        if !self.settled {
-            self.publish();
-        }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
         {
@@ -193,6 +191,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         result = control(Rc::clone(&world), changes) => result?,
     }
     tracing::info!(deadline_s = drain.as_secs(), "draining");
+    world.borrow_mut().node.stop_taking();
     proxy.drain(drain).await;
     Ok(())
 }
@@ -216,12 +215,18 @@ async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Chan
                     tracing::info!("ready");
                 }
             }
+            () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().publish(),
             _ = ticker.tick() => {
                 ticks += 1;
                 world.borrow_mut().tick(ticks);
             }
         }
     }
+}
+
+fn unsettled(world: &RefCell<World>) -> bool {
+    let world = world.borrow();
+    world.ready() && !world.settled
 }
 
 /// Turns the kernel's events into log lines; their rate is bounded per pod in the kernel.

@@ -65,9 +65,11 @@ impl Node {
         }
     }
 
-    /// Makes the kernel's state what `snapshot` says. Pods that cannot be captured are kept with their reason and tried
-    /// again at the next call; they never stop the others. Returns whether everything is as wanted.
-    pub fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
+    /// Makes the kernel's state what `snapshot` says, and has `publish` tell the proxy at the moment when it is true:
+    /// new pods are served before anybody believes them captured, pods that leave are believed gone before they are.
+    /// Pods that cannot be captured are kept with their reason and tried again at the next call; they never stop the
+    /// others. Returns whether everything is as wanted.
+    pub fn reconcile(&mut self, snapshot: &Snapshot, publish: impl FnOnce()) -> bool {
         let wanted: BTreeMap<u32, Arc<Workload>> = snapshot
             .workloads
             .iter()
@@ -75,27 +77,40 @@ impl Node {
             .map(|workload| (workload.id, Arc::clone(workload)))
             .collect();
         let leaving = self.take_leaving(&wanted);
-        if !leaving.is_empty() {
-            // Before others may get their numbers.
-            self.apply(snapshot);
-            for (id, pod) in &leaving {
-                self.close(*id, pod);
-            }
-        }
         self.failures.clear();
-        for (id, workload) in &wanted {
-            if !self.live.contains_key(id)
-                && let Err(error) = self.open(workload)
-            {
-                tracing::warn!(pod = %workload.pod, %error, "cannot capture the pod");
-                self.failures.insert(*id, error.to_string());
-            }
+        let number_is_free = |id: &u32| !leaving.iter().any(|(old, _)| old == id);
+        self.open_all(wanted.values().filter(|workload| number_is_free(&workload.id)));
+        publish();
+        let mut applied = self.apply(snapshot);
+        for (id, pod) in &leaving {
+            self.close(*id, pod);
         }
-        let applied = self.apply(snapshot);
+        if wanted.keys().any(|id| !number_is_free(id)) {
+            self.open_all(wanted.values());
+            applied = self.apply(snapshot);
+        }
         if !self.swept {
             self.sweep_leftovers();
         }
         applied && self.failures.is_empty()
+    }
+
+    fn open_all<'a>(&mut self, workloads: impl Iterator<Item = &'a Arc<Workload>>) {
+        for workload in workloads {
+            if !self.live.contains_key(&workload.id)
+                && let Err(error) = self.open(workload)
+            {
+                tracing::warn!(pod = %workload.pod, %error, "cannot capture the pod");
+                self.failures.insert(workload.id, error.to_string());
+            }
+        }
+    }
+
+    /// Takes nothing new: connections that need the agent are refused, or pass, as their fail mode says.
+    pub fn stop_taking(&mut self) {
+        if let Err(error) = self.datapath.begin(self.mark) {
+            tracing::error!(error = %chain(&error), "cannot withdraw the heartbeat");
+        }
     }
 
     /// Pods that are no longer wanted, or are other pods under an old number.

@@ -89,33 +89,68 @@ pub(super) async fn connect(
             let socket = app_socket(worker, pod, addr, origin).map_err(|e| ConnectError::Io(addr, e))?;
             dial(socket, addr, config.local_connect_timeout).await
         }
-        Path::Plain => {
-            let source = pod_address(&origin.pod.handle.workload, addr);
-            let socket = origin
-                .pod
-                .handle
-                .netns
-                .run(|| client_socket(addr, source, worker.shared.deps.mark))
-                .map_err(|e| ConnectError::Io(addr, e))?;
-            dial(socket, addr, config.connect_timeout).await
+        Path::Plain => plain(worker, addr, origin).await,
+        Path::Tunnel(workload) => tunnel(worker, workload, addr, origin, kind, host).await,
+    }
+}
+
+/// Opens a stream to a pod's agent. The two agents learn of an enrollment one after the other, so that a refused
+/// connection may only mean "not yet" or "not any more": it is tried again for a moment, and the snapshot is asked again
+/// each time. Only a pod that is not enrolled any more is reached in plaintext.
+async fn tunnel(
+    worker: &Worker,
+    workload: &Arc<Workload>,
+    addr: SocketAddr,
+    origin: &Origin,
+    kind: TunnelKind,
+    host: Option<&Arc<str>>,
+) -> Result<Io, ConnectError> {
+    let request = TunnelRequest {
+        pod: Arc::clone(&origin.pod.handle),
+        source: origin.source.clone().ok_or(ConnectError::NoIdentity(addr))?,
+        client: origin.client,
+        peer: workload.identity.clone(),
+        target: addr,
+        host: host.cloned(),
+        kind,
+    };
+    let mut waited = Duration::ZERO;
+    loop {
+        let error = match worker.tunnels.open(&request).await {
+            Ok(stream) => return Ok(Io::Tunnel(Box::new(stream))),
+            Err(error) => error,
+        };
+        if !refused(&error) || waited >= NOT_YET {
+            return Err(ConnectError::Tunnel(addr, Box::new(error)));
         }
-        Path::Tunnel(workload) => {
-            let request = TunnelRequest {
-                pod: Arc::clone(&origin.pod.handle),
-                source: origin.source.clone().ok_or(ConnectError::NoIdentity(addr))?,
-                client: origin.client,
-                peer: workload.identity.clone(),
-                target: addr,
-                host: host.cloned(),
-                kind,
-            };
-            let opened = worker.tunnels.open(&request).await;
-            opened
-                .map(|stream| Io::Tunnel(Box::new(stream)))
-                .map_err(|e| ConnectError::Tunnel(addr, Box::new(e)))
+        tokio::time::sleep(ASK_AGAIN).await;
+        waited += ASK_AGAIN;
+        let snapshot = worker.snapshot();
+        let now = snapshot.workload_by_ip(addr.ip());
+        if now.is_some_and(|now| now.uid == workload.uid && !now.enrolled()) {
+            return plain(worker, addr, origin).await;
         }
     }
 }
+
+fn refused(error: &TunnelError) -> bool {
+    matches!(error, TunnelError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+async fn plain(worker: &Worker, addr: SocketAddr, origin: &Origin) -> Result<Io, ConnectError> {
+    let source = pod_address(&origin.pod.handle.workload, addr);
+    let socket = origin
+        .pod
+        .handle
+        .netns
+        .run(|| client_socket(addr, source, worker.shared.deps.mark))
+        .map_err(|e| ConnectError::Io(addr, e))?;
+    dial(socket, addr, worker.shared.config.connect_timeout).await
+}
+
+/// How long a peer that refuses tunnels is asked again.
+const NOT_YET: Duration = Duration::from_millis(1_000);
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A socket towards the application of `pod`; the application will see `origin.client` as its peer.
 fn app_socket(

@@ -32,8 +32,8 @@ pub(super) enum Command {
     Connection(std::net::TcpStream, Arc<LocalPod>, Role),
     /// A pod is gone: close what is kept for it.
     Sweep,
-    /// End what is left of the pod after this long.
-    CutAfter(Arc<LocalPod>, Duration),
+    /// Close a pod's listeners once their backlogs are empty, and end what is left of it after this long.
+    Release(Arc<LocalPod>, Duration),
     /// Return.
     End,
 }
@@ -154,8 +154,11 @@ async fn run(index: usize, shared: Arc<Shared>, mut inbox: mpsc::Receiver<Comman
         match command {
             Command::Listen(pod) => accept::listen(&worker, &pod),
             Command::Connection(stream, pod, role) => accept::adopt(&worker, stream, &pod, role),
-            Command::CutAfter(pod, deadline) => {
+            Command::Release(pod, deadline) => {
                 worker.spawn_fenced(async move {
+                    tokio::time::sleep(super::ARRIVED).await;
+                    pod.trigger.start();
+                    pod.close_listeners();
                     let ended = async {
                         while pod.live.load(Ordering::Acquire) > 0 {
                             tokio::time::sleep(super::DRAIN_POLL).await;
