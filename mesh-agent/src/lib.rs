@@ -17,3 +17,11 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+
+/// Handshakes and bursts fragment glibc's heap; this one gives memory back after a second.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// jemalloc's settings, read by it at start: two arenas for two or more workers, decay after a second.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_SETTINGS: &[u8] = b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,tcache_max:4096\0";

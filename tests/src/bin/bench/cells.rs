@@ -232,7 +232,10 @@ fn heddle(ground: &Topology, pods: &Trio, cells: &mut Vec<Cell>) -> Result<Vec<A
     config.write("bench.yaml", text)?;
     let mut agents = Vec::new();
     for node in &ground.nodes {
-        let mut agent = AgentSpec::new(ground.run(), node)?.start()?;
+        let mut spec = AgentSpec::new(ground.run(), node)?;
+        // As the peers, which run without one.
+        spec.extra.extend(["--access-log".to_owned(), "false".to_owned()]);
+        let mut agent = spec.start()?;
         agent.ready(Duration::from_secs(20))?;
         agents.push(agent);
     }
