@@ -3,12 +3,16 @@
 //! Runs when `HEDDLE_ZTUNNEL` names a ztunnel built with its feature `testing` and `HEDDLE_ZTUNNEL_CA` the folder
 //! with its test CA (`src/tls` of its source); says so and passes otherwise.
 
+#[path = "interop_ztunnel/raw.rs"]
+mod raw;
 #[path = "interop_ztunnel/stage.rs"]
 mod stage;
 
+use http::Method;
 use mesh_tests::eventually;
-use mesh_tests::promtext;
+use mesh_tests::promtext::sum;
 use nix::sys::signal::Signal;
+use raw::{Answer, Raw, Shown};
 use stage::{Beliefs, ECHO, HTTP, Side, Stage, ztunnel};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -56,5 +60,363 @@ fn bytes_and_both_half_closes_pass_in_both_families() {
             assert_eq!(rest, "last", "{way} {ip}: what follows our half close");
         }
         assert!(stage.tunnels(&from).unwrap() > 0, "{way}: not through a tunnel");
+    }
+}
+
+#[test]
+fn what_cannot_be_reached_is_refused_not_tried_without_the_mesh() {
+    let Some(stage) = stage() else { return };
+    for (way, from, to) in stage.directions() {
+        for ip in to.ips() {
+            assert!(is_refused(&from, ip, 9), "{way} {ip}: nobody listens there");
+        }
+    }
+}
+
+#[test]
+fn neither_talks_to_an_identity_that_it_does_not_expect() {
+    let Some(from) = ztunnel() else { return };
+    let beliefs = [
+        (
+            "wrong account of ztunnel",
+            Beliefs {
+                heddle_expects: "other",
+                ..Beliefs::default()
+            },
+            [true, false],
+        ),
+        (
+            "wrong account of heddle",
+            Beliefs {
+                ztunnel_expects: "other",
+                ..Beliefs::default()
+            },
+            [false, true],
+        ),
+        (
+            "foreign trust domain",
+            Beliefs {
+                ztunnel_domain: "other.local",
+                ..Beliefs::default()
+            },
+            [true, true],
+        ),
+    ];
+    for (what, beliefs, refused) in beliefs {
+        let stage = Stage::start(&from, &beliefs).unwrap();
+        for ((way, from, to), refused) in stage.directions().into_iter().zip(refused) {
+            assert_eq!(is_refused(&from, to.v4.into(), ECHO), refused, "{what}, {way}");
+        }
+    }
+}
+
+#[test]
+fn many_streams_share_connections_and_none_waits() {
+    const STREAMS: usize = 300;
+    let Some(stage) = stage() else { return };
+    for (way, from, to) in stage.directions() {
+        let begun = Instant::now();
+        let mut streams: Vec<TcpStream> = std::thread::scope(|scope| {
+            let dialling: Vec<_> = (0..STREAMS)
+                .map(|n| {
+                    let (from, to) = (&from, &to);
+                    scope.spawn(move || {
+                        let mut stream = from.connect(to.ips()[n % 2], ECHO).unwrap();
+                        assert_eq!(say(&mut stream, "first").unwrap(), "first");
+                        stream
+                    })
+                })
+                .collect();
+            dialling
+                .into_iter()
+                .map(|dialling| dialling.join().unwrap())
+                .collect()
+        });
+        // All are open at once, and all still answer.
+        for stream in &mut streams {
+            assert_eq!(say(stream, "again").unwrap(), "again", "{way}");
+        }
+        let tunnels = stage.tunnels(&from).unwrap();
+        assert!(
+            (3..=24).contains(&tunnels),
+            "{way}: {STREAMS} streams on {tunnels} connections"
+        );
+        assert!(begun.elapsed() < PATIENCE, "{way}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn a_reader_that_pauses_holds_up_only_itself() {
+    const BULK: usize = 256 << 20;
+    let Some(stage) = stage() else { return };
+    for (way, from, to) in stage.directions() {
+        let mut paused = from.connect(to.v4, ECHO).unwrap();
+        paused.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut written = 0;
+        let chunk = vec![0x5a; 1 << 20];
+        let full = loop {
+            match paused.write(&chunk) {
+                Ok(n) => written += n,
+                Err(error) => break error.kind(),
+            }
+            assert!(written < BULK, "{way}: an echo that nobody reads must fill up");
+        };
+        assert_eq!(full, ErrorKind::WouldBlock, "{way}");
+        let mut bulk = from.connect(to.v4, ECHO).unwrap();
+        let (mut reader, mut read) = (bulk.try_clone().unwrap(), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..BULK / chunk.len()).for_each(|_| bulk.write_all(&chunk).unwrap());
+                bulk.shutdown(Shutdown::Write).unwrap();
+            });
+            read = std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+        });
+        assert_eq!(read, BULK as u64, "{way}");
+        paused.shutdown(Shutdown::Write).unwrap();
+        let late = std::io::copy(&mut paused, &mut std::io::sink()).unwrap();
+        assert_eq!(late, written as u64, "{way}: what was held back comes whole");
+    }
+}
+
+#[test]
+fn a_silent_stream_outlives_minutes_of_pings_and_a_short_freeze() {
+    let Some(mut stage) = stage() else { return };
+    let mut streams: Vec<_> = stage
+        .directions()
+        .into_iter()
+        .map(|(way, from, to)| {
+            let mut stream = from.connect(to.v4, ECHO).unwrap();
+            assert_eq!(say(&mut stream, "before").unwrap(), "before");
+            (way, stream)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(65));
+    for (way, stream) in &mut streams {
+        assert_eq!(say(stream, "after").unwrap(), "after", "{way}: silence");
+    }
+    for frozen in [&mut stage.agent.proc, &mut stage.ztunnel] {
+        frozen.signal(Signal::SIGSTOP).unwrap();
+        std::thread::sleep(Duration::from_secs(12));
+        frozen.signal(Signal::SIGCONT).unwrap();
+        for (way, stream) in &mut streams {
+            assert_eq!(say(stream, "thawed").unwrap(), "thawed", "{way}: freeze");
+        }
+    }
+}
+
+#[test]
+fn what_hangs_is_given_up_and_dialled_anew() {
+    let Some(mut stage) = stage() else { return };
+    let directions = stage.directions();
+    let mut old: Vec<_> = directions
+        .iter()
+        .map(|(_, from, to)| {
+            let mut stream = from.connect(to.v4, ECHO).unwrap();
+            assert_eq!(say(&mut stream, "before").unwrap(), "before");
+            stream
+        })
+        .collect();
+    stage.ztunnel.signal(Signal::SIGSTOP).unwrap();
+    old[0].set_read_timeout(Some(Duration::from_secs(45))).unwrap();
+    let begun = Instant::now();
+    // The end comes from Heddle, which gets no PING answered: after at most 10 + 20 s.
+    let end = old[0].read(&mut [0]);
+    assert!(
+        !matches!(&end, Err(error) if error.kind() == ErrorKind::WouldBlock),
+        "the stream hangs with its peer"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(35), "{:?}", begun.elapsed());
+    stage.ztunnel.signal(Signal::SIGCONT).unwrap();
+    for (way, from, to) in &directions {
+        eventually(way, PATIENCE, || {
+            let mut stream = from.connect(to.v4, ECHO).ok()?;
+            say(&mut stream, "anew").ok().filter(|back| back == "anew")
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn streams_finish_while_heddle_or_ztunnel_goes() {
+    let Some(from) = ztunnel() else { return };
+    for heddle_goes in [true, false] {
+        let beliefs = Beliefs {
+            ztunnel_env: &[("TERMINATION_GRACE_PERIOD_SECONDS", "25")],
+            ..Beliefs::default()
+        };
+        let mut stage = Stage::start(&from, &beliefs).unwrap();
+        let going = if heddle_goes {
+            "heddle goes"
+        } else {
+            "ztunnel goes"
+        };
+        let mut streams: Vec<_> = stage
+            .directions()
+            .into_iter()
+            .map(|(way, from, to)| {
+                let mut stream = from.connect(to.v4, ECHO).unwrap();
+                assert_eq!(say(&mut stream, "before").unwrap(), "before");
+                (way, stream)
+            })
+            .collect();
+        let proc = if heddle_goes {
+            &mut stage.agent.proc
+        } else {
+            &mut stage.ztunnel
+        };
+        proc.signal(Signal::SIGTERM).unwrap();
+        // Longer than the farewells of both, shorter than their patience.
+        std::thread::sleep(Duration::from_secs(3));
+        for (way, stream) in &mut streams {
+            assert_eq!(say(stream, "during").unwrap(), "during", "{going}, {way}");
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "{going}, {way}: a clean end");
+        }
+        drop(streams);
+        // Nothing is left to wait for.
+        let status = proc.wait(PATIENCE).unwrap();
+        assert!(status.success(), "{going}: {status}");
+    }
+}
+
+#[test]
+fn http_in_the_tunnel_is_seen_and_counted_by_heddle() {
+    let Some(stage) = stage() else { return };
+    let (app, peer) = (&stage.heddle_side, &stage.ztunnel_side);
+    for ip in peer.pod.ips() {
+        let to = std::net::SocketAddr::new(ip, HTTP).to_string();
+        for http2 in [false, true] {
+            let mut args = vec!["get", "--to", &to, "--count", "10"];
+            args.extend(http2.then_some("--http2"));
+            let answer = app.pod.podkit(&args).unwrap();
+            assert_eq!(answer["statuses"]["200"], 10, "{to}: {answer}");
+        }
+    }
+    for ip in app.pod.ips() {
+        let mut stream = peer.connect(ip, HTTP).unwrap();
+        for _ in 0..10 {
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: app\r\n\r\n").unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).unwrap();
+            assert_eq!(&head, b"HTTP/1.1 200");
+            drain_silence(&mut stream);
+        }
+    }
+    let spiffe = |account| format!("spiffe://cluster.local/ns/{}/sa/{account}", stage::NAMESPACE);
+    let (app_id, peer_id) = (spiffe("app"), spiffe("peer"));
+    for (reporter, source, destination, requests) in [
+        ("source", &app_id, &peer_id, 40.0),
+        ("destination", &peer_id, &app_id, 20.0),
+    ] {
+        let labels = [
+            ("reporter", reporter),
+            ("source_principal", source.as_str()),
+            ("destination_principal", destination.as_str()),
+            (
+                "connection_security_policy",
+                if reporter == "source" {
+                    "unknown"
+                } else {
+                    "mutual_tls"
+                },
+            ),
+            (
+                "source_workload",
+                if reporter == "source" { "app" } else { "peer" },
+            ),
+        ];
+        let counted = eventually("the requests to be counted", PATIENCE, || {
+            let metrics = stage.agent.spec.metrics().ok()?;
+            let counted = sum(&metrics, "istio_requests_total", &labels);
+            (counted > 0.0).then_some(counted)
+        });
+        assert_eq!(counted.unwrap(), requests, "{reporter}");
+    }
+}
+
+/// Reads what comes until nothing has come for a moment.
+fn drain_silence(stream: &mut TcpStream) {
+    let limit = stream.read_timeout().unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let _quiet = std::io::copy(stream, &mut std::io::sink());
+    stream.set_read_timeout(limit).unwrap();
+}
+
+#[test]
+fn the_same_question_gets_the_same_answer_from_both() {
+    const FRIEND: &[&str] = &["spiffe://cluster.local/ns/interop/sa/friend"];
+    let Some(from) = ztunnel() else { return };
+    let stage = Stage::start(&from, &Beliefs::default()).unwrap();
+    let raw = Raw::new(&from.ca_key, &from.ca_cert).unwrap();
+    let sides = stage.directions();
+    // Authority with `IP` for the server's own address; expected status, 0 = no answer at all.
+    let questions: &[(Method, &str, u16)] = &[
+        (Method::CONNECT, "IP:7000", 200),
+        (Method::GET, "IP:7000", 400),
+        (Method::POST, "IP:7000", 400),
+        (Method::CONNECT, "10.77.9.9:7000", 400),
+        (Method::CONNECT, "[fd77:9::9]:7000", 400),
+        (Method::CONNECT, "IP", 400),
+        (Method::CONNECT, "IP:9", 503),
+        (Method::CONNECT, "IP:15001", 503),
+        (Method::CONNECT, "IP:15006", 503),
+        (Method::CONNECT, "IP:15008", 503),
+        (Method::CONNECT, "nobody.interop.svc.cluster.local:80", 503),
+        (Method::CONNECT, "nobody", 400),
+    ];
+    for (method, authority, expected) in questions {
+        for family in [0, 1] {
+            for (way, from, to) in &sides {
+                let ip = to.ips()[family];
+                let own = if ip.is_ipv6() {
+                    format!("[{ip}]")
+                } else {
+                    ip.to_string()
+                };
+                let uri = authority.replace("IP", &own);
+                let (answer, streams) = raw
+                    .ask(&from.pod.netns, ip, &Shown::Uris(FRIEND), method, &uri)
+                    .unwrap();
+                assert_eq!(answer, Answer::Status(*expected), "{way}: {method} {uri}");
+                assert_eq!(streams, 200, "{way}: streams allowed");
+            }
+        }
+    }
+    let shown: &[(&str, Shown<'_>)] = &[
+        ("no certificate", Shown::Nothing),
+        ("no SAN", Shown::Uris(&[])),
+        (
+            "no SPIFFE SAN",
+            Shown::Uris(&["https://cluster.local/ns/interop/sa/friend"]),
+        ),
+        (
+            "foreign trust domain",
+            Shown::Uris(&["spiffe://other.local/ns/interop/sa/friend"]),
+        ),
+    ];
+    for (what, shown) in shown {
+        for (way, from, to) in &sides {
+            let uri = format!("{}:{ECHO}", to.v4);
+            let ip = to.v4.into();
+            let (answer, _) = raw
+                .ask(&from.pod.netns, ip, shown, &Method::CONNECT, &uri)
+                .unwrap();
+            assert_eq!(answer, Answer::Failed, "{way}: {what}");
+        }
+    }
+    let mut raw = raw;
+    for (alpn, expected) in [
+        (&[][..], Answer::Status(200)),
+        (&[b"http/1.1".to_vec()][..], Answer::Failed),
+    ] {
+        raw.alpn = alpn.to_vec();
+        for (way, from, to) in &sides {
+            let uri = format!("{}:{ECHO}", to.v4);
+            let ip = to.v4.into();
+            let (answer, _) = raw
+                .ask(&from.pod.netns, ip, &Shown::Uris(FRIEND), &Method::CONNECT, &uri)
+                .unwrap();
+            assert_eq!(answer, expected, "{way}: ALPN {alpn:?}");
+        }
     }
 }
