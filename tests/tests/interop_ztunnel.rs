@@ -16,6 +16,7 @@ use raw::{Answer, Raw, Shown};
 use stage::{Beliefs, ECHO, HTTP, Side, Stage, ztunnel};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -208,31 +209,31 @@ fn a_silent_stream_outlives_minutes_of_pings_and_a_short_freeze() {
 fn what_hangs_is_given_up_and_dialled_anew() {
     let Some(mut stage) = stage() else { return };
     let directions = stage.directions();
-    let mut old: Vec<_> = directions
-        .iter()
-        .map(|(_, from, to)| {
-            let mut stream = from.connect(to.v4, ECHO).unwrap();
-            assert_eq!(say(&mut stream, "before").unwrap(), "before");
-            stream
-        })
-        .collect();
-    stage.ztunnel.signal(Signal::SIGSTOP).unwrap();
-    old[0].set_read_timeout(Some(Duration::from_secs(45))).unwrap();
-    let begun = Instant::now();
-    // The end comes from Heddle, which gets no PING answered: after at most 10 + 20 s.
-    let end = old[0].read(&mut [0]);
-    assert!(
-        !matches!(&end, Err(error) if error.kind() == ErrorKind::WouldBlock),
-        "the stream hangs with its peer"
-    );
-    assert!(begun.elapsed() < Duration::from_secs(35), "{:?}", begun.elapsed());
-    stage.ztunnel.signal(Signal::SIGCONT).unwrap();
     for (way, from, to) in &directions {
-        eventually(way, PATIENCE, || {
-            let mut stream = from.connect(to.v4, ECHO).ok()?;
-            say(&mut stream, "anew").ok().filter(|back| back == "anew")
-        })
-        .unwrap();
+        let mut stream = from.connect(to.v4, ECHO).unwrap();
+        assert_eq!(say(&mut stream, "before").unwrap(), "before");
+        let hangs = if Arc::ptr_eq(to, &stage.ztunnel_side.pod) {
+            &mut stage.ztunnel
+        } else {
+            &mut stage.agent.proc
+        };
+        hangs.signal(Signal::SIGSTOP).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(35))).unwrap();
+        // The other side gets no PING answered: after at most 10 + 20 s it ends what is on that connection.
+        let end = stream.read(&mut [0]);
+        let timed_out = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock;
+        assert!(
+            !end.is_err_and(|error| timed_out(&error)),
+            "{way}: the stream hangs with its peer"
+        );
+        hangs.signal(Signal::SIGCONT).unwrap();
+        for (again, from, to) in &directions {
+            eventually(again, PATIENCE, || {
+                let mut stream = from.connect(to.v4, ECHO).ok()?;
+                say(&mut stream, "anew").ok().filter(|back| back == "anew")
+            })
+            .unwrap();
+        }
     }
 }
 
@@ -267,6 +268,18 @@ fn streams_finish_while_heddle_or_ztunnel_goes() {
         proc.signal(Signal::SIGTERM).unwrap();
         // Longer than the farewells of both, shorter than their patience.
         std::thread::sleep(Duration::from_secs(3));
+        let (heddle, ztunnel) = (stage.heddle_side.clone(), stage.ztunnel_side.clone());
+        let (stays, leaves) = if heddle_goes {
+            (ztunnel, heddle)
+        } else {
+            (heddle, ztunnel)
+        };
+        let begun = Instant::now();
+        is_refused(&stays, leaves.pod.v4.into(), ECHO);
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{going}: the other waits for it"
+        );
         for (way, stream) in &mut streams {
             assert_eq!(say(stream, "during").unwrap(), "during", "{going}, {way}");
             stream.shutdown(Shutdown::Write).unwrap();
@@ -301,36 +314,27 @@ fn http_in_the_tunnel_is_seen_and_counted_by_heddle() {
             assert_eq!(&head, b"HTTP/1.1 200");
             drain_silence(&mut stream);
         }
+        let stream = peer.connect(ip, HTTP).unwrap();
+        assert_eq!(raw::http2(stream, "http://app/", 10).unwrap(), [200; 10]);
     }
     let spiffe = |account| format!("spiffe://cluster.local/ns/{}/sa/{account}", stage::NAMESPACE);
     let (app_id, peer_id) = (spiffe("app"), spiffe("peer"));
-    for (reporter, source, destination, requests) in [
-        ("source", &app_id, &peer_id, 40.0),
-        ("destination", &peer_id, &app_id, 20.0),
+    for (reporter, source, destination, from, requests) in [
+        ("source", &app_id, &peer_id, "app", 40.0),
+        ("destination", &peer_id, &app_id, "peer", 40.0),
     ] {
         let labels = [
             ("reporter", reporter),
             ("source_principal", source.as_str()),
             ("destination_principal", destination.as_str()),
-            (
-                "connection_security_policy",
-                if reporter == "source" {
-                    "unknown"
-                } else {
-                    "mutual_tls"
-                },
-            ),
-            (
-                "source_workload",
-                if reporter == "source" { "app" } else { "peer" },
-            ),
+            ("connection_security_policy", "mutual_tls"),
+            ("source_workload", from),
         ];
         let counted = eventually("the requests to be counted", PATIENCE, || {
             let metrics = stage.agent.spec.metrics().ok()?;
-            let counted = sum(&metrics, "istio_requests_total", &labels);
-            (counted > 0.0).then_some(counted)
+            (sum(&metrics, "istio_requests_total", &labels) == requests).then_some(())
         });
-        assert_eq!(counted.unwrap(), requests, "{reporter}");
+        counted.unwrap_or_else(|error| panic!("{error}: {}", stage.agent.spec.get("/metrics").unwrap().1));
     }
 }
 

@@ -115,6 +115,25 @@ async fn exchange(config: ClientConfig, server: SocketAddr, request: Request<()>
     Ok((Answer::Status(status), send.current_max_send_streams()))
 }
 
+/// `count` GETs with prior knowledge of HTTP/2 on a connection that stands: their statuses.
+pub(crate) fn http2(stream: std::net::TcpStream, uri: &str, count: usize) -> Result<Vec<u16>> {
+    stream.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (send, connection) = h2::client::handshake(TcpStream::from_std(stream)?).await?;
+        tokio::spawn(connection);
+        let mut statuses = Vec::new();
+        for _ in 0..count {
+            let request = Request::builder().uri(uri).version(Version::HTTP_2).body(())?;
+            let (response, _) = send.clone().ready().await?.send_request(request, true)?;
+            statuses.push(response.await?.status().as_u16());
+        }
+        Ok(statuses)
+    })
+}
+
 /// Takes any server: what is asked is how the server takes us.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
