@@ -6,16 +6,26 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=HEDDLE_BPF_OBJECT");
-    let object = env::var_os("HEDDLE_BPF_OBJECT").map(PathBuf::from).unwrap_or_else(|| {
-        let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
-        manifest.join("../target/bpf/mesh-ebpf")
-    });
+    let object = env::var_os("HEDDLE_BPF_OBJECT")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            let manifest = env::var_os("CARGO_MANIFEST_DIR")
+                .map(PathBuf::from)
+                .unwrap_or_default();
+            manifest.join("../target/bpf/mesh-ebpf")
+        });
     println!("cargo:rerun-if-changed={}", object.display());
     let bytes = fs::read(&object).unwrap_or_default();
     if bytes.is_empty() {
-        println!("cargo:warning=no BPF object at {}: run `cargo xtask build-ebpf`", object.display());
+        println!(
+            "cargo:warning=no BPF object at {}: run `cargo xtask build-ebpf`",
+            object.display()
+        );
     }
-    let out = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default().join("mesh-ebpf");
+    let out = env::var_os("OUT_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_default()
+        .join("mesh-ebpf");
     if let Err(error) = fs::write(&out, bytes) {
         println!("cargo:error=cannot write {}: {error}", out.display());
     }

@@ -62,8 +62,10 @@ pub enum BpfError {
         source: aya::maps::MapError,
     },
     /// The hooks are attached, but a connection made to see it did not meet them.
-    #[error("the programs are attached to {0}, but a connection from below it does not meet them: is another program's \
-             override in place?")]
+    #[error(
+        "the programs are attached to {0}, but a connection from below it does not meet them: is another program's \
+             override in place?"
+    )]
     NoEffect(PathBuf),
     /// The object has no such program or map.
     #[error("the BPF object has no {0}: agent and object are of different builds")]

@@ -40,7 +40,10 @@ pub enum CaptureError {
 /// See [`CaptureError`]; nothing stays open.
 pub fn open(workload: &Arc<Workload>, mark: u32) -> Result<PodHandle, CaptureError> {
     let path = workload.netns.as_deref().ok_or(CaptureError::NoNetns)?;
-    let fail = |source| CaptureError::Open { path: path.to_owned(), source };
+    let fail = |source| CaptureError::Open {
+        path: path.to_owned(),
+        source,
+    };
     let netns = NetNs::open(Path::new(path)).map_err(fail)?;
     let home = NetNs::current().and_then(|home| home.inode()).map_err(fail)?;
     if netns.inode().map_err(fail)? == home {
@@ -55,7 +58,11 @@ pub fn open(workload: &Arc<Workload>, mark: u32) -> Result<PodHandle, CaptureErr
             })
         })
         .map_err(CaptureError::Listen)?;
-    Ok(PodHandle { workload: Arc::clone(workload), netns, listeners })
+    Ok(PodHandle {
+        workload: Arc::clone(workload),
+        netns,
+        listeners,
+    })
 }
 
 /// How many TCP connections to or from other hosts live in a namespace. At enrollment these are the ones that the mesh

@@ -22,7 +22,9 @@ impl NetNs {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(File::open(path)?) })
+        Ok(Self {
+            file: Arc::new(File::open(path)?),
+        })
     }
 
     /// The calling thread's namespace.
@@ -96,7 +98,11 @@ impl NetnsCookie for Socket {
                 &raw mut len,
             )
         };
-        if rc == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+        if rc == 0 {
+            Ok(cookie)
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 }
 
@@ -179,5 +185,9 @@ fn bind_address_no_port(fd: BorrowedFd<'_>) -> io::Result<()> {
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

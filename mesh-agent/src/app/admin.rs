@@ -38,7 +38,9 @@ pub async fn start(world: &Rc<RefCell<World>>) -> anyhow::Result<[JoinHandle<()>
         let world = world.borrow();
         (world.config.metrics_addr, world.config.admin_socket())
     };
-    let tcp = TcpListener::bind(addr).await.with_context(|| format!("listen on {addr} for metrics"))?;
+    let tcp = TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("listen on {addr} for metrics"))?;
     if let Err(error) = std::fs::remove_file(&socket)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -94,15 +96,28 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
     match (face, request.method().clone(), request.uri().path()) {
         (_, Method::GET, "/healthz/ready") => {
             let ready = world.borrow().ready();
-            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            text(status, if ready { "ready\n" } else { "no config has been read yet\n" })
+            let status = if ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            text(
+                status,
+                if ready {
+                    "ready\n"
+                } else {
+                    "no config has been read yet\n"
+                },
+            )
         }
         (_, Method::GET, "/healthz/live") => text(StatusCode::OK, "alive\n"),
         (_, Method::GET, "/metrics" | "/stats/prometheus") => {
             let mut response = text(StatusCode::OK, report::metrics(&world.borrow()));
             // The text format that every Prometheus reads; `promtool check metrics` takes no other.
             let kind = "text/plain; version=0.0.4; charset=utf-8";
-            response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
             response
         }
         (Face::Root, Method::GET, "/status") => json(StatusCode::OK, &report::status(&world.borrow())),
@@ -124,12 +139,18 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
 fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = text(status, value.to_string());
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     response
 }

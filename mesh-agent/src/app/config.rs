@@ -93,7 +93,9 @@ impl AgentConfig {
     /// Where status is asked.
     #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
-        self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
+        self.admin_socket
+            .clone()
+            .unwrap_or_else(|| self.state_dir.join("admin.sock"))
     }
 
     /// See `drain_seconds`.

@@ -118,7 +118,9 @@ impl World {
         {
             tracing::error!(%error, "the data path is not in effect");
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |age| age.as_secs());
         self.certificates.tick(now);
     }
 }
@@ -128,7 +130,10 @@ impl World {
 /// # Errors
 /// What is missing, before anything is captured.
 pub fn run(config: AgentConfig) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
     LocalSet::new().block_on(&runtime, serve(config))
 }
 
@@ -138,12 +143,20 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => pods_cgroup(&cgroup2_mount().context("no cgroup v2 mount: see `heddle check`")?),
     };
-    let bpf = BpfConfig { bpf_dir: config.bpf_dir.clone(), cgroup, state_dir: config.state_dir.clone() };
+    let bpf = BpfConfig {
+        bpf_dir: config.bpf_dir.clone(),
+        cgroup,
+        state_dir: config.state_dir.clone(),
+    };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
     datapath.begin(mark).context("announce the socket mark")?;
     let events = datapath.take_events().context("open the event ring")?;
-    let issuer = Issuer::open(&config.ca_dir, &config.trust_domain, Duration::from_secs(config.cert_ttl))
-        .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
+    let issuer = Issuer::open(
+        &config.ca_dir,
+        &config.trust_domain,
+        Duration::from_secs(config.cert_ttl),
+    )
+    .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
     let certificates = Arc::new(CertificateStore::new(issuer, system_clock()));
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let telemetry = Telemetry::new(&TelemetryConfig::default());
@@ -152,7 +165,10 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
     let proxy = Arc::new(
         Proxy::start(
-            ProxyConfig { workers: config.workers, ..ProxyConfig::default() },
+            ProxyConfig {
+                workers: config.workers,
+                ..ProxyConfig::default()
+            },
             ProxyDeps {
                 snapshots: Arc::clone(&snapshots),
                 certs: Arc::clone(&certificates) as Arc<dyn Certificates>,
@@ -164,7 +180,13 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         )
         .context("start the proxy")?,
     );
-    let node = Node::new(config.node.clone(), mark, config.drain_deadline(), datapath, Arc::clone(&proxy));
+    let node = Node::new(
+        config.node.clone(),
+        mark,
+        config.drain_deadline(),
+        datapath,
+        Arc::clone(&proxy),
+    );
     let drain = config.drain_deadline();
     let folder = config.config.clone();
     let world = Rc::new(RefCell::new(World {

@@ -37,9 +37,18 @@ impl DatapathCollector {
         let node = &world.node;
         let snapshot = world.snapshots.load();
         let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let captured = snapshot.workloads.iter().filter(|workload| node.captured(workload.id).is_some()).count();
+        let captured = snapshot
+            .workloads
+            .iter()
+            .filter(|workload| node.captured(workload.id).is_some())
+            .count();
         *self.figures.lock() = Figures {
-            decisions: node.datapath().decisions().into_iter().map(|(reason, n)| (reason.name(), n)).collect(),
+            decisions: node
+                .datapath()
+                .decisions()
+                .into_iter()
+                .map(|(reason, n)| (reason.name(), n))
+                .collect(),
             maps: node
                 .datapath()
                 .usage()
@@ -56,19 +65,55 @@ impl DatapathCollector {
 impl Collector for DatapathCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let figures = self.figures.lock();
-        let decisions = figures.decisions.iter().map(|(reason, n)| ([("reason", *reason)], ConstCounter::new(*n)));
-        family(&mut encoder, "heddle_bpf_decisions", "Decisions of the kernel hooks by reason", decisions)?;
-        let entries = figures.maps.iter().map(|(map, entries, _)| ([("map", *map)], ConstGauge::new(*entries)));
-        family(&mut encoder, "heddle_bpf_map_entries", "Entries of a BPF map", entries)?;
-        let max = figures.maps.iter().map(|(map, _, max)| ([("map", *map)], ConstGauge::new(*max)));
-        family(&mut encoder, "heddle_bpf_map_max_entries", "Entries that a BPF map can hold", max)?;
+        let decisions = figures
+            .decisions
+            .iter()
+            .map(|(reason, n)| ([("reason", *reason)], ConstCounter::new(*n)));
+        family(
+            &mut encoder,
+            "heddle_bpf_decisions",
+            "Decisions of the kernel hooks by reason",
+            decisions,
+        )?;
+        let entries = figures
+            .maps
+            .iter()
+            .map(|(map, entries, _)| ([("map", *map)], ConstGauge::new(*entries)));
+        family(
+            &mut encoder,
+            "heddle_bpf_map_entries",
+            "Entries of a BPF map",
+            entries,
+        )?;
+        let max = figures
+            .maps
+            .iter()
+            .map(|(map, _, max)| ([("map", *map)], ConstGauge::new(*max)));
+        family(
+            &mut encoder,
+            "heddle_bpf_map_max_entries",
+            "Entries that a BPF map can hold",
+            max,
+        )?;
         let mut gauge = |name, help, value| {
             let metric = ConstGauge::<i64>::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
-        gauge("heddle_agent_captured_pods", "Pods of this node whose connections are captured", figures.captured_pods)?;
-        gauge("heddle_agent_config_problems", "Objects that are not in force as written", figures.config_problems)?;
-        gauge("heddle_agent_snapshot_version", "Version of the snapshot in force", figures.snapshot_version)
+        gauge(
+            "heddle_agent_captured_pods",
+            "Pods of this node whose connections are captured",
+            figures.captured_pods,
+        )?;
+        gauge(
+            "heddle_agent_config_problems",
+            "Objects that are not in force as written",
+            figures.config_problems,
+        )?;
+        gauge(
+            "heddle_agent_snapshot_version",
+            "Version of the snapshot in force",
+            figures.snapshot_version,
+        )
     }
 }
 
@@ -79,7 +124,9 @@ fn family<M: EncodeMetric>(
     series: impl Iterator<Item = ([(&'static str, &'static str); 1], M)>,
 ) -> fmt::Result {
     let mut series = series.peekable();
-    let Some((_, first)) = series.peek() else { return Ok(()) };
+    let Some((_, first)) = series.peek() else {
+        return Ok(());
+    };
     let mut family = encoder.encode_descriptor(name, help, None, first.metric_type())?;
     for (labels, metric) in series {
         metric.encode(family.encode_family(&labels)?)?;

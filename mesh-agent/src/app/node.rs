@@ -121,8 +121,15 @@ impl Node {
                 old.uid == workload.uid && old.netns == workload.netns && old.identity == workload.identity
             })
         };
-        let gone: Vec<u32> = self.live.iter().filter(|(id, pod)| !stays(id, pod)).map(|(id, _)| *id).collect();
-        gone.into_iter().filter_map(|id| self.live.remove(&id).map(|pod| (id, pod))).collect()
+        let gone: Vec<u32> = self
+            .live
+            .iter()
+            .filter(|(id, pod)| !stays(id, pod))
+            .map(|(id, _)| *id)
+            .collect();
+        gone.into_iter()
+            .filter_map(|id| self.live.remove(&id).map(|pod| (id, pod)))
+            .collect()
     }
 
     fn open(&mut self, workload: &Arc<Workload>) -> Result<(), CaptureError> {
@@ -137,7 +144,9 @@ impl Node {
             (listener_kind::INBOUND, &listeners.inbound),
             (listener_kind::TUNNEL, &listeners.tunnel),
         ] {
-            self.datapath.set_listener(cookie, kind, listener).map_err(refused)?;
+            self.datapath
+                .set_listener(cookie, kind, listener)
+                .map_err(refused)?;
         }
         let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
         if let Err(error) = self.proxy.add_pod(Arc::clone(&handle)) {
@@ -145,7 +154,15 @@ impl Node {
             return Err(CaptureError::Datapath(chain(&error)));
         }
         tracing::info!(pod = %workload.pod, cookie, preexisting, "captured");
-        self.live.insert(workload.id, LivePod { handle, cookie, link, preexisting });
+        self.live.insert(
+            workload.id,
+            LivePod {
+                handle,
+                cookie,
+                link,
+                preexisting,
+            },
+        );
         Ok(())
     }
 
@@ -205,14 +222,20 @@ impl Node {
         }
         let swept = self.datapath.sweep_flows(UNTAKEN_NS);
         if swept > 0 {
-            tracing::warn!(swept, "removed announcements of connections that were never accepted");
+            tracing::warn!(
+                swept,
+                "removed announcements of connections that were never accepted"
+            );
         }
     }
 
     /// The pod under this number, if it is captured.
     #[must_use]
     pub fn captured(&self, id: u32) -> Option<CapturedPod> {
-        self.live.get(&id).map(|pod| CapturedPod { cookie: pod.cookie, preexisting: pod.preexisting })
+        self.live.get(&id).map(|pod| CapturedPod {
+            cookie: pod.cookie,
+            preexisting: pod.preexisting,
+        })
     }
 
     /// Why a pod that should be captured is not.
@@ -247,7 +270,9 @@ impl Node {
 
 /// Addresses of the namespace that the agent runs in: the node's own.
 fn node_addrs() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
     let mut addrs: Vec<IpAddr> = interfaces
         .filter_map(|interface| {
             let address = interface.address?;

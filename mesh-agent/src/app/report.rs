@@ -89,9 +89,16 @@ pub fn metrics(world: &World) -> String {
 
 /// One line for a kernel event. Connections without a proxy have no other.
 pub fn log_event(snapshot: &Snapshot, event: &Event) {
-    let reason = Reason::ALL.get(event.reason as usize).map_or("unknown", |reason| reason.name());
-    let workload = snapshot.workloads.iter().find(|workload| workload.id == event.workload);
-    let pod = workload.map(|workload| workload.pod.to_string()).unwrap_or_default();
+    let reason = Reason::ALL
+        .get(event.reason as usize)
+        .map_or("unknown", |reason| reason.name());
+    let workload = snapshot
+        .workloads
+        .iter()
+        .find(|workload| workload.id == event.workload);
+    let pod = workload
+        .map(|workload| workload.pod.to_string())
+        .unwrap_or_default();
     let dst = SocketAddr::from(event.dst);
     let peer = SocketAddr::from(event.peer);
     let service = match snapshot.target(dst) {

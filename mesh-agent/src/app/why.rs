@@ -60,18 +60,25 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
     let source = find_pod(&snapshot, &question.source)?;
     let addr = resolve(&snapshot, source, &question.destination)?;
     let target = snapshot.target(addr);
-    let mut steps = vec![
-        format!("{} dials {}, which is {addr}: {}", source.pod, question.destination, describe(&target)),
-    ];
+    let mut steps = vec![format!(
+        "{} dials {}, which is {addr}: {}",
+        source.pod,
+        question.destination,
+        describe(&target)
+    )];
     if world.node.captured(source.id).is_none() {
         let why = match world.node.failure(source.id) {
             Some(failure) => failure.to_owned(),
-            None if *source.node != *world.node.name() => format!("it runs on node {}: ask there", source.node),
+            None if *source.node != *world.node.name() => {
+                format!("it runs on node {}: ask there", source.node)
+            }
             None => source.enrollment.describe().to_owned(),
         };
         steps.push(format!("the pod is not captured by this agent: {why}"));
-        return Ok(json!({"source": source.pod.to_string(), "address": addr.to_string(), "steps": steps,
-            "kernel": {"verdict": "untouched", "reason": "not_enrolled"}}));
+        return Ok(
+            json!({"source": source.pod.to_string(), "address": addr.to_string(), "steps": steps,
+            "kernel": {"verdict": "untouched", "reason": "not_enrolled"}}),
+        );
     }
     let (verdict, backends) = kernel(world.node.plan(), source, addr);
     steps.push(format!("kernel: {}", verdict_text(verdict)));
@@ -82,14 +89,24 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
         "kernel": {"verdict": verdict_name(verdict), "reason": verdict.reason().name(), "backends": backends},
     });
     if matches!(verdict, Verdict::Proxy(_)) {
-        proxy(&snapshot, source, question, addr, &target, &mut steps, &mut answer);
+        proxy(
+            &snapshot,
+            source,
+            question,
+            addr,
+            &target,
+            &mut steps,
+            &mut answer,
+        );
     }
     answer["steps"] = json!(steps);
     Ok(answer)
 }
 
 fn find_pod<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Workload>, String> {
-    let (namespace, pod) = name.split_once('/').ok_or_else(|| format!("source {name:?}: write namespace/pod"))?;
+    let (namespace, pod) = name
+        .split_once('/')
+        .ok_or_else(|| format!("source {name:?}: write namespace/pod"))?;
     snapshot
         .workloads
         .iter()
@@ -103,22 +120,31 @@ fn resolve(snapshot: &Snapshot, source: &Workload, destination: &str) -> Result<
         return Ok(addr);
     }
     let (name, port) = match destination.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') => {
-            (name, port.parse::<u16>().map_err(|_| format!("destination {destination:?}: port {port:?} is no number"))?)
-        }
+        Some((name, port)) if !name.contains(':') => (
+            name,
+            port.parse::<u16>()
+                .map_err(|_| format!("destination {destination:?}: port {port:?} is no number"))?,
+        ),
         _ => (destination, 80),
     };
     if let Ok(ip) = name.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, port));
     }
     let canonical = host::canonical(name);
-    let service = host::service_named(snapshot, &canonical, Some(&source.pod.namespace))
-        .ok_or_else(|| format!("destination {name:?}: no service of that name seen from namespace {}", source.pod.namespace))?;
+    let service =
+        host::service_named(snapshot, &canonical, Some(&source.pod.namespace)).ok_or_else(|| {
+            format!(
+                "destination {name:?}: no service of that name seen from namespace {}",
+                source.pod.namespace
+            )
+        })?;
     if let Some(vip) = service.vips.first() {
         return Ok(SocketAddr::new(*vip, port));
     }
     let first = service.port(port).and_then(|port| port.endpoints.first());
-    first.map(|endpoint| endpoint.addr).ok_or_else(|| format!("destination {name:?}: headless, and without an endpoint"))
+    first
+        .map(|endpoint| endpoint.addr)
+        .ok_or_else(|| format!("destination {name:?}: headless, and without an endpoint"))
 }
 
 fn describe(target: &Target) -> String {
@@ -150,20 +176,38 @@ fn protocol_text(protocol: Protocol) -> &'static str {
 /// Asks the hooks' own functions over what the maps hold. With several backends the most restrictive outcome is named.
 fn kernel(plan: &Plan, source: &Workload, addr: SocketAddr) -> (Verdict, Vec<String>) {
     let dst = AddrPort::from(addr);
-    let own = |v4: bool| source.ips.iter().find(|ip| ip.is_ipv4() == v4).map_or(Ip::NONE, |ip| Ip::from(*ip));
+    let own = |v4: bool| {
+        source
+            .ips
+            .iter()
+            .find(|ip| ip.is_ipv4() == v4)
+            .map_or(Ip::NONE, |ip| Ip::from(*ip))
+    };
     if let Some(verdict) = outbound_shortcut(false, true, &dst, &own(true), &own(false)) {
         return (verdict, Vec::new());
     }
-    let flags = plan.workloads.values().find(|entry| entry.id == source.id).map_or(0, |entry| entry.flags);
-    let service = plan.services.get(&dst).or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)));
+    let flags = plan
+        .workloads
+        .values()
+        .find(|entry| entry.id == source.id)
+        .map_or(0, |entry| entry.flags);
+    let service = plan
+        .services
+        .get(&dst)
+        .or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)));
     if let Some(verdict) = outbound_service(service, flags, true) {
         return (verdict, Vec::new());
     }
-    let Some(service) = service else { return (outbound_backend(None, flags, true), Vec::new()) };
+    let Some(service) = service else {
+        return (outbound_backend(None, flags, true), Vec::new());
+    };
     let mut names = Vec::new();
     let mut worst = None;
     for slot in 0..service.backends {
-        let backend = plan.backends.get(&BackendKey { service: service.id, slot });
+        let backend = plan.backends.get(&BackendKey {
+            service: service.id,
+            slot,
+        });
         let verdict = outbound_backend(backend, flags, true);
         if let Some(backend) = backend {
             let port = if backend.port == 0 { dst.port } else { backend.port };
@@ -174,7 +218,10 @@ fn kernel(plan: &Plan, source: &Workload, addr: SocketAddr) -> (Verdict, Vec<Str
             worst = Some(verdict);
         }
     }
-    (worst.unwrap_or_else(|| outbound_backend(None, flags, true)), names)
+    (
+        worst.unwrap_or_else(|| outbound_backend(None, flags, true)),
+        names,
+    )
 }
 
 fn verdict_name(verdict: Verdict) -> &'static str {
@@ -216,9 +263,15 @@ fn proxy(
         }
         return;
     }
-    let headers: BTreeMap<String, String> =
-        question.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
-    let authority = headers.get("host").cloned().unwrap_or_else(|| question.destination.clone());
+    let headers: BTreeMap<String, String> = question
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+        .collect();
+    let authority = headers
+        .get("host")
+        .cloned()
+        .unwrap_or_else(|| question.destination.clone());
     let headers = Headers(headers);
     let facts = RequestFacts {
         client: Some(source),
@@ -261,7 +314,10 @@ fn proxy(
 }
 
 fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {
-    steps.push(format!("answered {} with flag {}: {}", refusal.status, refusal.flag, refusal.detail));
+    steps.push(format!(
+        "answered {} with flag {}: {}",
+        refusal.status, refusal.flag, refusal.detail
+    ));
     answer["refused"] = json!({"status": refusal.status, "flag": refusal.flag, "detail": refusal.detail});
 }
 
@@ -288,7 +344,10 @@ fn transport(source: &Workload, endpoint: &Endpoint) -> String {
     match &endpoint.workload {
         Some(to) if to.enrolled() && to.node == source.node => format!("pod {}, same node, one pass", to.pod),
         Some(to) if to.enrolled() => {
-            format!("pod {}, mutual TLS to node {} as {}, expecting {}", to.pod, to.node, source.identity, to.identity)
+            format!(
+                "pod {}, mutual TLS to node {} as {}, expecting {}",
+                to.pod, to.node, source.identity, to.identity
+            )
         }
         Some(to) => format!("pod {}, plaintext: {}", to.pod, to.enrollment.describe()),
         None => "plaintext: no pod is known at this address".to_owned(),

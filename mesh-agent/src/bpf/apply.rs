@@ -37,7 +37,10 @@ impl Datapath {
     /// The refused operation. What was done before it stands; the next plan starts from [`Datapath::contents`].
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
         for op in ops {
-            self.apply_one(op).map_err(|source| ApplyError { op: op.clone(), source })?;
+            self.apply_one(op).map_err(|source| ApplyError {
+                op: op.clone(),
+                source,
+            })?;
         }
         Ok(())
     }

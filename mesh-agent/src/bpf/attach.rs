@@ -39,16 +39,27 @@ pub(super) fn attach_cgroup_hooks(datapath: &mut Datapath) -> Result<(), BpfErro
         let fail = |source| BpfError::Program { name, source };
         // Links always coexist with others' programs; any other mode is EINVAL for a link.
         let id = hook.attach(&cgroup, CgroupAttachMode::Single).map_err(fail)?;
-        let link: FdLink = hook.take_link(id).map_err(fail)?.try_into().map_err(|_| BpfError::Missing(name))?;
+        let link: FdLink = hook
+            .take_link(id)
+            .map_err(fail)?
+            .try_into()
+            .map_err(|_| BpfError::Missing(name))?;
         pin_link(link, &pin)?;
     }
     let pin = datapath.config.bpf_dir.join("links").join(SOCK_OPS);
     let hook: &mut SockOps = program(&mut datapath.ebpf, SOCK_OPS)?;
-    let fail = |source| BpfError::Program { name: SOCK_OPS, source };
+    let fail = |source| BpfError::Program {
+        name: SOCK_OPS,
+        source,
+    };
     let fd = hook.fd().map_err(fail)?;
     if let Adopted::No = adopt(&pin, target, fd.as_fd())? {
         let id = hook.attach(&cgroup, CgroupAttachMode::Single).map_err(fail)?;
-        let link: FdLink = hook.take_link(id).map_err(fail)?.try_into().map_err(|_| BpfError::Missing(SOCK_OPS))?;
+        let link: FdLink = hook
+            .take_link(id)
+            .map_err(fail)?
+            .try_into()
+            .map_err(|_| BpfError::Missing(SOCK_OPS))?;
         pin_link(link, &pin)?;
     }
     Ok(())
@@ -81,14 +92,23 @@ impl Datapath {
     pub fn verify_effect(&self) -> Result<(), BpfError> {
         let seen = || {
             let decisions = self.decisions();
-            decisions.iter().find(|(reason, _)| *reason == Reason::NotEnrolled).map_or(0, |(_, count)| *count)
+            decisions
+                .iter()
+                .find(|(reason, _)| *reason == Reason::NotEnrolled)
+                .map_or(0, |(_, count)| *count)
         };
         let before = seen();
         let probe = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(BpfError::io("probe socket"))?;
-        probe.set_nonblocking(true).map_err(BpfError::io("probe socket"))?;
+        probe
+            .set_nonblocking(true)
+            .map_err(BpfError::io("probe socket"))?;
         // Nobody listens on tcpmux; whether somebody does makes no difference.
         let _ = probe.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into());
-        if seen() > before { Ok(()) } else { Err(BpfError::NoEffect(self.config.cgroup.clone())) }
+        if seen() > before {
+            Ok(())
+        } else {
+            Err(BpfError::NoEffect(self.config.cgroup.clone()))
+        }
     }
 
     /// Ends the steering of a pod.
@@ -98,7 +118,9 @@ impl Datapath {
 
     /// Removes the links of namespaces that no live pod has: an earlier agent's pods that ended while no agent ran.
     pub fn sweep_netns(&self, live: &[&NetnsLink]) {
-        let Ok(entries) = fs::read_dir(self.config.bpf_dir.join("netns")) else { return };
+        let Ok(entries) = fs::read_dir(self.config.bpf_dir.join("netns")) else {
+            return;
+        };
         for entry in entries.flatten() {
             if !live.iter().any(|link| link.pin == entry.path()) {
                 remove_pin(&entry.path());

@@ -26,8 +26,16 @@ pub fn cgroup2_mount() -> Option<PathBuf> {
 /// back to the mount itself, where other programs attach as well.
 #[must_use]
 pub fn pods_cgroup(mount: &Path) -> PathBuf {
-    let known = ["kubepods.slice", "kubepods", "kubelet.slice/kubelet-kubepods.slice", "kubelet/kubepods"];
-    let found = known.iter().map(|name| mount.join(name)).find(|path| path.is_dir());
+    let known = [
+        "kubepods.slice",
+        "kubepods",
+        "kubelet.slice/kubelet-kubepods.slice",
+        "kubelet/kubepods",
+    ];
+    let found = known
+        .iter()
+        .map(|name| mount.join(name))
+        .find(|path| path.is_dir());
     found.unwrap_or_else(|| {
         tracing::warn!(cgroup = %mount.display(), "no pods' cgroup found: attaching to the root of cgroup v2");
         mount.to_owned()
@@ -38,12 +46,16 @@ pub fn pods_cgroup(mount: &Path) -> PathBuf {
 pub(super) fn join(cgroup: &Path) -> Result<(), BpfError> {
     let mount = cgroup2_mount().unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").map_err(BpfError::io("read /proc/self/cgroup"))?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap_or_default();
     if mount.join(own).starts_with(cgroup) {
         return Ok(());
     }
     let home = cgroup.join(AGENT_CGROUP);
     fs::create_dir_all(&home).map_err(BpfError::io(format!("create {}", home.display())))?;
     let procs = home.join("cgroup.procs");
-    fs::write(&procs, std::process::id().to_string()).map_err(BpfError::io(format!("join {}", home.display())))
+    fs::write(&procs, std::process::id().to_string())
+        .map_err(BpfError::io(format!("join {}", home.display())))
 }

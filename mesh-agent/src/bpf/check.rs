@@ -23,7 +23,12 @@ pub struct Feature {
 #[must_use]
 pub fn check_features() -> Vec<Feature> {
     let mut rows = vec![
-        row("root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)", root(), "nothing can be loaded: run as root", true),
+        row(
+            "root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)",
+            root(),
+            "nothing can be loaded: run as root",
+            true,
+        ),
         row(
             "bpf file system on /sys/fs/bpf",
             bpffs(),
@@ -32,34 +37,55 @@ pub fn check_features() -> Vec<Feature> {
         ),
         row(
             "cgroup v2",
-            cgroup2_mount().map(drop).ok_or_else(|| "no cgroup2 mount in /proc/self/mounts".to_owned()),
+            cgroup2_mount()
+                .map(drop)
+                .ok_or_else(|| "no cgroup2 mount in /proc/self/mounts".to_owned()),
             "connections cannot be captured: mount cgroup2 (any mount point)",
             true,
         ),
         row(
             "SO_NETNS_COOKIE (Linux 5.14)",
-            NetNs::current().and_then(|netns| netns.cookie()).map(drop).map_err(|error| error.to_string()),
+            NetNs::current()
+                .and_then(|netns| netns.cookie())
+                .map(drop)
+                .map_err(|error| error.to_string()),
             "pods cannot be told apart",
             true,
         ),
         row(
             "entering network namespaces (setns)",
-            NetNs::current().and_then(|netns| netns.run(|| Ok(()))).map_err(|error| error.to_string()),
+            NetNs::current()
+                .and_then(|netns| netns.run(|| Ok(())))
+                .map_err(|error| error.to_string()),
             "listeners cannot be opened inside pods: CAP_SYS_ADMIN",
             true,
         ),
-        row("JIT compiler", jit(), "programs are interpreted: correct, but slower", false),
+        row(
+            "JIT compiler",
+            jit(),
+            "programs are interpreted: correct, but slower",
+            false,
+        ),
     ];
     rows.extend(programs());
     rows
 }
 
 fn row(name: &str, present: Result<(), String>, without: &'static str, required: bool) -> Feature {
-    Feature { name: name.to_owned(), present, without, required }
+    Feature {
+        name: name.to_owned(),
+        present,
+        without,
+        required,
+    }
 }
 
 fn root() -> Result<(), String> {
-    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("not root".to_owned()) }
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err("not root".to_owned())
+    }
 }
 
 fn bpffs() -> Result<(), String> {
@@ -79,30 +105,58 @@ fn jit() -> Result<(), String> {
 fn programs() -> Vec<Feature> {
     const LOST: &str = "this hook is part of every captured connection";
     if OBJECT.is_empty() {
-        return vec![row("BPF object", Err(BpfError::NoObject.to_string()), "nothing can be captured", true)];
+        return vec![row(
+            "BPF object",
+            Err(BpfError::NoObject.to_string()),
+            "nothing can be captured",
+            true,
+        )];
     }
     let mut ebpf = match load_object(None) {
         Ok(ebpf) => ebpf,
-        Err(error) => return vec![row("BPF maps", Err(words(&error)), "nothing can be captured", true)],
+        Err(error) => {
+            return vec![row(
+                "BPF maps",
+                Err(words(&error)),
+                "nothing can be captured",
+                true,
+            )];
+        }
     };
-    let mut rows = vec![row("BPF maps: hash, sockhash, socket storage, ring buffer", Ok(()), "", true)];
+    let mut rows = vec![row(
+        "BPF maps: hash, sockhash, socket storage, ring buffer",
+        Ok(()),
+        "",
+        true,
+    )];
     for name in CGROUP_HOOKS {
         let loaded = program(&mut ebpf, name).and_then(|hook: &mut CgroupSockAddr| {
             hook.load().map_err(|source| BpfError::Program { name, source })
         });
         rows.push(hook_row(name, loaded, LOST));
     }
-    let loaded = program(&mut ebpf, SOCK_OPS)
-        .and_then(|hook: &mut SockOps| hook.load().map_err(|source| BpfError::Program { name: SOCK_OPS, source }));
+    let loaded = program(&mut ebpf, SOCK_OPS).and_then(|hook: &mut SockOps| {
+        hook.load().map_err(|source| BpfError::Program {
+            name: SOCK_OPS,
+            source,
+        })
+    });
     rows.push(hook_row(SOCK_OPS, loaded, LOST));
-    let loaded = program(&mut ebpf, STEER)
-        .and_then(|hook: &mut SkLookup| hook.load().map_err(|source| BpfError::Program { name: STEER, source }));
+    let loaded = program(&mut ebpf, STEER).and_then(|hook: &mut SkLookup| {
+        hook.load()
+            .map_err(|source| BpfError::Program { name: STEER, source })
+    });
     rows.push(hook_row(STEER, loaded, LOST));
     rows
 }
 
 fn hook_row(name: &str, loaded: Result<(), BpfError>, without: &'static str) -> Feature {
-    row(&format!("BPF program {name}"), loaded.map_err(|error| words(&error)), without, true)
+    row(
+        &format!("BPF program {name}"),
+        loaded.map_err(|error| words(&error)),
+        without,
+        true,
+    )
 }
 
 /// The error with its causes; the verifier's log is the last of them.

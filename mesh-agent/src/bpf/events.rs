@@ -29,7 +29,9 @@ impl Datapath {
     /// # Errors
     /// Not called inside a tokio runtime with I/O.
     pub fn take_events(&mut self) -> Result<Option<EventReader>, BpfError> {
-        let Some(ring) = self.maps.events.take() else { return Ok(None) };
+        let Some(ring) = self.maps.events.take() else {
+            return Ok(None);
+        };
         // SAFETY: the map's descriptor stays open and the same as long as the ring, which the `AsyncFd` owns.
         let ring = unsafe { AsyncFd::register(Ring(ring)) }
             .map_err(|error| BpfError::io("watch the event ring")(error.into()))?;

@@ -5,8 +5,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf, SockHash};
 use mesh_common::verdict::Reason;
 use mesh_common::{
-    Agent, Backend, BackendKey, DirectFlow, DirectKey, FlowKey, FlowRecord, Ip, ListenerKey, LocalPod, PodCounters,
-    PortKey, Service, ServiceKey, Workload, maps as limits,
+    Agent, Backend, BackendKey, DirectFlow, DirectKey, FlowKey, FlowRecord, Ip, ListenerKey, LocalPod,
+    PodCounters, PortKey, Service, ServiceKey, Workload, maps as limits,
 };
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -90,7 +90,11 @@ impl Datapath {
     /// # Errors
     /// The kernel's words.
     pub fn beat(&mut self, mark: u32, flags: u32) -> Result<(), BpfError> {
-        let agent = Agent { heartbeat_ns: sys::monotonic_ns(), mark, flags };
+        let agent = Agent {
+            heartbeat_ns: sys::monotonic_ns(),
+            mark,
+            flags,
+        };
         self.maps.agent.set(0, agent, 0).map_err(map_error("AGENT"))
     }
 
@@ -100,7 +104,10 @@ impl Datapath {
     /// The map is full, or the socket is not a listening TCP socket.
     pub fn set_listener(&mut self, cookie: u64, kind: u32, listener: &TcpListener) -> Result<(), BpfError> {
         let key = ListenerKey { cookie, kind, pad: 0 };
-        self.maps.listeners.insert(key, listener.as_raw_fd(), 0).map_err(map_error("LISTENERS"))
+        self.maps
+            .listeners
+            .insert(key, listener.as_raw_fd(), 0)
+            .map_err(map_error("LISTENERS"))
     }
 
     /// Takes a pod's listeners out. Closed ones have left on their own.
@@ -117,8 +124,12 @@ impl Datapath {
     /// The map is full.
     pub fn add_pod_counters(&mut self, workload: u32) -> Result<(), BpfError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| BpfError::io("count CPUs")(source))?;
-        let zero = PerCpuValues::try_from(vec![PodCounters::default(); cpus]).map_err(BpfError::io("per-CPU zero"))?;
-        self.maps.pod_counters.insert(workload, zero, 0).map_err(map_error("POD_COUNTERS"))
+        let zero = PerCpuValues::try_from(vec![PodCounters::default(); cpus])
+            .map_err(BpfError::io("per-CPU zero"))?;
+        self.maps
+            .pod_counters
+            .insert(workload, zero, 0)
+            .map_err(map_error("POD_COUNTERS"))
     }
 
     /// Removes a pod's counters.
@@ -167,16 +178,56 @@ impl Datapath {
     pub fn usage(&self) -> Vec<MapUsage> {
         let m = &self.maps;
         vec![
-            MapUsage { name: "WORKLOADS", entries: m.workloads.keys().count(), max: limits::MAX_WORKLOADS },
-            MapUsage { name: "LOCAL_PODS", entries: m.local_pods.keys().count(), max: limits::MAX_WORKLOADS * 2 },
-            MapUsage { name: "PROBE_PORTS", entries: m.probe_ports.keys().count(), max: limits::MAX_PROBE_PORTS },
-            MapUsage { name: "NODE_ADDRS", entries: m.node_addrs.keys().count(), max: limits::MAX_NODE_ADDRS },
-            MapUsage { name: "SERVICES", entries: m.services.keys().count(), max: limits::MAX_SERVICES },
-            MapUsage { name: "BACKENDS", entries: m.backends.keys().count(), max: limits::MAX_BACKENDS },
-            MapUsage { name: "LISTENERS", entries: m.listeners.keys().count(), max: limits::MAX_LISTENERS },
-            MapUsage { name: "FLOWS", entries: m.flows.keys().count(), max: limits::MAX_FLOWS },
-            MapUsage { name: "DIRECT_FLOWS", entries: m.direct_flows.keys().count(), max: limits::MAX_DIRECT_FLOWS },
-            MapUsage { name: "POD_COUNTERS", entries: m.pod_counters.keys().count(), max: limits::MAX_WORKLOADS },
+            MapUsage {
+                name: "WORKLOADS",
+                entries: m.workloads.keys().count(),
+                max: limits::MAX_WORKLOADS,
+            },
+            MapUsage {
+                name: "LOCAL_PODS",
+                entries: m.local_pods.keys().count(),
+                max: limits::MAX_WORKLOADS * 2,
+            },
+            MapUsage {
+                name: "PROBE_PORTS",
+                entries: m.probe_ports.keys().count(),
+                max: limits::MAX_PROBE_PORTS,
+            },
+            MapUsage {
+                name: "NODE_ADDRS",
+                entries: m.node_addrs.keys().count(),
+                max: limits::MAX_NODE_ADDRS,
+            },
+            MapUsage {
+                name: "SERVICES",
+                entries: m.services.keys().count(),
+                max: limits::MAX_SERVICES,
+            },
+            MapUsage {
+                name: "BACKENDS",
+                entries: m.backends.keys().count(),
+                max: limits::MAX_BACKENDS,
+            },
+            MapUsage {
+                name: "LISTENERS",
+                entries: m.listeners.keys().count(),
+                max: limits::MAX_LISTENERS,
+            },
+            MapUsage {
+                name: "FLOWS",
+                entries: m.flows.keys().count(),
+                max: limits::MAX_FLOWS,
+            },
+            MapUsage {
+                name: "DIRECT_FLOWS",
+                entries: m.direct_flows.keys().count(),
+                max: limits::MAX_DIRECT_FLOWS,
+            },
+            MapUsage {
+                name: "POD_COUNTERS",
+                entries: m.pod_counters.keys().count(),
+                max: limits::MAX_WORKLOADS,
+            },
         ]
     }
 
@@ -192,6 +243,9 @@ impl Datapath {
             .filter(|(_, flow)| now.saturating_sub(flow.since_ns) > older_than_ns)
             .map(|(key, _)| key)
             .collect();
-        stale.iter().filter(|key| self.maps.flows.remove(key).is_ok()).count()
+        stale
+            .iter()
+            .filter(|key| self.maps.flows.remove(key).is_ok())
+            .count()
     }
 }

@@ -21,7 +21,8 @@ impl Records {
 
     /// Settles once that key and value have the sizes that the calls below rely on.
     fn checked(self) -> Result<Self, BpfError> {
-        self.storage().map_err(|source| BpfError::Map { name: NAME, source })?;
+        self.storage()
+            .map_err(|source| BpfError::Map { name: NAME, source })?;
         Ok(self)
     }
 
@@ -34,14 +35,20 @@ const NAME: &str = "SOCKETS";
 
 impl SocketRecords for Records {
     fn record(&self, socket: BorrowedFd<'_>) -> io::Result<SocketRecord> {
-        self.storage().and_then(|storage| storage.get(&socket, 0)).map_err(|error| match error {
-            MapError::KeyNotFound => io::Error::new(io::ErrorKind::NotFound, "the kernel has no record of this socket"),
-            other => io::Error::other(other),
-        })
+        self.storage()
+            .and_then(|storage| storage.get(&socket, 0))
+            .map_err(|error| match error {
+                MapError::KeyNotFound => {
+                    io::Error::new(io::ErrorKind::NotFound, "the kernel has no record of this socket")
+                }
+                other => io::Error::other(other),
+            })
     }
 
     fn announce(&self, socket: BorrowedFd<'_>, record: &SocketRecord) -> io::Result<()> {
-        let Map::SkStorage(data) = &self.map else { return Err(io::Error::other("SOCKETS is no socket storage")) };
+        let Map::SkStorage(data) = &self.map else {
+            return Err(io::Error::other("SOCKETS is no socket storage"));
+        };
         update_elem(data.fd().as_fd(), socket, record)
     }
 }
@@ -68,7 +75,16 @@ fn update_elem(map: BorrowedFd<'_>, socket: BorrowedFd<'_>, record: &SocketRecor
     };
     // SAFETY: key and value outlive the call and have the sizes that the map was created with.
     let rc = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<Attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_ELEM,
+            &raw const attr,
+            size_of::<Attr>(),
+        )
     };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -81,6 +81,10 @@ fn collect_files(dir: &Path, into: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        if path.is_dir() { collect_files(&path, into) } else { into.push(path) }
+        if path.is_dir() {
+            collect_files(&path, into)
+        } else {
+            into.push(path)
+        }
     }
 }

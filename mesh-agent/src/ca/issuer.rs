@@ -1,7 +1,8 @@
-//! The built-in CA: a P-256 root in a directory, shared by every agent that is given that directory.
+//! The built-in CA: a root in a directory, P-256 unless the user brings one, shared by every agent that is given that directory.
 //!
-//! `ca.key` holds the signing key, `ca.crt` its certificate and any other roots to trust: during a rotation both the
-//! old and the new one are listed. Both files are read again for each certificate.
+//! `ca.key` holds the signing key (PEM; EC, RSA or Ed25519 in any of the usual forms), `ca.crt` its certificate, those
+//! above it up to the root, and any other roots to trust: during a rotation both the old and the new one are listed.
+//! Both files are read again for each certificate.
 
 use super::{CertificateAuthority, Issued};
 use crate::tls::IdentityMaterial;
@@ -24,6 +25,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Clock difference between nodes that a fresh certificate tolerates.
 const BACKDATE: u64 = 120;
+/// Longest chain that is sent: peers look at no more (ztunnel: 6).
+const MAX_INTERMEDIATES: usize = 6;
 /// Life of the root: ten years.
 const ROOT_LIFE: u64 = 10 * 365 * 24 * 3600;
 
@@ -132,45 +135,49 @@ impl Issuer {
     /// Reads key and roots; the signing certificate is the one of the key.
     fn load(&self) -> Result<Loaded, CaError> {
         let (key_path, crt_path) = (self.key(), self.crt());
-        let key = fs::read_to_string(&key_path).map_err(|source| file(&key_path, source))?;
-        let key = KeyPair::from_pem(&key).map_err(|error| content(&key_path, error.to_string()))?;
+        let pem = fs::read(&key_path).map_err(|source| file(&key_path, source))?;
+        // Not `KeyPair::from_pem`: openssl writes curve parameters in front of an EC key.
+        let key =
+            PrivateKeyDer::from_pem_slice(&pem).map_err(|error| content(&key_path, error.to_string()))?;
+        let key = KeyPair::try_from(&key).map_err(|error| content(&key_path, error.to_string()))?;
         let pem = fs::read(&crt_path).map_err(|source| file(&crt_path, source))?;
         let roots = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| content(&crt_path, error.to_string()))?;
+        let parsed = roots
+            .iter()
+            .map(|root| X509Certificate::from_der(root).map(|(_, parsed)| parsed))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| content(&crt_path, error.to_string()))?;
         let public = key.subject_public_key_info();
-        for root in &roots {
-            let (_, parsed) =
-                X509Certificate::from_der(root).map_err(|error| content(&crt_path, error.to_string()))?;
-            if parsed.public_key().raw != public.as_slice() {
-                continue;
-            }
-            let self_signed = parsed.subject() == parsed.issuer();
-            let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-            let signer = rcgen::Issuer::from_ca_cert_der(root, key)
-                .map_err(|error| content(&crt_path, error.to_string()))?;
-            let chain = if self_signed {
-                Vec::new()
-            } else {
-                vec![root.clone()]
-            };
-            return Ok(Loaded {
-                signer,
-                chain,
-                not_after,
-                roots: roots.clone(),
-            });
-        }
-        Err(content(
-            &crt_path,
-            format!("none of its {} certificates is that of ca.key", roots.len()),
-        ))
+        let Some(signing) = parsed.iter().position(|one| one.public_key().raw == public) else {
+            let reason = format!("none of its {} certificates is that of ca.key", roots.len());
+            return Err(content(&crt_path, reason));
+        };
+        Ok(Loaded {
+            signer: rcgen::Issuer::from_ca_cert_der(&roots[signing], key)
+                .map_err(|error| content(&crt_path, error.to_string()))?,
+            chain: intermediates(&parsed, signing)
+                .map(|index| roots[index].clone())
+                .collect(),
+            not_after: u64::try_from(parsed[signing].validity().not_after.timestamp()).unwrap_or(0),
+            roots: roots.clone(),
+        })
     }
+}
+
+/// From the signing certificate upwards, without the self-signed end: what a peer needs that trusts only that.
+fn intermediates(all: &[X509Certificate<'_>], signing: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(signing), |&at| {
+        all.iter().position(|one| one.subject() == all[at].issuer())
+    })
+    .take_while(|&at| all[at].subject() != all[at].issuer())
+    .take(MAX_INTERMEDIATES)
 }
 
 struct Loaded {
     signer: rcgen::Issuer<'static, KeyPair>,
-    /// Sent behind the leaf: the signing certificate where it is an intermediate one.
+    /// Sent behind the leaf: the signing certificate where it is an intermediate one, and those above it.
     chain: Vec<CertificateDer<'static>>,
     not_after: u64,
     roots: Vec<CertificateDer<'static>>,

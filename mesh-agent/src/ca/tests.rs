@@ -1,5 +1,7 @@
 //! The issuer on real files, the store on a CA that counts and fails.
 
+mod own;
+
 use super::*;
 use crate::contract::{CertificateError, Certificates};
 use crate::testing::{ALICE, BOB, TempDir, TestCa, id};

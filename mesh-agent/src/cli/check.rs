@@ -15,7 +15,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let rows = check_features();
-    let lacking = rows.iter().filter(|row| row.required && row.present.is_err()).count();
+    let lacking = rows
+        .iter()
+        .filter(|row| row.required && row.present.is_err())
+        .count();
     match args.output {
         Output::Json => {
             let rows: Vec<_> = rows
@@ -31,11 +34,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             for row in &rows {
                 print(row);
             }
-            let verdict = if lacking == 0 { "this machine can run the agent" } else { "the agent cannot run here" };
+            let verdict = if lacking == 0 {
+                "this machine can run the agent"
+            } else {
+                "the agent cannot run here"
+            };
             println!("\n{verdict}");
         }
     }
-    Ok(if lacking == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if lacking == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn print(row: &Feature) {
@@ -43,7 +54,10 @@ fn print(row: &Feature) {
         Ok(()) => println!("✔ {}", row.name),
         Err(reason) => {
             let mark = if row.required { '✘' } else { '!' };
-            println!("{mark} {}\n    {reason}\n    without it: {}", row.name, row.without);
+            println!(
+                "{mark} {}\n    {reason}\n    without it: {}",
+                row.name, row.without
+            );
         }
     }
 }

@@ -33,11 +33,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let _held = match File::open(&lock) {
             Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(held) => Some(held),
-                Err(_) => bail!("an agent is running on {}: stop it first", args.state_dir.display()),
+                Err(_) => bail!(
+                    "an agent is running on {}: stop it first",
+                    args.state_dir.display()
+                ),
             },
             Err(_) => None,
         };
-        removed = remove_residue(&args.bpf_dir).with_context(|| format!("remove {}", args.bpf_dir.display()))?;
+        removed =
+            remove_residue(&args.bpf_dir).with_context(|| format!("remove {}", args.bpf_dir.display()))?;
         for name in ["admin.sock", "agent.lock"] {
             let path = args.state_dir.join(name);
             if path.exists() {
@@ -62,5 +66,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if left.pins.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if left.pins.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -45,13 +45,24 @@ fn print(status: &Value) {
         text(&agent["node"]),
         text(&agent["pid"]),
         text(&agent["uptime_s"]),
-        if agent["ready"] == true { "ready" } else { "not ready" },
+        if agent["ready"] == true {
+            "ready"
+        } else {
+            "not ready"
+        },
         text(&agent["snapshot"]),
     );
-    println!("\n{:<38} {:<22} {:<9} {:<12} WHY", "POD", "WORKLOAD", "VERSION", "NODE");
+    println!(
+        "\n{:<38} {:<22} {:<9} {:<12} WHY",
+        "POD", "WORKLOAD", "VERSION", "NODE"
+    );
     for pod in rows(&status["pods"]) {
-        let before = pod["connections_before_enrollment"].as_u64().filter(|count| *count > 0);
-        let before = before.map(|count| format!(", {count} connections older than enrollment")).unwrap_or_default();
+        let before = pod["connections_before_enrollment"]
+            .as_u64()
+            .filter(|count| *count > 0);
+        let before = before
+            .map(|count| format!(", {count} connections older than enrollment"))
+            .unwrap_or_default();
         println!(
             "{:<38} {:<22} {:<9} {:<12} {}{before}",
             text(&pod["pod"]),
@@ -64,14 +75,22 @@ fn print(status: &Value) {
     println!("\n{:<60} {:<8} STATE", "CERTIFICATE", "SERIAL");
     for certificate in rows(&status["certificates"]) {
         let serial: String = text(&certificate["serial"]).chars().take(8).collect();
-        println!("{:<60} {serial:<8} {}", text(&certificate["identity"]), text(&certificate["state"]));
+        println!(
+            "{:<60} {serial:<8} {}",
+            text(&certificate["identity"]),
+            text(&certificate["state"])
+        );
     }
     let problems = rows(&status["problems"]);
     if !problems.is_empty() {
         println!("\nPROBLEMS");
     }
     for problem in problems {
-        let kept = if problem["last_good_in_force"] == true { " (the last good version is in force)" } else { "" };
+        let kept = if problem["last_good_in_force"] == true {
+            " (the last good version is in force)"
+        } else {
+            ""
+        };
         println!(
             "{}: {}: {}: {}{kept}",
             text(&problem["origin"]),

@@ -22,7 +22,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .collect();
         println!("{}", serde_json::to_string(&rows)?);
     } else {
-        println!("{:<18} {:>22} {:>17}", "PROGRAM", "VERIFIED INSTRUCTIONS", "TRANSLATED BYTES");
+        println!(
+            "{:<18} {:>22} {:>17}",
+            "PROGRAM", "VERIFIED INSTRUCTIONS", "TRANSLATED BYTES"
+        );
         for (name, verified, bytes) in &rows {
             let verified = verified.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
             println!("{name:<18} {verified:>22} {bytes:>17}");

@@ -33,7 +33,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut headers = Map::new();
     for header in &args.headers {
-        let (name, value) = header.split_once(':').with_context(|| format!("--header {header:?}: write `Name: value`"))?;
+        let (name, value) = header
+            .split_once(':')
+            .with_context(|| format!("--header {header:?}: write `Name: value`"))?;
         headers.insert(name.trim().to_owned(), json!(value.trim()));
     }
     let question = json!({
@@ -44,8 +46,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.output {
         Output::Json => println!("{answer}"),
         Output::Text => {
-            for (number, step) in answer["steps"].as_array().map_or(&[][..], Vec::as_slice).iter().enumerate() {
-                println!("{:>2}. {}", number + 1, step.as_str().unwrap_or(&Value::to_string(step)));
+            for (number, step) in answer["steps"]
+                .as_array()
+                .map_or(&[][..], Vec::as_slice)
+                .iter()
+                .enumerate()
+            {
+                println!(
+                    "{:>2}. {}",
+                    number + 1,
+                    step.as_str().unwrap_or(&Value::to_string(step))
+                );
             }
         }
     }

@@ -11,7 +11,7 @@ use arc_swap::cache::Cache;
 use futures_util::FutureExt as _;
 use mesh_core::model::snapshot::Snapshot;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -104,6 +104,8 @@ impl Worker {
         let pods = self.shared.pods.load();
         self.pools
             .sweep(self.shared.config.pool_idle, &|id| pods.contains_key(&id));
+        let uids: HashSet<&str> = pods.values().map(|pod| &*pod.handle.workload.uid).collect();
+        self.tunnels.retain_sources(|uid| uids.contains(uid));
         self.tunnels.close_idle(Instant::now());
     }
 

@@ -42,7 +42,9 @@ pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(
         let _ = wake.try_send(());
     })
     .map_err(|error| FilesError::Watch(dir.clone(), error))?;
-    watcher.watch(&dir, RecursiveMode::Recursive).map_err(|error| FilesError::Watch(dir.clone(), error))?;
+    watcher
+        .watch(&dir, RecursiveMode::Recursive)
+        .map_err(|error| FilesError::Watch(dir.clone(), error))?;
     let mut last = None;
     let mut first = true;
     loop {
@@ -99,13 +101,18 @@ fn list(dir: &Path) -> io::Result<Vec<FoundFile>> {
 fn collect(dir: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if hidden {
             continue;
         }
         if path.is_dir() {
             collect(&path, into)?;
-        } else if path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json") {
+        } else if path
+            .extension()
+            .is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json")
+        {
             into.push(path);
         }
     }
@@ -115,11 +122,14 @@ fn collect(dir: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
 fn read(path: &Path) -> Result<String, String> {
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("larger than {MAX_FILE_BYTES} bytes"));
     }
-    String::from_utf8(bytes).map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes)
+        .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
 
 fn listing(files: Vec<FoundFile>) -> Vec<Change> {
@@ -127,7 +137,10 @@ fn listing(files: Vec<FoundFile>) -> Vec<Change> {
     for (origin, text) in files {
         match text.and_then(|text| parse(&text)) {
             Ok(objects) => {
-                changes.extend(objects.into_iter().map(|object| Change::Apply { object, origin: origin.clone() }));
+                changes.extend(objects.into_iter().map(|object| Change::Apply {
+                    object,
+                    origin: origin.clone(),
+                }));
             }
             Err(reason) => changes.push(Change::Unreadable { origin, reason }),
         }
@@ -145,7 +158,10 @@ fn parse(text: &str) -> Result<Vec<Value>, String> {
     })?;
     let mut objects = Vec::new();
     for mut document in documents {
-        let is_list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+        let is_list = document
+            .get("kind")
+            .and_then(Value::as_str)
+            .is_some_and(|kind| kind.ends_with("List"));
         match document.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) if is_list => objects.extend(items),
             _ => objects.push(document),

@@ -290,6 +290,12 @@ impl TunnelClient {
         self.pool.borrow_mut().close_idle(now, self.config.idle_timeout);
     }
 
+    /// Closes what is kept for source pods whose uid `keep` refuses: they have left this node or the mesh. Their
+    /// streams that still run keep their connections.
+    pub fn retain_sources(&self, keep: impl Fn(&str) -> bool) {
+        self.pool.borrow_mut().retain_sources(keep);
+    }
+
     /// What is held now.
     #[must_use]
     pub fn pool_stats(&self) -> PoolStats {

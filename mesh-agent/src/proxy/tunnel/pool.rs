@@ -120,6 +120,11 @@ impl Pool {
         });
     }
 
+    /// Drops what belongs to sources that `keep` refuses; streams that run keep their connections.
+    pub(super) fn retain_sources(&mut self, keep: impl Fn(&str) -> bool) {
+        self.entries.retain(|key, _| keep(&key.source_uid));
+    }
+
     /// Forgets everything; streams that run keep their connections.
     pub(super) fn clear(&mut self) {
         self.entries.clear();

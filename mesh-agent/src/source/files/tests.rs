@@ -13,12 +13,21 @@ fn applied(changes: &[Change]) -> Vec<String> {
 #[test]
 fn a_broken_file_is_reported_with_line_and_reason_and_the_others_are_read() {
     let files = vec![
-        ("a.yaml".to_owned(), Ok("metadata: {name: a1}\n---\nmetadata: {name: a2}\n".to_owned())),
+        (
+            "a.yaml".to_owned(),
+            Ok("metadata: {name: a1}\n---\nmetadata: {name: a2}\n".to_owned()),
+        ),
         ("b.yaml".to_owned(), Ok("metadata: [1,\n".to_owned())),
-        ("c.json".to_owned(), Ok(r#"{"metadata": {"name": "c"}}"#.to_owned())),
+        (
+            "c.json".to_owned(),
+            Ok(r#"{"metadata": {"name": "c"}}"#.to_owned()),
+        ),
     ];
     let changes = listing(files);
-    assert_eq!(applied(&changes), ["a.yaml:\"a1\"", "a.yaml:\"a2\"", "c.json:\"c\""]);
+    assert_eq!(
+        applied(&changes),
+        ["a.yaml:\"a1\"", "a.yaml:\"a2\"", "c.json:\"c\""]
+    );
     let unreadable: Vec<_> = changes
         .iter()
         .filter_map(|change| match change {
@@ -34,11 +43,16 @@ fn a_broken_file_is_reported_with_line_and_reason_and_the_others_are_read() {
 #[test]
 fn nul_bytes_deep_nesting_and_alias_bombs_are_refused() {
     let deep: String = (0..3000).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
-    let bomb = format!("a: &a [x,x,x,x,x,x,x,x,x]\n{}", (0..12).fold(String::new(), |mut text, i| {
-        let (new, old) = (char::from(b'b' + i), char::from(b'a' + i));
-        text.push_str(&format!("{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"));
-        text
-    }));
+    let bomb = format!(
+        "a: &a [x,x,x,x,x,x,x,x,x]\n{}",
+        (0..12).fold(String::new(), |mut text, i| {
+            let (new, old) = (char::from(b'b' + i), char::from(b'a' + i));
+            text.push_str(&format!(
+                "{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"
+            ));
+            text
+        })
+    );
     for text in ["a: \"x\0y\"", &deep, &bomb, &"[".repeat(5000)] {
         assert!(parse(text).is_err());
     }

@@ -90,7 +90,10 @@ fn promtool(text: &str) -> Result<String> {
     if output.status.success() {
         return Ok(String::new());
     }
-    let rest: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty() && *line != FORCED).collect();
+    let rest: Vec<&str> = words
+        .lines()
+        .filter(|line| !line.trim().is_empty() && *line != FORCED)
+        .collect();
     Ok(rest.join("; "))
 }
 

@@ -4,6 +4,7 @@
 mod get;
 mod http_server;
 mod load;
+mod socks;
 mod tcp_client;
 mod tcp_server;
 
@@ -41,6 +42,8 @@ enum Command {
     Get(get::Options),
     /// HTTP requests at a fixed rate until a time or SIGTERM.
     Load(load::Options),
+    /// SOCKS5 server whose connections are the pod's own.
+    Socks(socks::Options),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Hold(options) => tcp_client::hold(&options),
         Command::Get(options) => get::run(options),
         Command::Load(options) => load::run(options),
+        Command::Socks(options) => socks::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -299,6 +299,30 @@ async fn idle_connections_are_closed_and_a_draining_client_waits_for_its_streams
     }
 }
 
+#[tokio::test]
+async fn nothing_is_kept_for_a_pod_that_left_but_its_streams_go_on() {
+    for native in BOTH {
+        local(async {
+            let fixture = Fixture::new(native).await;
+            let client = fixture.client();
+            echo(&client, &fixture.tcp(ECHO), b"x").await;
+            let mut live = client.open(&fixture.tcp(ECHO)).await.unwrap();
+            let held = client.pool_stats();
+            client.retain_sources(|uid| uid == "frontend");
+            assert_eq!(client.pool_stats(), held, "pods that stay lose nothing");
+            client.retain_sources(|uid| uid != "frontend");
+            let stats = client.pool_stats();
+            assert_eq!((stats.native_idle, stats.hbone_connections), (0, 0));
+            live.write_all(b"on").await.unwrap();
+            live.flush().await.unwrap();
+            let mut back = [0; 2];
+            live.read_exact(&mut back).await.unwrap();
+            assert_eq!(&back, b"on");
+        })
+        .await;
+    }
+}
+
 fn impatient() -> TunnelConfig {
     TunnelConfig {
         native: false,
