@@ -69,7 +69,7 @@ impl Default for ProxyConfig {
             connect_timeout: Duration::from_secs(5),
             local_connect_timeout: Duration::from_secs(1),
             pool_idle: Duration::from_secs(300),
-            pool_idle_per_destination: 1_024,
+            pool_idle_per_destination: 128,
             retry_buffer: 64 * 1024,
             mirrors: 256,
         }

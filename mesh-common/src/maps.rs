@@ -52,17 +52,69 @@ pub struct MapSpec {
 
 /// Every map of the object.
 pub const MAPS: [MapSpec; 13] = [
-    MapSpec { name: "WORKLOADS", layout: 1, config: true },
-    MapSpec { name: "LOCAL_PODS", layout: 1, config: true },
-    MapSpec { name: "PROBE_PORTS", layout: 1, config: true },
-    MapSpec { name: "NODE_ADDRS", layout: 1, config: true },
-    MapSpec { name: "SERVICES", layout: 1, config: true },
-    MapSpec { name: "BACKENDS", layout: 1, config: true },
-    MapSpec { name: "AGENT", layout: 1, config: true },
-    MapSpec { name: "LISTENERS", layout: 1, config: false },
-    MapSpec { name: "SOCKETS", layout: 1, config: false },
-    MapSpec { name: "FLOWS", layout: 1, config: false },
-    MapSpec { name: "DIRECT_FLOWS", layout: 1, config: false },
-    MapSpec { name: "COUNTERS", layout: 1, config: false },
-    MapSpec { name: "POD_COUNTERS", layout: 1, config: false },
+    MapSpec {
+        name: "WORKLOADS",
+        layout: 1,
+        config: true,
+    },
+    MapSpec {
+        name: "LOCAL_PODS",
+        layout: 1,
+        config: true,
+    },
+    MapSpec {
+        name: "PROBE_PORTS",
+        layout: 1,
+        config: true,
+    },
+    MapSpec {
+        name: "NODE_ADDRS",
+        layout: 1,
+        config: true,
+    },
+    MapSpec {
+        name: "SERVICES",
+        layout: 1,
+        config: true,
+    },
+    MapSpec {
+        name: "BACKENDS",
+        layout: 1,
+        config: true,
+    },
+    MapSpec {
+        name: "AGENT",
+        layout: 1,
+        config: true,
+    },
+    MapSpec {
+        name: "LISTENERS",
+        layout: 1,
+        config: false,
+    },
+    MapSpec {
+        name: "SOCKETS",
+        layout: 1,
+        config: false,
+    },
+    MapSpec {
+        name: "FLOWS",
+        layout: 1,
+        config: false,
+    },
+    MapSpec {
+        name: "DIRECT_FLOWS",
+        layout: 1,
+        config: false,
+    },
+    MapSpec {
+        name: "COUNTERS",
+        layout: 1,
+        config: false,
+    },
+    MapSpec {
+        name: "POD_COUNTERS",
+        layout: 1,
+        config: false,
+    },
 ];

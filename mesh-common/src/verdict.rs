@@ -196,7 +196,9 @@ pub fn outbound_service(service: Option<&Service>, flags: u32, agent_alive: bool
 #[inline(always)]
 #[must_use]
 pub fn outbound_backend(backend: Option<&Backend>, flags: u32, agent_alive: bool) -> Verdict {
-    let Some(backend) = backend else { return Verdict::Deny(Reason::BackendMissing) };
+    let Some(backend) = backend else {
+        return Verdict::Deny(Reason::BackendMissing);
+    };
     let tunnel = backend_flags::MESH;
     if backend.flags & (backend_flags::LOCAL | tunnel) == tunnel {
         return proxy(Reason::NeedsTls, flags, agent_alive);

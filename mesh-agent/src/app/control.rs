@@ -98,7 +98,9 @@ impl World {
     fn publish(&mut self) {
         let snapshot = self.state.snapshot();
         let snapshots = Arc::clone(&self.snapshots);
-        self.settled = self.node.reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
+        self.settled = self
+            .node
+            .reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
         for workload in &snapshot.workloads {
             if self.node.captured(workload.id).is_some()
                 && let Err(error) = self.certificates.tls(&workload.identity)

@@ -81,7 +81,11 @@ impl Datapath {
     /// # Errors
     /// The kernel's words.
     pub fn begin(&mut self, mark: u32) -> Result<(), BpfError> {
-        let agent = Agent { heartbeat_ns: 0, mark, flags: 0 };
+        let agent = Agent {
+            heartbeat_ns: 0,
+            mark,
+            flags: 0,
+        };
         self.maps.agent.set(0, agent, 0).map_err(map_error("AGENT"))
     }
 

@@ -90,6 +90,9 @@ pub struct TunnelConfig {
     pub idle_timeout: Duration,
     /// Streams that a client puts on one HBONE connection before it opens another one.
     pub streams_per_connection: usize,
+    /// Native connections per source, peer and address above which more streams share HBONE connections: a TLS
+    /// session costs some 16 KiB at each end, and that many streams are rarely busy at once.
+    pub native_per_peer: usize,
     /// Native connections kept for reuse per source, peer and address.
     pub idle_per_peer: usize,
     /// Time between the last answer and the next HTTP/2 PING.
@@ -113,7 +116,8 @@ impl Default for TunnelConfig {
             reply_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(300),
             streams_per_connection: 100,
-            idle_per_peer: 128,
+            native_per_peer: 48,
+            idle_per_peer: 48,
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             cluster: Arc::from("Kubernetes"),

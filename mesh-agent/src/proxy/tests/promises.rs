@@ -121,7 +121,9 @@ async fn a_removed_pod_refuses_new_connections_and_cuts_old_ones_at_the_deadline
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(3), refused).await.expect("listener is closed");
+    tokio::time::timeout(Duration::from_secs(3), refused)
+        .await
+        .expect("listener is closed");
     let ended = tokio::time::timeout(Duration::from_secs(3), stream.read(&mut [0; 1])).await;
     assert_eq!(ended.unwrap().unwrap_or(0), 0);
     super::mesh::eventually(|| (mesh.proxy.live_connections() == 0).then_some(()))

@@ -1,7 +1,7 @@
 //! The opening end: pool, dial, retry on a connection that died in the pool.
 
 use super::baggage::Baggage;
-use super::dial::{Dialed, dial};
+use super::dial::{Dialed, Offer, dial};
 use super::hbone::client::{HboneConn, Place};
 use super::head::{Head, read_reply};
 use super::native::{NativeConn, NativeStream};
@@ -125,8 +125,9 @@ impl TunnelClient {
             return Ok(stream);
         }
         let (form, failures, lock) = self.pool.borrow_mut().dialing(key);
+        let full = form == Some(Form::Native) && self.pool.borrow().shares(key, self.config.native_per_peer);
         let mut guard = None;
-        if form != Some(Form::Native) {
+        if form != Some(Form::Native) || full {
             // One handshake at a time towards a peer whose connections are shared, or may turn out to be.
             let waited = lock.lock().await;
             let (form, failed_since, _) = self.pool.borrow_mut().dialing(key);
@@ -134,19 +135,28 @@ impl TunnelClient {
                 return Ok(stream);
             }
             // Behind a failed dial nobody waits in line for another timeout.
-            if form != Some(Form::Native) && failed_since == failures {
+            if (form != Some(Form::Native) || full) && failed_since == failures {
                 guard = Some(waited);
             }
         }
         let fresh = |error| Failed { error, stale: false };
-        let dialed = dial(request, key.addr, &*self.certs, &self.config).await;
+        let offer = if full || !self.config.native {
+            Offer::Hbone
+        } else {
+            Offer::Both
+        };
+        // Taken before the handshake, so that a burst of dials cannot exceed the limit together.
+        let slot = (offer == Offer::Both).then(|| self.pool.borrow_mut().native_slot(key));
+        let dialed = dial(request, key.addr, &*self.certs, &self.config, offer).await;
         let form = dialed.as_ref().ok().map(|dialed| match dialed {
-            Dialed::Native(_) => Form::Native,
-            Dialed::Hbone(..) => Form::Hbone,
+            // A connection to be shared says nothing about what else the peer speaks.
+            Dialed::Hbone(..) if !full => Form::Hbone,
+            Dialed::Hbone(..) | Dialed::Native(_) => Form::Native,
         });
         self.pool.borrow_mut().dialed(key, form);
         match dialed.map_err(fresh)? {
-            Dialed::Native(conn) => {
+            Dialed::Native(mut conn) => {
+                conn.slot = slot;
                 drop(guard);
                 self.on_native(me, request, key, conn, false).await
             }
@@ -179,6 +189,9 @@ impl TunnelClient {
         let native = self.pool.borrow_mut().take_native(key, now);
         if let Some(conn) = native {
             return self.on_native(me, request, key, conn, true).await.map(Some);
+        }
+        if !self.pool.borrow().shares(key, self.config.native_per_peer) {
+            return Ok(None);
         }
         let place = self.pool.borrow_mut().take_hbone(key, now);
         match place {

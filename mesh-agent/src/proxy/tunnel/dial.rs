@@ -23,19 +23,29 @@ pub(super) enum Dialed {
     Hbone(Box<Tls>, u64),
 }
 
+/// Which wire forms a dial offers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// The native form first, then HBONE.
+    Both,
+    /// HBONE only.
+    Hbone,
+}
+
 /// Connects and verifies. Cancel safe: the socket is closed.
 pub(super) async fn dial(
     request: &TunnelRequest,
     to: SocketAddr,
     certs: &dyn Certificates,
     config: &TunnelConfig,
+    offer: Offer,
 ) -> Result<Dialed, TunnelError> {
     let identity = certs.tls(&request.source.identity)?;
     let tcp = connect(request, to, config).await?;
     let failed = |source| TunnelError::Handshake { to, source };
     // An address as name keeps SNI out of the hello; the name itself is never verified.
     let name = ServerName::IpAddress(to.ip().into());
-    let connector = TlsConnector::from(client_config(&identity, config));
+    let connector = TlsConnector::from(client_config(&identity, offer));
     let after = config.handshake_timeout;
     let mut tls = tokio::time::timeout(after, connector.connect(name, BufferedTcp::new(tcp)))
         .await
@@ -63,8 +73,8 @@ pub(super) async fn dial(
     }
 }
 
-fn client_config(identity: &IdentityTls, config: &TunnelConfig) -> Arc<ClientConfig> {
-    if config.native {
+fn client_config(identity: &IdentityTls, offer: Offer) -> Arc<ClientConfig> {
+    if offer == Offer::Both {
         return Arc::clone(&identity.client);
     }
     let mut only_h2 = ClientConfig::clone(&identity.client);

@@ -5,8 +5,10 @@
 
 use super::io::BufferedTcp;
 use std::any::Any;
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +27,24 @@ pub(super) struct NativeConn {
     /// End of life of the certificate it was made with: not reused after it.
     pub(super) not_after: u64,
     pub(super) idle_since: Instant,
+    /// Counts it among the peer's native connections while it lives; only the opening end counts.
+    pub(super) slot: Option<Slot>,
+}
+
+/// One of the native connections to a peer.
+pub(super) struct Slot(Rc<Cell<usize>>);
+
+impl Slot {
+    pub(super) fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl NativeConn {
@@ -33,6 +53,7 @@ impl NativeConn {
             tls,
             not_after,
             idle_since: Instant::now(),
+            slot: None,
         })
     }
 

@@ -1,8 +1,9 @@
 //! Connections kept for the next stream.
 
 use super::hbone::client::{HboneConn, Place};
-use super::native::NativeConn;
+use super::native::{NativeConn, Slot};
 use mesh_core::model::identity::SpiffeId;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -38,6 +39,8 @@ struct Entry {
     form: Option<Form>,
     failures: u64,
     dialing: Rc<Mutex<()>>,
+    /// Native connections alive, idle or not.
+    native_open: Rc<Cell<usize>>,
 }
 
 /// Connections of one worker.
@@ -56,6 +59,20 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// Counts a fresh native connection for as long as it lives.
+    pub(super) fn native_slot(&mut self, key: &Key) -> Slot {
+        Slot::new(&self.entry(key).native_open)
+    }
+
+    /// Whether more streams to this peer should share connections: it speaks HBONE only, or has as many native
+    /// connections as it may.
+    pub(super) fn shares(&self, key: &Key, native_limit: usize) -> bool {
+        let Some(entry) = self.entries.get(key) else {
+            return false;
+        };
+        entry.form == Some(Form::Hbone) || entry.native_open.get() >= native_limit
     }
 
     /// Keeps a native connection, the newest `limit` of a key.
@@ -116,7 +133,10 @@ impl Pool {
             entry
                 .hbone
                 .retain(|conn| !conn.is_gone() && !conn.idle_since().is_some_and(idle));
-            !entry.native.is_empty() || !entry.hbone.is_empty() || Rc::strong_count(&entry.dialing) > 1
+            !entry.native.is_empty()
+                || !entry.hbone.is_empty()
+                || entry.native_open.get() > 0
+                || Rc::strong_count(&entry.dialing) > 1
         });
     }
 

@@ -225,7 +225,10 @@ fn heddle(ground: &Topology, pods: &Trio, cells: &mut Vec<Cell>) -> Result<Vec<A
                 path,
                 client: pods.client.clone(),
                 to: [HTTP1, HTTP2, BULK].map(|port| SocketAddr::new(ip, port)),
-                proxies: nodes.iter().map(|node| node.cgroup.join("heddle-agent")).collect(),
+                proxies: nodes
+                    .iter()
+                    .map(|node| node.cgroup.join("heddle-agent"))
+                    .collect(),
             });
         }
     }

@@ -48,7 +48,13 @@ pub(crate) fn metrics(stage: &Stage, step: &mut Step) -> Result<()> {
     let seen = || -> Option<Vec<Value>> {
         let (_, body) = node.netns.http_get(PROMETHEUS.parse().ok()?, QUERY).ok()?;
         let answer: Value = serde_json::from_str(&body).ok()?;
-        Some(answer["data"]["result"].as_array()?.iter().map(|row| row["metric"].clone()).collect())
+        Some(
+            answer["data"]["result"]
+                .as_array()?
+                .iter()
+                .map(|row| row["metric"].clone())
+                .collect(),
+        )
     };
     let wanted = |rows: &[Value], reporter: &str| {
         rows.iter().any(|row| {
