@@ -40,13 +40,17 @@ pub(crate) fn run() -> Result<ExitCode> {
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     tally.check("cargo clippy", &mut cargo(&clippy));
     tally.check("cargo deny check", &mut deny()?);
+    // With the profile of the agent above: dependencies are compiled once.
     tally.tests(
         "unit tests",
-        &mut cargo(&["test", "--workspace", "--exclude", "mesh-tests", "--no-fail-fast"]),
-    )?;
-    tally.tests(
-        "library of the suites",
-        &mut cargo(&["test", "-p", "mesh-tests", "--lib", "--bins"]),
+        &mut cargo(&[
+            "test",
+            "--release",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--no-fail-fast",
+        ]),
     )?;
     if root() {
         let mut suites = cargo(&[
