@@ -14,6 +14,7 @@ pub mod podkit;
 pub mod process;
 pub mod promtext;
 pub mod run;
+pub mod shop;
 pub mod topology;
 pub mod weather;
 

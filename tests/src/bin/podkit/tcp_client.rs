@@ -28,6 +28,12 @@ pub(crate) struct Connect {
     /// Closes the writing half after the line and reads to the end.
     #[arg(long)]
     half_close: bool,
+    /// Reads to the end before it sends.
+    #[arg(long)]
+    read_first: bool,
+    /// Resets the connection after the first answer.
+    #[arg(long)]
+    reset: bool,
     #[arg(long, default_value_t = 5000)]
     timeout_ms: u64,
 }
@@ -68,6 +74,9 @@ pub(crate) struct Stream {
     /// Bytes of one write.
     #[arg(long, default_value_t = 131_072)]
     chunk: usize,
+    /// Ends each connection after this many bytes, in place of after a time.
+    #[arg(long)]
+    bytes: Option<u64>,
 }
 
 #[derive(clap::Args)]
@@ -81,6 +90,9 @@ pub(crate) struct Hold {
     /// One HTTP/1.1 request on each, for this host, so that a proxy dials upstream.
     #[arg(long)]
     host: Option<String>,
+    /// Its path.
+    #[arg(long, default_value = "/")]
+    path: String,
 }
 
 pub(crate) fn connect(options: &Connect) -> Result<()> {
@@ -167,6 +179,11 @@ fn finish_nonblocking(
 }
 
 fn talk(options: &Connect, mut stream: &TcpStream, report: &mut Value) -> Staged<()> {
+    if options.read_first {
+        let mut first = String::new();
+        BufReader::new(stream).read_to_string(&mut first).map_err(at("read"))?;
+        report["first"] = json!(first.trim_end());
+    }
     if !options.send.is_empty() {
         writeln!(stream, "{}", options.send).map_err(at("write"))?;
     }
@@ -184,6 +201,9 @@ fn talk(options: &Connect, mut stream: &TcpStream, report: &mut Value) -> Staged
         if length == 0 || !options.half_close {
             break;
         }
+    }
+    if options.reset {
+        socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).map_err(at("reset"))?;
     }
     report["reply"] = lines.first().cloned().unwrap_or(Value::Null);
     report["replies"] = Value::Array(lines);
@@ -289,8 +309,11 @@ pub(crate) fn stream(options: &Stream) -> Result<()> {
     let one = || -> Result<u64> {
         let mut stream = TcpStream::connect_timeout(&options.to, Duration::from_secs(5))?;
         let chunk = vec![0x5au8; options.chunk];
-        while start.elapsed() < limit {
-            stream.write_all(&chunk)?;
+        let mut left = options.bytes.unwrap_or(u64::MAX);
+        while left > 0 && (options.bytes.is_some() || start.elapsed() < limit) {
+            let length = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            stream.write_all(&chunk[..length])?;
+            left -= length as u64;
         }
         stream.shutdown(Shutdown::Write)?;
         let mut answer = String::new();
@@ -340,7 +363,7 @@ fn hold_one(options: &Hold) -> Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&options.to, Duration::from_secs(5))?;
     if let Some(host) = &options.host {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")?;
+        write!(stream, "GET {} HTTP/1.1\r\nhost: {host}\r\n\r\n", options.path)?;
         let mut buffer = [0u8; 4096];
         anyhow::ensure!(stream.read(&mut buffer)? > 0, "closed without an answer");
     }

@@ -16,12 +16,24 @@ pub(crate) struct Echo {
     /// A line that it sends first, as SMTP and MySQL do.
     #[arg(long)]
     banner: Option<String>,
+    /// Resets the connection after the first line.
+    #[arg(long)]
+    reset: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Record {
+    #[arg(long, default_value = "[::]:8084")]
+    listen: SocketAddr,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct Sink {
     #[arg(long, default_value = "[::]:7001")]
     listen: SocketAddr,
+    /// Says a line and closes its half at once; what it counts goes to stdout.
+    #[arg(long)]
+    early: bool,
 }
 
 pub(crate) fn echo(options: &Echo) -> Result<()> {
@@ -65,6 +77,10 @@ fn echo_one(options: &Echo, stream: TcpStream, accepted: SocketAddr) -> Result<(
         if length == 0 {
             break;
         }
+        if options.reset {
+            socket2::SockRef::from(reader.get_ref()).set_linger(Some(std::time::Duration::ZERO))?;
+            return Ok(());
+        }
         let text = String::from_utf8_lossy(&line);
         let answer = json!({"line": text.trim_end(), "seen": seen});
         writeln!(writer, "{answer}")?;
@@ -76,6 +92,10 @@ fn echo_one(options: &Echo, stream: TcpStream, accepted: SocketAddr) -> Result<(
 
 pub(crate) fn sink(options: &Sink) -> Result<()> {
     serve(options.listen, |mut stream, _| {
+        if options.early {
+            writeln!(stream, "{}", json!({"early": true}))?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+        }
         let mut buffer = vec![0u8; 256 << 10];
         let mut total = 0u64;
         loop {
@@ -84,7 +104,36 @@ pub(crate) fn sink(options: &Sink) -> Result<()> {
                 length => total += length as u64,
             }
         }
-        writeln!(stream, "{}", json!({"bytes": total}))?;
+        if options.early {
+            say(&json!({"event": "total", "bytes": total}));
+        } else {
+            writeln!(stream, "{}", json!({"bytes": total}))?;
+        }
         Ok(())
+    })
+}
+
+/// Says every byte that comes, and answers an empty 200 for each end of a head in it.
+pub(crate) fn record(options: &Record) -> Result<()> {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    serve(options.listen, |mut stream, accepted| {
+        let connection = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut buffer = vec![0u8; 64 << 10];
+        let mut seen = Vec::new();
+        let mut answered = 0;
+        loop {
+            let length = stream.read(&mut buffer)?;
+            if length == 0 {
+                return Ok(());
+            }
+            seen.extend_from_slice(&buffer[..length]);
+            let text = buffer[..length].escape_ascii().to_string();
+            say(&json!({"event": "bytes", "connection": connection, "peer": accepted.to_string(), "data": text}));
+            let heads = seen.windows(4).filter(|window| *window == b"\r\n\r\n").count();
+            for _ in answered..heads {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+            }
+            answered = heads;
+        }
     })
 }
