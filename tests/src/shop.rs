@@ -273,6 +273,19 @@ impl Shop {
         Ok(promtext::sum(&self.metrics(node)?, metric, labels))
     }
 
+    /// Codes and flags of the requests that one node's agent has counted as source, for messages.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn flags(&self, node: usize) -> Result<Vec<String>> {
+        let of = |sample: &Sample| {
+            let labels = ["response_code", "response_flags", "destination_service"].map(|name| sample.label(name));
+            format!("{} {}", labels.join(" "), sample.value)
+        };
+        let counted = |sample: &&Sample| sample.is("istio_requests_total", &[("reporter", "source")]);
+        Ok(self.metrics(node)?.iter().filter(counted).map(of).collect())
+    }
+
     /// Metrics of one node's agent.
     ///
     /// # Errors

@@ -85,6 +85,12 @@ impl Server {
         match verb {
             "stream-echo" => stream_echo(request.into_body()),
             _ if grpc => with_trailers(request.into_body(), "application/grpc", "grpc-status", "0").await,
+            // Over HTTP/2, hyper would send the body of an answer to HEAD all the same.
+            "bytes" if request.method() == http::Method::HEAD => {
+                let mut response = Response::new(full(""));
+                response.headers_mut().insert(header::CONTENT_LENGTH, number.into());
+                response
+            }
             "bytes" => Response::new(full(vec![b'x'; usize::try_from(number).unwrap_or(0)])),
             "stream" => Response::new(chunks(number, interval)),
             "echo" => Response::new(request.into_body().boxed_unsync()),
@@ -99,6 +105,10 @@ impl Server {
                         .ok()
                         .and_then(|code| StatusCode::from_u16(code).ok());
                     *response.status_mut() = code.unwrap_or(StatusCode::BAD_REQUEST);
+                    if matches!(number, 204 | 304) {
+                        // Over HTTP/2, hyper would send it all the same.
+                        *response.body_mut() = full("");
+                    }
                 }
                 response
             }
