@@ -12,6 +12,7 @@ pub mod manifests;
 pub mod netns;
 pub mod podkit;
 pub mod process;
+pub mod prometheus;
 pub mod promtext;
 pub mod run;
 pub mod shop;

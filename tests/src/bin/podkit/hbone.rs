@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// Folder of the CA that signs the client's certificate; without it there is none.
     #[arg(long)]
     ca_dir: Option<PathBuf>,
+    /// Makes the CA first.
+    #[arg(long, requires = "ca_dir")]
+    make_ca: bool,
     /// URI in the certificate.
     #[arg(long, default_value = "spiffe://cluster.local/ns/shop/sa/client")]
     identity: String,
@@ -150,6 +153,9 @@ async fn handshake(options: &Options, tcp: TcpStream) -> Result<TlsStream<TcpStr
     let mut config = match &options.ca_dir {
         None => builder.with_no_client_auth(),
         Some(dir) => {
+            if options.make_ca {
+                make_ca(dir)?;
+            }
             let (chain, key) = certificate(dir, &options.identity)?;
             builder.with_client_auth_cert(chain, key)?
         }
@@ -161,6 +167,14 @@ async fn handshake(options: &Options, tcp: TcpStream) -> Result<TlsStream<TcpStr
 }
 
 type Signed = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn make_ca(dir: &Path) -> Result<()> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(dir.join("ca.crt"), params.self_signed(&key)?.pem())?;
+    Ok(std::fs::write(dir.join("ca.key"), key.serialize_pem())?)
+}
 
 fn certificate(dir: &Path, identity: &str) -> Result<Signed> {
     let signer = KeyPair::from_pem(&std::fs::read_to_string(dir.join("ca.key"))?)?;
