@@ -27,7 +27,11 @@ impl Prometheus {
     pub fn start(ground: &Topology) -> Result<Self> {
         let dir = ground.run().dir().join("prometheus");
         std::fs::create_dir_all(&dir)?;
-        let targets: Vec<String> = ground.nodes.iter().map(|node| format!("\"{}:{METRICS_PORT}\"", node.v4)).collect();
+        let targets: Vec<String> = ground
+            .nodes
+            .iter()
+            .map(|node| format!("\"{}:{METRICS_PORT}\"", node.v4))
+            .collect();
         let config = format!(
             "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: heddle\n  static_configs:\n  - targets: [{}]\n",
             targets.join(", ")
@@ -58,7 +62,8 @@ impl Prometheus {
 }
 
 /// The one remark that Istio's contract forces: its dashboards ask for this name, and promtool wants base units.
-const FORCED: &str = "istio_request_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"";
+const FORCED: &str =
+    "istio_request_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"";
 
 /// What `promtool check metrics` has to say, without what Istio's names force; nothing is best.
 ///
@@ -72,13 +77,19 @@ pub fn promtool(text: &str) -> Result<Vec<String>> {
         .stderr(Stdio::piped())
         .spawn()
         .context("running promtool (package prometheus)")?;
-    child.stdin.take().context("promtool's input")?.write_all(text.as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("promtool's input")?
+        .write_all(text.as_bytes())?;
     let output = child.wait_with_output()?;
     if output.status.success() {
         return Ok(Vec::new());
     }
     let words = String::from_utf8_lossy(&output.stderr);
-    let said = words.lines().filter(|line| !line.trim().is_empty() && *line != FORCED);
+    let said = words
+        .lines()
+        .filter(|line| !line.trim().is_empty() && *line != FORCED);
     Ok(said.map(ToOwned::to_owned).collect())
 }
 

@@ -208,7 +208,11 @@ impl Shop {
         self.config.write(file, text)?;
         eventually(&format!("{file} in force"), Duration::from_secs(10), || {
             let now = snapshots().ok()?;
-            before.iter().zip(&now).all(|(before, now)| before != now).then_some(())
+            before
+                .iter()
+                .zip(&now)
+                .all(|(before, now)| before != now)
+                .then_some(())
         })
     }
 
@@ -237,14 +241,21 @@ impl Shop {
     pub fn raw(&self, to: SocketAddr, data: &[&str], args: &[&str]) -> Result<Value> {
         let to = to.to_string();
         let data = data.iter().flat_map(|data| ["--data", data]);
-        let args: Vec<&str> = ["raw", "--to", &to].into_iter().chain(data).chain(args.iter().copied()).collect();
+        let args: Vec<&str> = ["raw", "--to", &to]
+            .into_iter()
+            .chain(data)
+            .chain(args.iter().copied())
+            .collect();
         self.client.podkit(&args)
     }
 
     /// The log of a pod's server that listens on `target`.
     #[must_use]
     pub fn log_of(&self, pod: &str, kind: &str) -> String {
-        let found = self.procs.iter().find(|proc| proc.name().starts_with(pod) && proc.name().contains(kind));
+        let found = self
+            .procs
+            .iter()
+            .find(|proc| proc.name().starts_with(pod) && proc.name().contains(kind));
         found.map(Proc::stdout).unwrap_or_default()
     }
 
@@ -279,7 +290,8 @@ impl Shop {
     /// The agent does not answer.
     pub fn flags(&self, node: usize) -> Result<Vec<String>> {
         let of = |sample: &Sample| {
-            let labels = ["response_code", "response_flags", "destination_service"].map(|name| sample.label(name));
+            let labels =
+                ["response_code", "response_flags", "destination_service"].map(|name| sample.label(name));
             format!("{} {}", labels.join(" "), sample.value)
         };
         let counted = |sample: &&Sample| sample.is("istio_requests_total", &[("reporter", "source")]);
@@ -309,7 +321,10 @@ impl Shop {
 /// There is no such service.
 #[must_use]
 pub fn vips(service: &str, port: u16) -> [SocketAddr; 2] {
-    let (_, last, _) = SERVICES.iter().find(|(name, ..)| *name == service).expect("a service of the shop");
+    let (_, last, _) = SERVICES
+        .iter()
+        .find(|(name, ..)| *name == service)
+        .expect("a service of the shop");
     addresses(*last).map(|ip| SocketAddr::new(ip, port))
 }
 
@@ -341,7 +356,10 @@ pub fn virtual_service(host: &str, http: &str) -> String {
 /// It has ended.
 pub fn resident(pid: i32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .context("no VmRSS")?;
     let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
     Ok(kib * 1024)
 }
@@ -363,7 +381,9 @@ pub fn peak_while<T>(pid: i32, work: impl FnOnce() -> Result<T>) -> Result<(u64,
         });
         let result = work();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        let peak = watch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let peak = watch
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok((peak, result?))
     })
 }
@@ -386,7 +406,15 @@ fn servers(name: &str) -> [Vec<&str>; 7] {
         vec!["http-server", "--name", name],
         vec!["echo-server", "--name", name],
         vec!["sink"],
-        vec!["echo-server", "--name", name, "--listen", "[::]:7002", "--banner", "220 ready"],
+        vec![
+            "echo-server",
+            "--name",
+            name,
+            "--listen",
+            "[::]:7002",
+            "--banner",
+            "220 ready",
+        ],
         vec!["echo-server", "--name", name, "--listen", "[::]:7003", "--reset"],
         vec!["sink", "--listen", "[::]:7004", "--early"],
         vec!["record-server", "--listen", "[::]:8084"],
@@ -437,7 +465,10 @@ fn cluster_ips(near: &Pod, far: &Pod) -> Vec<ClusterIp> {
             "both" => &[near, far],
             _ => &[],
         };
-        for (vip, port) in addresses(last).into_iter().flat_map(|vip| PORTS.iter().map(move |port| (vip, port))) {
+        for (vip, port) in addresses(last)
+            .into_iter()
+            .flat_map(|vip| PORTS.iter().map(move |port| (vip, port)))
+        {
             found.push(ClusterIp {
                 vip: SocketAddr::new(vip, port.port),
                 endpoints: pods

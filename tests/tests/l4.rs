@@ -36,15 +36,23 @@ fn the_servers_half_closes_alone() {
     let shop = Shop::open().unwrap();
     let cases = everywhere(&[shop::EARLY, shop::UNNAMED_EARLY]);
     for (case, to) in &cases {
-        let answer = connect(&shop, *to, &["--read-first", "--send", "after the end", "--half-close"]);
+        let answer = connect(
+            &shop,
+            *to,
+            &["--read-first", "--send", "after the end", "--half-close"],
+        );
         assert_eq!(answer["ok"], true, "{case}: {answer}");
         assert_eq!(answer["first"], "{\"early\":true}", "{case}: {answer}");
     }
     for pod in shop::PLACES {
-        eventually("what came after the server's half was closed", Duration::from_secs(5), || {
-            let log = shop.log_of(pod, "early");
-            (log.matches("\"bytes\":14,\"event\":\"total\"").count() == cases.len() / 2).then_some(())
-        })
+        eventually(
+            "what came after the server's half was closed",
+            Duration::from_secs(5),
+            || {
+                let log = shop.log_of(pod, "early");
+                (log.matches("\"bytes\":14,\"event\":\"total\"").count() == cases.len() / 2).then_some(())
+            },
+        )
         .unwrap_or_else(|error| panic!("{error}: {pod}: {}", shop.log_of(pod, "early")));
     }
 }
@@ -56,7 +64,10 @@ fn servers_that_speak_first_are_heard_at_once() {
         for round in ["first", "second"] {
             let answer = connect(&shop, to, &["--send", ""]);
             assert_eq!(answer["reply"], "220 ready", "{case}, {round}: {answer}");
-            assert!(answer["elapsed_us"].as_u64().unwrap() < 1_500_000, "{case}, {round}: {answer}");
+            assert!(
+                answer["elapsed_us"].as_u64().unwrap() < 1_500_000,
+                "{case}, {round}: {answer}"
+            );
         }
         // The client's turn comes after the banner.
         let answer = connect(&shop, to, &["--send", "EHLO me", "--half-close"]);
@@ -65,11 +76,16 @@ fn servers_that_speak_first_are_heard_at_once() {
     let metrics = shop.metrics(0).unwrap();
     let remembered: f64 = metrics
         .iter()
-        .filter(|sample| sample.name.contains("detections") && sample.labels.values().any(|v| v == "remembered"))
+        .filter(|sample| {
+            sample.name.contains("detections") && sample.labels.values().any(|v| v == "remembered")
+        })
         .map(|sample| sample.value)
         .sum();
     // Four unnamed ports: each waits once, and later connections do not.
-    assert!(remembered >= 8.0, "the ports that speak first were not remembered: {remembered}");
+    assert!(
+        remembered >= 8.0,
+        "the ports that speak first were not remembered: {remembered}"
+    );
 }
 
 #[test]
@@ -90,7 +106,10 @@ fn a_quarter_gibibyte_passes_in_bounded_memory() {
         .unwrap();
         assert_eq!(answer["ok"], true, "{case}: {answer}");
         assert_eq!(answer["bytes"], 256 * MIB, "{case}: {answer}");
-        assert!(near_peak < before + GROWTH, "{case}: {before} grew to {near_peak}");
+        assert!(
+            near_peak < before + GROWTH,
+            "{case}: {before} grew to {near_peak}"
+        );
         assert!(far_peak < other + GROWTH, "{case}: {other} grew to {far_peak}");
     }
 }
@@ -102,24 +121,42 @@ fn a_stream_that_nobody_reads_holds_up_no_other() {
     let mut held = Vec::new();
     for (case, to) in everywhere(&[shop::TCP_WEB, shop::HTTP]) {
         let to = to.to_string();
-        let args = ["hold", "--to", &to, "--host", "far", "--path", "/bytes/67108864", "--connections", "1"];
+        let args = [
+            "hold",
+            "--to",
+            &to,
+            "--host",
+            "far",
+            "--path",
+            "/bytes/67108864",
+            "--connections",
+            "1",
+        ];
         let hold = shop.client.serve(&args).unwrap();
         assert!(hold.stdout().contains("\"held\":1"), "{case}: {}", hold.stdout());
         held.push(hold);
     }
     for (case, to) in everywhere(&[shop::ECHO, shop::UNNAMED_ECHO]) {
         let to = to.to_string();
-        let chat = shop.client.podkit(&["chat", "--to", &to, "--seconds", "0.5"]).unwrap();
+        let chat = shop
+            .client
+            .podkit(&["chat", "--to", &to, "--seconds", "0.5"])
+            .unwrap();
         assert_eq!(chat["ok"], true, "{case}: {chat}");
         assert!(chat["longest_ms"].as_f64().unwrap() < 1_000.0, "{case}: {chat}");
     }
     for (case, to) in everywhere(&[shop::TCP_WEB, shop::HTTP]) {
-        let answer = shop.get(to, &["--count", "10", "--host", case.split(' ').next().unwrap()]).unwrap();
+        let answer = shop
+            .get(to, &["--count", "10", "--host", case.split(' ').next().unwrap()])
+            .unwrap();
         assert_eq!(answer["statuses"]["200"], 10, "{case}: {answer}");
     }
     for (node, before) in before.iter().enumerate() {
         let now = shop.resident(node).unwrap();
-        assert!(now < before + GROWTH, "node {node}: {before} grew to {now} with 8 unread streams");
+        assert!(
+            now < before + GROWTH,
+            "node {node}: {before} grew to {now} with 8 unread streams"
+        );
     }
 }
 
@@ -130,7 +167,10 @@ fn a_refused_connection_ends_at_once() {
         let answer = connect(&shop, to, &[]);
         assert!(answer["reply"].is_null(), "{case}: {answer}");
         assert!(answer["errno_name"] != "EAGAIN", "hangs: {case}: {answer}");
-        assert!(answer["elapsed_us"].as_u64().unwrap() < 3_000_000, "{case}: {answer}");
+        assert!(
+            answer["elapsed_us"].as_u64().unwrap() < 3_000_000,
+            "{case}: {answer}"
+        );
     }
 }
 
@@ -148,7 +188,10 @@ fn a_reset_reaches_the_other_side_as_a_reset() {
     }
     for pod in shop::PLACES {
         eventually("the client's resets", Duration::from_secs(5), || {
-            let resets = shop.log_of(pod, "echo").matches("Connection reset by peer").count();
+            let resets = shop
+                .log_of(pod, "echo")
+                .matches("Connection reset by peer")
+                .count();
             (resets == cases.len() / 2).then_some(())
         })
         .unwrap_or_else(|error| panic!("{error}: {pod}: {}", shop.log_of(pod, "echo")));
@@ -163,13 +206,24 @@ fn connections_are_counted_once_on_each_side() {
         assert_eq!(answer["ok"], true, "{answer}");
     }
     for (node, reporter) in [(0, "source"), (1, "destination")] {
-        let labels = [("reporter", reporter), ("destination_workload", "far-v2"), ("source_workload", "client-v1")];
-        eventually(&format!("two closed connections of {reporter}"), Duration::from_secs(5), || {
-            let metrics = shop.metrics(node).ok()?;
-            let of = |name| promtext::sum(&metrics, name, &labels);
-            let counts = [of("istio_tcp_connections_opened_total"), of("istio_tcp_connections_closed_total")];
-            (counts == [2.0, 2.0] && of("istio_tcp_received_bytes_total") == 12.0).then_some(())
-        })
+        let labels = [
+            ("reporter", reporter),
+            ("destination_workload", "far-v2"),
+            ("source_workload", "client-v1"),
+        ];
+        eventually(
+            &format!("two closed connections of {reporter}"),
+            Duration::from_secs(5),
+            || {
+                let metrics = shop.metrics(node).ok()?;
+                let of = |name| promtext::sum(&metrics, name, &labels);
+                let counts = [
+                    of("istio_tcp_connections_opened_total"),
+                    of("istio_tcp_connections_closed_total"),
+                ];
+                (counts == [2.0, 2.0] && of("istio_tcp_received_bytes_total") == 12.0).then_some(())
+            },
+        )
         .unwrap();
     }
 }

@@ -8,8 +8,7 @@ use mesh_tests::netns::Netns;
 use mesh_tests::prometheus::{self, Prometheus};
 use std::time::Duration;
 
-const QUERY: &str =
-    "sum by (reporter,source_workload,destination_workload,destination_version,response_code) (istio_requests_total)";
+const QUERY: &str = "sum by (reporter,source_workload,destination_workload,destination_version,response_code) (istio_requests_total)";
 
 pub(crate) fn metrics(stage: &Stage, step: &mut Step) -> Result<()> {
     for agent in &stage.agents {

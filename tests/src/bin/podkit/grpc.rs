@@ -23,13 +23,21 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(20), talk(options)).await.context("timeout")?
+        tokio::time::timeout(Duration::from_secs(20), talk(options))
+            .await
+            .context("timeout")?
     });
     say(&match outcome {
         Ok((rounds, longest, trailers)) => {
-            let text = |name: &str| trailers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+            let text = |name: &str| {
+                trailers
+                    .get(name)
+                    .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
+            };
             json!({"ok": true, "rounds": rounds, "longest_ms": longest.as_secs_f64() * 1e3,
                    "grpc_status": text("grpc-status")})
         }

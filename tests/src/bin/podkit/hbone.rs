@@ -80,17 +80,23 @@ impl ServerCertVerifier for Anyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
+        default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let start = Instant::now();
     let mut report = json!({"ok": false, "stage": "connect"});
     let result = runtime.block_on(async {
         let talk = talk(options, &mut report);
-        tokio::time::timeout(Duration::from_secs(15), talk).await.context("timeout")?
+        tokio::time::timeout(Duration::from_secs(15), talk)
+            .await
+            .context("timeout")?
     });
     match result {
         Ok(()) => report["ok"] = json!(true),
@@ -105,7 +111,11 @@ async fn talk(options: &Options, report: &mut Value) -> Result<()> {
     let tcp = TcpStream::connect(options.to).await.context("connect")?;
     report["stage"] = json!("handshake");
     let tls = handshake(options, tcp).await.context("handshake")?;
-    let alpn = tls.get_ref().1.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned());
+    let alpn = tls
+        .get_ref()
+        .1
+        .alpn_protocol()
+        .map(|p| String::from_utf8_lossy(p).into_owned());
     report["alpn"] = json!(alpn);
     // In TLS 1.3 a server refuses the client's certificate after the client's handshake has ended.
     report["stage"] = json!("http2");
@@ -124,11 +134,23 @@ async fn talk(options: &Options, report: &mut Value) -> Result<()> {
     } else {
         format!("http://{authority}/").parse()?
     };
-    let request = Request::builder().method(options.method.clone()).uri(uri).body(())?;
-    let (response, mut send) = client.ready().await.context("ready")?.send_request(request, false)?;
+    let request = Request::builder()
+        .method(options.method.clone())
+        .uri(uri)
+        .body(())?;
+    let (response, mut send) = client
+        .ready()
+        .await
+        .context("ready")?
+        .send_request(request, false)?;
     let response = response.await.context("response")?;
     report["status"] = json!(response.status().as_u16());
-    report["baggage"] = json!(response.headers().get("baggage").map(|v| String::from_utf8_lossy(v.as_bytes())));
+    report["baggage"] = json!(
+        response
+            .headers()
+            .get("baggage")
+            .map(|v| String::from_utf8_lossy(v.as_bytes()))
+    );
     report["stage"] = json!("payload");
     if !response.status().is_success() {
         return Ok(());

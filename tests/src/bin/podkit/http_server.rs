@@ -88,7 +88,9 @@ impl Server {
             // Over HTTP/2, hyper would send the body of an answer to HEAD all the same.
             "bytes" if request.method() == http::Method::HEAD => {
                 let mut response = Response::new(full(""));
-                response.headers_mut().insert(header::CONTENT_LENGTH, number.into());
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, number.into());
                 response
             }
             "bytes" => Response::new(full(vec![b'x'; usize::try_from(number).unwrap_or(0)])),

@@ -181,7 +181,9 @@ fn finish_nonblocking(
 fn talk(options: &Connect, mut stream: &TcpStream, report: &mut Value) -> Staged<()> {
     if options.read_first {
         let mut first = String::new();
-        BufReader::new(stream).read_to_string(&mut first).map_err(at("read"))?;
+        BufReader::new(stream)
+            .read_to_string(&mut first)
+            .map_err(at("read"))?;
         report["first"] = json!(first.trim_end());
     }
     if !options.send.is_empty() {
@@ -203,7 +205,9 @@ fn talk(options: &Connect, mut stream: &TcpStream, report: &mut Value) -> Staged
         }
     }
     if options.reset {
-        socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).map_err(at("reset"))?;
+        socket2::SockRef::from(stream)
+            .set_linger(Some(Duration::ZERO))
+            .map_err(at("reset"))?;
     }
     report["reply"] = lines.first().cloned().unwrap_or(Value::Null);
     report["replies"] = Value::Array(lines);

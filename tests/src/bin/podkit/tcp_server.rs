@@ -128,7 +128,9 @@ pub(crate) fn record(options: &Record) -> Result<()> {
             }
             seen.extend_from_slice(&buffer[..length]);
             let text = buffer[..length].escape_ascii().to_string();
-            say(&json!({"event": "bytes", "connection": connection, "peer": accepted.to_string(), "data": text}));
+            say(
+                &json!({"event": "bytes", "connection": connection, "peer": accepted.to_string(), "data": text}),
+            );
             let heads = seen.windows(4).filter(|window| *window == b"\r\n\r\n").count();
             for _ in answered..heads {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
