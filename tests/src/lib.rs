@@ -9,6 +9,7 @@ pub mod bpf_objects;
 pub mod capture;
 pub mod cluster_ip;
 pub mod manifests;
+pub mod mesh;
 pub mod netns;
 pub mod podkit;
 pub mod process;
