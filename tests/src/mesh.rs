@@ -258,7 +258,7 @@ impl Mesh {
         self.await_captured()
     }
 
-    /// Waits until exactly the pods of the namespace [`MESH`] are captured and the kernel has what was written.
+    /// Waits until exactly the pods that the labels put into the mesh are captured and the kernel has what was written.
     ///
     /// # Errors
     /// Not within 10 s; the status is in the error.
@@ -394,8 +394,19 @@ impl Member {
         self.labels.iter().find(|(k, _)| k == key).map_or("", |(_, value)| value)
     }
 
+    /// Sets a label, or removes it if `value` is empty.
+    pub fn set_label(&mut self, key: &str, value: &str) {
+        self.labels.retain(|(other, _)| other != key);
+        if !value.is_empty() {
+            self.labels.push((key.to_owned(), value.to_owned()));
+        }
+    }
+
     fn wants_capture(&self) -> bool {
-        self.namespace == MESH && self.label("heddle.io/mesh") != "disabled"
+        match self.label("heddle.io/mesh") {
+            "" => self.namespace == MESH,
+            label => label == "enabled",
+        }
     }
 
     /// Its object.
