@@ -5,6 +5,7 @@
 //! the next run's [`run::sweep`].
 
 pub mod agent;
+pub mod bpf_maps;
 pub mod bpf_objects;
 pub mod capture;
 pub mod cluster_ip;
