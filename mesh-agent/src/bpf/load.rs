@@ -30,7 +30,25 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     records: Arc<Records>,
-    _lock: Flock<File>,
+    // Dropped in this order: what is unwanted goes while nobody else may come.
+    unproven: Unproven,
+    _locks: [Flock<File>; 2],
+}
+
+/// Removes what a first start has pinned, unless that start succeeds. What an earlier agent pinned stays whatever
+/// happens: pods may be captured by it.
+struct Unproven {
+    dir: Option<PathBuf>,
+}
+
+impl Drop for Unproven {
+    fn drop(&mut self) {
+        if let Some(dir) = self.dir.take()
+            && let Err(error) = super::remove_residue(&dir)
+        {
+            tracing::warn!(dir = %dir.display(), %error, "cannot remove the pins of a start that failed");
+        }
+    }
 }
 
 /// The hooks on the pods' cgroup: program name and pin name.
@@ -47,22 +65,31 @@ impl Datapath {
         if OBJECT.is_empty() {
             return Err(BpfError::NoObject);
         }
+        cgroup::check(&config.cgroup)?;
         let lock = lock(&config.state_dir)?;
         // Linux before 5.11 charges maps to this limit; later ones ignore it.
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX) {
             tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK");
         }
+        let first = !config.bpf_dir.join("links").exists();
         prepare_dirs(&config.bpf_dir)?;
+        let pins = lock_pins(&config.bpf_dir)?;
+        let unproven = Unproven { dir: first.then(|| config.bpf_dir.clone()) };
         let mut ebpf = load_object(Some(&config.bpf_dir))?;
         load_programs(&mut ebpf)?;
         sweep_old_layouts(&config.bpf_dir);
         let records = Arc::new(Records::open(&mut ebpf)?);
         let maps = Maps::open(&mut ebpf)?;
-        let mut this = Self { config, ebpf, maps, records, _lock: lock };
+        let mut this = Self { config, ebpf, maps, records, unproven, _locks: [lock, pins] };
         cgroup::join(&this.config.cgroup)?;
         attach::attach_cgroup_hooks(&mut this)?;
         this.verify_effect()?;
         Ok(this)
+    }
+
+    /// The start has succeeded: from here on the pins outlive the agent.
+    pub fn keep(&mut self) {
+        self.unproven.dir = None;
     }
 
     /// Access to socket records, shared with the proxy.
@@ -104,6 +131,12 @@ fn lock(dir: &Path) -> Result<Flock<File>, BpfError> {
     let path = dir.join("agent.lock");
     let file = File::create(&path).map_err(BpfError::io(format!("create {}", path.display())))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| BpfError::Locked(path))
+}
+
+/// Agents with different state directories must not meet on one data path either.
+pub(super) fn lock_pins(dir: &Path) -> Result<Flock<File>, BpfError> {
+    let file = File::open(dir).map_err(BpfError::io(format!("open {}", dir.display())))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| BpfError::Locked(dir.to_owned()))
 }
 
 /// Whether a path is on a bpf file system.

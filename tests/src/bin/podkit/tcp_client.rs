@@ -3,10 +3,10 @@
 use crate::say;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -22,6 +22,15 @@ pub(crate) struct Connect {
     /// Dials an IPv4 address as `::ffff:a.b.c.d` on an IPv6 socket.
     #[arg(long)]
     v4_mapped: bool,
+    /// Binds to this device first (`SO_BINDTODEVICE`).
+    #[arg(long)]
+    device: Option<String>,
+    /// Sends the line by the first packet where the server allows it (`TCP_FASTOPEN_CONNECT`).
+    #[arg(long)]
+    fast_open: bool,
+    /// Asks for Multipath TCP; the reply's `mptcp` says whether the kernel has it.
+    #[arg(long)]
+    mptcp: bool,
     /// The line to send; empty for none, as clients of server-first protocols.
     #[arg(long, default_value = "hello")]
     send: String,
@@ -87,6 +96,9 @@ pub(crate) struct Hold {
     connections: usize,
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// The connections go to this many ports in turn, from that of `to` upwards.
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
     /// One HTTP/1.1 request on each, for this host, so that a proxy dials upstream.
     #[arg(long)]
     host: Option<String>,
@@ -124,7 +136,16 @@ fn try_connect(options: &Connect, report: &mut Value) -> Staged<()> {
         SocketAddr::V4(v4) if options.v4_mapped => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
         other => other,
     };
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(at("socket"))?;
+    let protocol = options.mptcp.then_some(Protocol::MPTCP);
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, protocol).map_err(at("socket"))?;
+    if let Some(device) = &options.device {
+        socket
+            .bind_device(Some(device.as_bytes()))
+            .map_err(at("device"))?;
+    }
+    if options.fast_open {
+        set_fast_open(&socket).map_err(at("fast-open"))?;
+    }
     if let Some(bind) = &options.bind {
         let address = bind
             .parse::<SocketAddr>()
@@ -149,6 +170,25 @@ fn try_connect(options: &Connect, report: &mut Value) -> Staged<()> {
     talk(options, &stream, report)?;
     report["ok"] = json!(true);
     Ok(())
+}
+
+fn set_fast_open(socket: &Socket) -> std::io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: a valid descriptor and a pointer to an int of the length given.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN_CONNECT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 fn finish_nonblocking(
@@ -349,8 +389,10 @@ pub(crate) fn stream(options: &Stream) -> Result<()> {
 pub(crate) fn hold(options: &Hold) -> Result<()> {
     let mut held = Vec::new();
     let mut errors = Vec::new();
-    for _ in 0..options.connections {
-        match hold_one(options) {
+    for index in 0..options.connections {
+        let mut to = options.to;
+        to.set_port(to.port() + u16::try_from(index % usize::from(options.ports))?);
+        match hold_one(options, to) {
             Ok(stream) => held.push(stream),
             Err(error) => errors.push(format!("{error:#}")),
         }
@@ -363,8 +405,8 @@ pub(crate) fn hold(options: &Hold) -> Result<()> {
     Ok(())
 }
 
-fn hold_one(options: &Hold) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&options.to, Duration::from_secs(5))?;
+fn hold_one(options: &Hold, to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
     if let Some(host) = &options.host {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(stream, "GET {} HTTP/1.1\r\nhost: {host}\r\n\r\n", options.path)?;

@@ -10,6 +10,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 pub(crate) struct Echo {
     #[arg(long, default_value = "[::]:7000")]
     listen: SocketAddr,
+    /// Listens on this many ports, from that of `listen` upwards.
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
     /// Its name in answers.
     #[arg(long, default_value = "echo")]
     name: String,
@@ -37,18 +40,28 @@ pub(crate) struct Sink {
 }
 
 pub(crate) fn echo(options: &Echo) -> Result<()> {
-    serve(options.listen, |stream, accepted| {
-        echo_one(options, stream, accepted)
+    let handle = |stream, accepted| echo_one(options, stream, accepted);
+    std::thread::scope(|scope| {
+        for offset in 1..options.ports {
+            let mut listen = options.listen;
+            listen.set_port(listen.port() + offset);
+            let listener = TcpListener::bind(listen)?;
+            scope.spawn(move || accept(&listener, &handle));
+        }
+        serve(options.listen, handle)
     })
 }
 
 fn serve(listen: SocketAddr, handle: impl Fn(TcpStream, SocketAddr) -> Result<()> + Sync) -> Result<()> {
     let listener = TcpListener::bind(listen)?;
     say(&json!({"event": "listening", "address": listener.local_addr()?.to_string()}));
+    accept(&listener, &handle)
+}
+
+fn accept(listener: &TcpListener, handle: &(impl Fn(TcpStream, SocketAddr) -> Result<()> + Sync)) -> Result<()> {
     std::thread::scope(|scope| {
         loop {
             let (stream, accepted) = listener.accept()?;
-            let handle = &handle;
             scope.spawn(move || {
                 if let Err(error) = handle(stream, accepted) {
                     say(&json!({"event": "error", "peer": accepted.to_string(), "error": error.to_string()}));
