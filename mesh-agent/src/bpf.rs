@@ -17,7 +17,7 @@ mod sys;
 
 pub use apply::ApplyError;
 pub use attach::NetnsLink;
-pub use cgroup::{AGENT_CGROUP, cgroup2_mount, pods_cgroup};
+pub use cgroup::{AGENT_CGROUP, cgroup2_mount, pods_cgroup, remove_agent_cgroup};
 pub use check::{Feature, check_features};
 pub use events::EventReader;
 pub use load::{BpfConfig, Datapath};
@@ -37,7 +37,10 @@ pub enum BpfError {
     /// The pin directory is not on a BPF file system.
     #[error("{0} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf")]
     NotBpffs(PathBuf),
-    /// Another agent owns the pin directory.
+    /// The pods' cgroup is none.
+    #[error("{0} is not a directory of a cgroup v2 tree")]
+    NotCgroup2(PathBuf),
+    /// Another agent owns the state or pin directory.
     #[error("another agent holds {0}: two agents must not share a data path")]
     Locked(PathBuf),
     /// aya could not load the object or create a map; the kernel's words are inside.

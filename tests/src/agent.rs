@@ -133,6 +133,7 @@ impl AgentSpec {
         let mut command = self.node.system.command(built("mesh-agent")?)?;
         command.arg("cleanup").arg("--bpf-dir").arg(self.bpf_dir());
         command.arg("--state-dir").arg(self.state_dir());
+        command.arg("--cgroup").arg(&self.node.cgroup);
         succeed("mesh-agent cleanup", command.output()?).map(drop)
     }
 

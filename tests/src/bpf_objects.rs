@@ -29,6 +29,42 @@ impl BpfObjects {
         }
     }
 
+    /// What a process has descriptors of.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn held_by(pid: i32) -> std::io::Result<Self> {
+        let mut held = Self::default();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
+            // A descriptor may close in between.
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            for line in text.lines() {
+                let Some((key, value)) = line.split_once(":\t") else {
+                    continue;
+                };
+                let ids = match key {
+                    "prog_id" => &mut held.programs,
+                    "map_id" => &mut held.maps,
+                    "link_id" => &mut held.links,
+                    _ => continue,
+                };
+                ids.extend(value.trim().parse::<u32>());
+            }
+        }
+        Ok(held)
+    }
+
+    /// How many of `self` are still loaded: programs, maps, links.
+    #[must_use]
+    pub fn alive(&self) -> [usize; 3] {
+        let now = Self::now();
+        [
+            self.programs.intersection(&now.programs).count(),
+            self.maps.intersection(&now.maps).count(),
+            self.links.intersection(&now.links).count(),
+        ]
+    }
+
     /// How many programs, maps and links are here that were not in `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> [usize; 3] {
@@ -53,4 +89,44 @@ fn ids(command: libc::c_int) -> BTreeSet<u32> {
         found.insert(attr[1]);
         attr[0] = attr[1];
     }
+}
+
+/// `enum bpf_attach_type` of the hooks on a cgroup, linux/bpf.h: `sock_ops`, connect and getpeername by family.
+pub const CGROUP_HOOKS: [u32; 5] = [3, 10, 11, 29, 30];
+/// As [`CGROUP_HOOKS`]: `sk_lookup` of a network namespace.
+pub const SK_LOOKUP: u32 = 36;
+
+/// Ids of the programs attached to a cgroup's directory or a network namespace's file.
+///
+/// # Errors
+/// As `BPF_PROG_QUERY`.
+pub fn attached(target: &std::fs::File, attach_type: u32) -> std::io::Result<Vec<u32>> {
+    use std::os::fd::AsRawFd;
+    const PROG_QUERY: libc::c_int = 16;
+    #[repr(C)]
+    struct Attr {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        pad: u32,
+    }
+    let mut ids = [0u32; 64];
+    let mut attr = Attr {
+        target: target.as_raw_fd().unsigned_abs(),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: 64,
+        pad: 0,
+    };
+    // SAFETY: `attr` is a prefix of union bpf_attr, and `ids` has room for as many as `count` says.
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut attr, size_of::<Attr>()) };
+    if rc != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(ids[..attr.count as usize].to_vec())
 }

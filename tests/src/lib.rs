@@ -5,16 +5,20 @@
 //! the next run's [`run::sweep`].
 
 pub mod agent;
+pub mod bpf_maps;
 pub mod bpf_objects;
 pub mod capture;
 pub mod cluster_ip;
 pub mod manifests;
+pub mod mesh;
 pub mod netns;
 pub mod podkit;
 pub mod process;
+pub mod prometheus;
 pub mod promtext;
 pub mod run;
 pub mod socks;
+pub mod shop;
 pub mod topology;
 pub mod weather;
 

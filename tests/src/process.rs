@@ -87,6 +87,12 @@ impl Proc {
         })
     }
 
+    /// The name it was started under: that of its logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Process id.
     #[must_use]
     pub fn pid(&self) -> i32 {

@@ -235,7 +235,9 @@ async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Chan
                 let first = !world.borrow().ready();
                 world.borrow_mut().take(batch);
                 if first && world.borrow().ready() {
-                    world.borrow_mut().node.tick();
+                    let mut world = world.borrow_mut();
+                    world.node.tick();
+                    world.node.datapath_mut().keep();
                     tracing::info!("ready");
                 }
             }

@@ -42,6 +42,32 @@ pub fn pods_cgroup(mount: &Path) -> PathBuf {
     })
 }
 
+/// Whether a path is a directory of the cgroup v2 tree.
+pub(super) fn check(cgroup: &Path) -> Result<(), BpfError> {
+    let stat = nix::sys::statfs::statfs(cgroup)
+        .map_err(|error| BpfError::io(format!("cgroup {}", cgroup.display()))(error.into()))?;
+    let ours = stat.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC && cgroup.is_dir();
+    if ours { Ok(()) } else { Err(BpfError::NotCgroup2(cgroup.to_owned())) }
+}
+
+/// Removes the directory that [`join`] made, if it did. An agent that has just ended is in it for a moment longer.
+///
+/// # Errors
+/// Another process lives there.
+pub fn remove_agent_cgroup(cgroup: &Path) -> std::io::Result<bool> {
+    let home = cgroup.join(AGENT_CGROUP);
+    for _ in 0..50 {
+        match fs::remove_dir(&home) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            other => return other.map(|()| true),
+        }
+    }
+    fs::remove_dir(&home).map(|()| true)
+}
+
 /// Moves this process below `cgroup` unless it is there already.
 pub(super) fn join(cgroup: &Path) -> Result<(), BpfError> {
     let mount = cgroup2_mount().unwrap_or_default();

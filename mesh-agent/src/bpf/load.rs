@@ -30,16 +30,29 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     records: Arc<Records>,
-    _lock: Flock<File>,
+    // Dropped in this order: what is unwanted goes while nobody else may come.
+    unproven: Unproven,
+    _locks: [Flock<File>; 2],
+}
+
+/// Removes what a first start has pinned, unless that start succeeds. What an earlier agent pinned stays whatever
+/// happens: pods may be captured by it.
+struct Unproven {
+    dir: Option<PathBuf>,
+}
+
+impl Drop for Unproven {
+    fn drop(&mut self) {
+        if let Some(dir) = self.dir.take()
+            && let Err(error) = super::remove_residue(&dir)
+        {
+            tracing::warn!(dir = %dir.display(), %error, "cannot remove the pins of a start that failed");
+        }
+    }
 }
 
 /// The hooks on the pods' cgroup: program name and pin name.
-pub(super) const CGROUP_HOOKS: [&str; 4] = [
-    "heddle_connect4",
-    "heddle_connect6",
-    "heddle_peer4",
-    "heddle_peer6",
-];
+pub(super) const CGROUP_HOOKS: [&str; 4] = ["heddle_connect4", "heddle_connect6", "heddle_peer4", "heddle_peer6"];
 pub(super) const SOCK_OPS: &str = "heddle_sockops";
 pub(super) const STEER: &str = "heddle_steer";
 
@@ -52,28 +65,31 @@ impl Datapath {
         if OBJECT.is_empty() {
             return Err(BpfError::NoObject);
         }
+        cgroup::check(&config.cgroup)?;
         let lock = lock(&config.state_dir)?;
         // Linux before 5.11 charges maps to this limit; later ones ignore it.
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX) {
             tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK");
         }
+        let first = !config.bpf_dir.join("links").exists();
         prepare_dirs(&config.bpf_dir)?;
+        let pins = lock_pins(&config.bpf_dir)?;
+        let unproven = Unproven { dir: first.then(|| config.bpf_dir.clone()) };
         let mut ebpf = load_object(Some(&config.bpf_dir))?;
         load_programs(&mut ebpf)?;
         sweep_old_layouts(&config.bpf_dir);
         let records = Arc::new(Records::open(&mut ebpf)?);
         let maps = Maps::open(&mut ebpf)?;
-        let mut this = Self {
-            config,
-            ebpf,
-            maps,
-            records,
-            _lock: lock,
-        };
+        let mut this = Self { config, ebpf, maps, records, unproven, _locks: [lock, pins] };
         cgroup::join(&this.config.cgroup)?;
         attach::attach_cgroup_hooks(&mut this)?;
         this.verify_effect()?;
         Ok(this)
+    }
+
+    /// The start has succeeded: from here on the pins outlive the agent.
+    pub fn keep(&mut self) {
+        self.unproven.dir = None;
     }
 
     /// Access to socket records, shared with the proxy.
@@ -100,15 +116,10 @@ impl Datapath {
         load_programs(&mut ebpf)?;
         let mut rows = Vec::new();
         for (name, program) in ebpf.programs() {
-            let info = program.info().map_err(|source| BpfError::Program {
-                name: "(info)",
-                source,
-            })?;
-            rows.push((
-                name.to_owned(),
-                info.verified_instruction_count(),
-                info.size_translated().unwrap_or(0),
-            ));
+            let info = program
+                .info()
+                .map_err(|source| BpfError::Program { name: "(info)", source })?;
+            rows.push((name.to_owned(), info.verified_instruction_count(), info.size_translated().unwrap_or(0)));
         }
         rows.sort();
         Ok(rows)
@@ -122,15 +133,17 @@ fn lock(dir: &Path) -> Result<Flock<File>, BpfError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| BpfError::Locked(path))
 }
 
+/// Agents with different state directories must not meet on one data path either.
+pub(super) fn lock_pins(dir: &Path) -> Result<Flock<File>, BpfError> {
+    let file = File::open(dir).map_err(BpfError::io(format!("open {}", dir.display())))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| BpfError::Locked(dir.to_owned()))
+}
+
 /// Whether a path is on a bpf file system.
 pub(super) fn on_bpffs(path: &Path) -> Result<(), BpfError> {
     let stat = nix::sys::statfs::statfs(path)
         .map_err(|error| BpfError::io(format!("statfs {}", path.display()))(error.into()))?;
-    if stat.filesystem_type().0 == BPF_FS_MAGIC {
-        Ok(())
-    } else {
-        Err(BpfError::NotBpffs(path.to_owned()))
-    }
+    if stat.filesystem_type().0 == BPF_FS_MAGIC { Ok(()) } else { Err(BpfError::NotBpffs(path.to_owned())) }
 }
 
 /// The usual mount point of the bpf file system.
@@ -145,14 +158,8 @@ fn mount_bpffs(dir: &Path) -> Result<(), BpfError> {
     }
     tracing::info!("mounting the bpf file system on {BPF_FS}");
     let none: Option<&str> = None;
-    nix::mount::mount(
-        Some("bpf"),
-        mount_point,
-        Some("bpf"),
-        nix::mount::MsFlags::empty(),
-        none,
-    )
-    .map_err(|_| BpfError::NotBpffs(mount_point.to_owned()))
+    nix::mount::mount(Some("bpf"), mount_point, Some("bpf"), nix::mount::MsFlags::empty(), none)
+        .map_err(|_| BpfError::NotBpffs(mount_point.to_owned()))
 }
 
 fn prepare_dirs(dir: &Path) -> Result<(), BpfError> {
@@ -185,19 +192,12 @@ pub(super) fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     for name in CGROUP_HOOKS {
         let program: &mut CgroupSockAddr = program(ebpf, name)?;
-        program
-            .load()
-            .map_err(|source| BpfError::Program { name, source })?;
+        program.load().map_err(|source| BpfError::Program { name, source })?;
     }
     let program_sockops: &mut SockOps = program(ebpf, SOCK_OPS)?;
-    program_sockops.load().map_err(|source| BpfError::Program {
-        name: SOCK_OPS,
-        source,
-    })?;
+    program_sockops.load().map_err(|source| BpfError::Program { name: SOCK_OPS, source })?;
     let steer: &mut SkLookup = program(ebpf, STEER)?;
-    steer
-        .load()
-        .map_err(|source| BpfError::Program { name: STEER, source })
+    steer.load().map_err(|source| BpfError::Program { name: STEER, source })
 }
 
 pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, BpfError>
@@ -213,22 +213,14 @@ where
 /// Removes pins of maps whose layout is not the one loaded: the programs that used them have just been replaced or
 /// will be, and config maps are rebuilt from the plan.
 fn sweep_old_layouts(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir.join("maps")) else {
-        return;
-    };
+    let Ok(entries) = fs::read_dir(dir.join("maps")) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let current = MAPS
-            .iter()
-            .any(|map| map_pin(dir, map.name, map.layout).file_name() == Some(&name));
+        let current = MAPS.iter().any(|map| map_pin(dir, map.name, map.layout).file_name() == Some(&name));
         if !current {
             match fs::remove_file(entry.path()) {
-                Ok(()) => {
-                    tracing::info!(pin = %entry.path().display(), "removed a map pin of another layout")
-                }
-                Err(error) => {
-                    tracing::warn!(pin = %entry.path().display(), %error, "cannot remove an old map pin")
-                }
+                Ok(()) => tracing::info!(pin = %entry.path().display(), "removed a map pin of another layout"),
+                Err(error) => tracing::warn!(pin = %entry.path().display(), %error, "cannot remove an old map pin"),
             }
         }
     }

@@ -1,12 +1,12 @@
 //! `cleanup`: removes what an agent left, and looks whether it is gone.
 
 use super::Output;
-use crate::bpf::{find_residue, remove_residue};
+use crate::bpf::{cgroup2_mount, find_residue, pods_cgroup, remove_agent_cgroup, remove_residue};
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments.
@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Directory of the lock file and the admin socket.
     #[arg(long, env = "HEDDLE_STATE_DIR", default_value = "/run/heddle")]
     state_dir: PathBuf,
+    /// The pods' cgroup that the agent was given; without it, the one that it would find.
+    #[arg(long, env = "HEDDLE_CGROUP")]
+    cgroup: Option<PathBuf>,
     /// Only look, remove nothing.
     #[arg(long)]
     dry_run: bool,
@@ -29,19 +32,14 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut removed = 0;
     if !args.dry_run {
-        let lock = args.state_dir.join("agent.lock");
-        let _held = match File::open(&lock) {
-            Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(held) => Some(held),
-                Err(_) => bail!(
-                    "an agent is running on {}: stop it first",
-                    args.state_dir.display()
-                ),
-            },
-            Err(_) => None,
-        };
-        removed =
-            remove_residue(&args.bpf_dir).with_context(|| format!("remove {}", args.bpf_dir.display()))?;
+        let held = [args.state_dir.join("agent.lock"), args.bpf_dir.clone()];
+        let _held = held.iter().map(|path| hold(path)).collect::<anyhow::Result<Vec<_>>>()?;
+        removed = remove_residue(&args.bpf_dir).with_context(|| format!("remove {}", args.bpf_dir.display()))?;
+        let found = || cgroup2_mount().map(|mount| pods_cgroup(&mount));
+        if let Some(cgroup) = args.cgroup.clone().or_else(found) {
+            let gone = remove_agent_cgroup(&cgroup);
+            removed += usize::from(gone.with_context(|| format!("remove the agent's place in {}", cgroup.display()))?);
+        }
         for name in ["admin.sock", "agent.lock"] {
             let path = args.state_dir.join(name);
             if path.exists() {
@@ -66,9 +64,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if left.pins.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if left.pins.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Keeps agents away from a lock file or directory, if it is there.
+fn hold(path: &Path) -> anyhow::Result<Option<Flock<File>>> {
+    let Ok(file) = File::open(path) else { return Ok(None) };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(Some(held)),
+        Err(_) => bail!("an agent is running on {}: stop it first", path.display()),
+    }
 }

@@ -101,7 +101,7 @@ impl Inbound {
         let party = source
             .as_ref()
             .map_or_else(|| worker.meter.unknown(), |w| worker.meter.pod(w, false));
-        Self::new(worker, pod, None, source, party, client, target)
+        Self::new(worker, pod, None, source, party, client, target, "")
     }
 
     fn tunnelled(worker: Rc<Worker>, pod: Arc<LocalPod>, incoming: &TunnelIncoming) -> Rc<Self> {
@@ -121,6 +121,7 @@ impl Inbound {
             party,
             client,
             target,
+            &incoming.host,
         )
     }
 
@@ -132,6 +133,7 @@ impl Inbound {
         party: Arc<Party>,
         client: SocketAddr,
         target: SocketAddr,
+        host: &str,
     ) -> Rc<Self> {
         let enrolled = &pod.handle.workload;
         let snapshot = worker.snapshot();
@@ -143,6 +145,8 @@ impl Inbound {
             Some((service, port)) => (worker.meter.service(&service), port.protocol),
             None => (worker.meter.named(UNKNOWN), Protocol::Auto),
         };
+        // The peer's word chooses a name among those that this address has, and nothing else.
+        let service = lookup::told(&snapshot, target, host).map_or(service, |told| worker.meter.service(&told));
         let opaque = snapshot.l4_only.contains(&known.pod.namespace);
         let protocol = if opaque { Protocol::Tcp } else { protocol };
         let destination = worker.meter.pod(known, peer.is_some());

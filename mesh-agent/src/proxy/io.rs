@@ -2,9 +2,11 @@
 
 use super::tunnel::TunnelStream;
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -14,6 +16,35 @@ pub(super) enum Io {
     Tcp(TcpStream),
     /// A stream in a mutual TLS tunnel.
     Tunnel(Box<TunnelStream>),
+}
+
+/// A stream whose drop can be made to reset it. A connection that broke must not look to its other end like one that
+/// ended: a truncated answer would be taken for a whole one.
+pub(super) trait Reset {
+    /// Makes the drop of this stream a reset. Tunnel streams that have not ended are reset as they are.
+    fn reset_on_drop(&self);
+}
+
+impl Reset for TcpStream {
+    fn reset_on_drop(&self) {
+        if let Err(error) = SockRef::from(self).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a broken connection cannot be reset");
+        }
+    }
+}
+
+impl Reset for Io {
+    fn reset_on_drop(&self) {
+        if let Self::Tcp(io) = self {
+            io.reset_on_drop();
+        }
+    }
+}
+
+impl<T: Reset> Reset for Prefixed<T> {
+    fn reset_on_drop(&self) {
+        self.inner.reset_on_drop();
+    }
 }
 
 macro_rules! each {

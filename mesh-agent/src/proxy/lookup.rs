@@ -26,6 +26,13 @@ pub(super) fn port_of(
         })
 }
 
+/// The service of this host, if `addr` is an endpoint of it: what the client's node says it was asked for.
+pub(super) fn told(snapshot: &Snapshot, addr: SocketAddr, host: &str) -> Option<Arc<Service>> {
+    let service = snapshot.services_by_host.get(host)?;
+    let serves = service.ports.iter().any(|port| has(&port.endpoints, addr));
+    serves.then(|| Arc::clone(service))
+}
+
 fn has(endpoints: &[Arc<Endpoint>], addr: SocketAddr) -> bool {
     endpoints.iter().any(|e| e.addr == addr)
 }

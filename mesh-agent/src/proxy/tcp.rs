@@ -1,6 +1,7 @@
 //! Connections carried as bytes.
 
-use super::copy::{Counters, copy_bidirectional};
+use super::copy::{CopyError, Counters, copy_bidirectional};
+use super::io::Reset;
 use super::pair::{NO_FLAGS, Numbers, Pair};
 use super::worker::Worker;
 use crate::telemetry::metrics::TcpSeries;
@@ -84,8 +85,20 @@ impl Drop for TcpRecord {
     }
 }
 
-/// Carries bytes both ways until both directions have ended.
+/// Carries bytes both ways until both directions have ended. When either breaks, dropping the streams resets both.
 pub(super) async fn forward<A, B>(client: &mut A, server: &mut B, record: &TcpRecord)
+where
+    A: AsyncRead + AsyncWrite + Reset + Unpin,
+    B: AsyncRead + AsyncWrite + Reset + Unpin,
+{
+    if let Err(error) = carry(client, server, record).await {
+        record.fail(&error);
+        client.reset_on_drop();
+        server.reset_on_drop();
+    }
+}
+
+async fn carry<A, B>(client: &mut A, server: &mut B, record: &TcpRecord) -> Result<(), CopyError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -100,12 +113,7 @@ where
     loop {
         tokio::select! {
             biased;
-            done = &mut copying => {
-                if let Err(error) = done {
-                    record.fail(&error);
-                }
-                return;
-            }
+            done = &mut copying => return done,
             () = tokio::time::sleep(TELL) => told.tell(),
         }
     }

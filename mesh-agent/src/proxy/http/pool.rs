@@ -41,6 +41,8 @@ pub(super) struct Key {
     tunnel: bool,
     client: IpAddr,
     peer: Option<SpiffeId>,
+    /// Host of the service, which the far end is told once for a whole tunnel.
+    host: Option<Arc<str>>,
 }
 
 /// An HTTP/1.1 connection; exclusive while a request uses it.
@@ -79,7 +81,7 @@ pub(super) enum Lease {
 pub(super) struct Stream(Rc<Http2>);
 
 impl Key {
-    pub(super) fn new(path: &Path, addr: SocketAddr, origin: &Origin, peer: Option<&SpiffeId>) -> Self {
+    pub(super) fn new(path: &Path, addr: SocketAddr, origin: &Origin, peer: Option<&SpiffeId>, host: Option<&Arc<str>>) -> Self {
         let (upstream, tunnel) = match path {
             Path::App(pod) => (pod.handle.workload.id, false),
             Path::Tunnel(workload) => (workload.id, true),
@@ -95,6 +97,7 @@ impl Key {
             tunnel,
             client: origin.client.ip(),
             peer: peer.cloned(),
+            host: host.filter(|_| tunnel).cloned(),
         }
     }
 }
@@ -164,7 +167,7 @@ pub(super) struct Wanted<'a> {
 
 /// A connection for one request, and whether it was used before.
 pub(super) async fn lease(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<(Lease, bool), ConnectError> {
-    let key = Key::new(wanted.path, wanted.addr, wanted.origin, wanted.peer);
+    let key = Key::new(wanted.path, wanted.addr, wanted.origin, wanted.peer, wanted.host);
     if wanted.http2 {
         return lease_http2(worker, key, wanted).await;
     }

@@ -55,6 +55,8 @@ pub struct TunnelIncoming {
     pub baggage: Baggage,
     /// What the stream will carry. HBONE does not say and is `Tcp`.
     pub kind: TunnelKind,
+    /// The host of the service that was asked for, as the peer tells it, or empty; telemetry only. HBONE does not say.
+    pub host: String,
     reply: Reply,
     response_baggage: Rc<str>,
 }
@@ -158,6 +160,7 @@ impl ServerContext {
         claimed: Option<SocketAddr>,
         baggage: &str,
         kind: TunnelKind,
+        host: String,
         reply: Reply,
     ) -> TunnelIncoming {
         TunnelIncoming {
@@ -167,6 +170,7 @@ impl ServerContext {
             client: plausible_client(claimed, self.peer_addr),
             baggage: Baggage::parse(baggage),
             kind,
+            host,
             reply,
             response_baggage: Rc::clone(&self.response_baggage),
         }
@@ -312,7 +316,14 @@ async fn serve_head(
         early: head.early,
         done,
     };
-    let incoming = context.incoming(head.target, Some(head.client), &head.baggage, head.kind, reply);
+    let incoming = context.incoming(
+        head.target,
+        Some(head.client),
+        &head.baggage,
+        head.kind,
+        head.host,
+        reply,
+    );
     context.handler.handle(incoming).await;
     // The handler may have handed the stream on; the sender is dropped with a stream that did not end cleanly.
     back.await.ok()

@@ -2,62 +2,30 @@
 
 use crate::report::Step;
 use crate::stage::{Stage, failed, now_ms};
-use anyhow::{Context, Result, ensure};
-use mesh_tests::agent::METRICS_PORT;
+use anyhow::{Result, ensure};
 use mesh_tests::bpf_objects::BpfObjects;
 use mesh_tests::netns::Netns;
-use mesh_tests::process::Proc;
+use mesh_tests::prometheus::{self, Prometheus};
 use serde_json::Value;
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const PROMETHEUS: &str = "127.0.0.1:9090";
-/// PromQL `sum by (reporter, source_workload, …) (istio_requests_total)`, percent-encoded.
-const QUERY: &str = "/api/v1/query?query=sum%20by%20(reporter,source_workload,destination_workload,destination_version,response_code)%20(istio_requests_total)";
+const QUERY: &str = "sum by (reporter,source_workload,destination_workload,destination_version,response_code) (istio_requests_total)";
 
 pub(crate) fn metrics(stage: &Stage, step: &mut Step) -> Result<()> {
     for agent in &stage.agents {
         let (status, text) = agent.spec.get("/metrics")?;
         ensure!(status == 200, "/metrics answers {status}");
-        let verdict = promtool(&text)?;
+        let remarks = prometheus::promtool(&text)?;
         let name = &agent.spec.node.name;
         step.holds(
-            &format!("promtool check metrics passes on {name} {verdict}"),
-            verdict.is_empty(),
+            &format!("promtool check metrics passes on {name} {}", remarks.join("; ")),
+            remarks.is_empty(),
         );
     }
-    let dir = stage.ground.run().dir().join("prometheus");
-    std::fs::create_dir_all(&dir)?;
-    let targets = stage
-        .ground
-        .nodes
-        .iter()
-        .map(|node| format!("\"{}:{METRICS_PORT}\"", node.v4));
-    let config = format!(
-        "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: heddle\n  static_configs:\n  - targets: [{}]\n",
-        targets.collect::<Vec<_>>().join(", ")
-    );
-    std::fs::write(dir.join("prometheus.yml"), config)?;
-    let node = &stage.ground.nodes[0];
-    let mut command = node.system.command("prometheus")?;
-    command.arg(format!("--config.file={}", dir.join("prometheus.yml").display()));
-    command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
-    command.arg(format!("--web.listen-address={PROMETHEUS}"));
-    let _prometheus = Proc::spawn("prometheus", command, &stage.ground.run().logs())?;
-    let seen = || -> Option<Vec<Value>> {
-        let (_, body) = node.netns.http_get(PROMETHEUS.parse().ok()?, QUERY).ok()?;
-        let answer: Value = serde_json::from_str(&body).ok()?;
-        Some(
-            answer["data"]["result"]
-                .as_array()?
-                .iter()
-                .map(|row| row["metric"].clone())
-                .collect(),
-        )
-    };
+    let prometheus = Prometheus::start(&stage.ground)?;
+    let seen = || prometheus.query(QUERY).ok();
     let wanted = |rows: &[Value], reporter: &str| {
-        rows.iter().any(|row| {
+        rows.iter().map(|row| &row["metric"]).any(|row| {
             row["reporter"] == reporter
                 && row["source_workload"] == "frontend-v1"
                 && row["destination_workload"] == "forecast-v1"
@@ -76,36 +44,6 @@ pub(crate) fn metrics(stage: &Stage, step: &mut Step) -> Result<()> {
     }
     Ok(())
 }
-
-/// What promtool has to say; nothing is best.
-fn promtool(text: &str) -> Result<String> {
-    let mut child = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("running promtool (package prometheus)")?;
-    child
-        .stdin
-        .take()
-        .context("promtool's input")?
-        .write_all(text.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let words = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        return Ok(String::new());
-    }
-    let rest: Vec<&str> = words
-        .lines()
-        .filter(|line| !line.trim().is_empty() && *line != FORCED)
-        .collect();
-    Ok(rest.join("; "))
-}
-
-/// The one remark that Istio's contract forces: its dashboards ask for this name, and promtool wants base units.
-const FORCED: &str =
-    "istio_request_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"";
 
 pub(crate) fn leave(mut stage: Stage, step: &mut Step) -> Result<()> {
     let from = now_ms();

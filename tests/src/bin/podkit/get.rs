@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// Where and what to ask.
+/// Where and what to ask. `{seq}` in host, path and headers is the request's number.
 #[derive(Clone, clap::Args)]
 pub(crate) struct Ask {
     #[arg(long)]
@@ -97,12 +97,14 @@ impl Ask {
     }
 
     fn request(&self, sequence: u64) -> Result<Request<Full<Bytes>>> {
-        let host = self.host.clone().unwrap_or_else(|| self.to.to_string());
+        let numbered = |text: &str| text.replace("{seq}", &sequence.to_string());
+        let host = self.host.as_deref().map_or_else(|| self.to.to_string(), numbered);
+        let path = numbered(&self.path);
         let http2 = self.http2 || self.grpc;
         let uri = if http2 {
-            format!("http://{host}{}", self.path)
+            format!("http://{host}{path}")
         } else {
-            self.path.clone()
+            path
         };
         let mut request = Request::builder()
             .method(self.method.clone())
@@ -115,7 +117,7 @@ impl Ask {
         }
         for line in &self.headers {
             let (name, value) = line.split_once(':').context("--header takes `name: value`")?;
-            request = request.header(name.trim(), value.trim());
+            request = request.header(numbered(name.trim()), numbered(value.trim()));
         }
         let mut body = vec![b'b'; self.body];
         if self.grpc {

@@ -1,7 +1,7 @@
 //! HTTP server: echoes what it was asked; paths ask for sizes, delays, statuses, trailers and upgrades.
 //!
 //! `/bytes/N`, `/slow/MS`, `/status/CODE`, `/stream/N/MS` (N chunks, one each MS), `/echo` (the body back),
-//! `/trailers`, `/upgrade` (101, then the bytes back), `/stats` (requests by `x-test-id` and path); a gRPC request
+//! `/stream-echo` (the body back as it comes, then `grpc-status: 0`), `/trailers`, `/upgrade` (101, then the bytes back), `/stats` (requests by `x-test-id` and path); a gRPC request
 //! gets its message back with `grpc-status: 0`.
 
 use crate::say;
@@ -83,7 +83,16 @@ impl Server {
             .get(header::CONTENT_TYPE)
             .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         match verb {
+            "stream-echo" => stream_echo(request.into_body()),
             _ if grpc => with_trailers(request.into_body(), "application/grpc", "grpc-status", "0").await,
+            // Over HTTP/2, hyper would send the body of an answer to HEAD all the same.
+            "bytes" if request.method() == http::Method::HEAD => {
+                let mut response = Response::new(full(""));
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, number.into());
+                response
+            }
             "bytes" => Response::new(full(vec![b'x'; usize::try_from(number).unwrap_or(0)])),
             "stream" => Response::new(chunks(number, interval)),
             "echo" => Response::new(request.into_body().boxed_unsync()),
@@ -98,6 +107,10 @@ impl Server {
                         .ok()
                         .and_then(|code| StatusCode::from_u16(code).ok());
                     *response.status_mut() = code.unwrap_or(StatusCode::BAD_REQUEST);
+                    if matches!(number, 204 | 304) {
+                        // Over HTTP/2, hyper would send it all the same.
+                        *response.body_mut() = full("");
+                    }
                 }
                 response
             }
@@ -166,6 +179,16 @@ fn chunks(count: u64, interval: u64) -> Body {
         Some((Ok(Frame::data(Bytes::from(format!("chunk {sent}\n")))), sent + 1))
     });
     StreamBody::new(stream).boxed_unsync()
+}
+
+fn stream_echo(body: Incoming) -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = body.with_trailers(async move { Some(Ok(trailers)) });
+    let mut response = Response::new(body.boxed_unsync());
+    let kind = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 async fn with_trailers(

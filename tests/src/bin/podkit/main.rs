@@ -2,6 +2,8 @@
 //! one object a line.
 
 mod get;
+mod grpc;
+mod hbone;
 mod http_server;
 mod load;
 mod socks;
@@ -26,6 +28,8 @@ enum Command {
     EchoServer(tcp_server::Echo),
     /// TCP server that counts what it gets and answers the count after half-close.
     Sink(tcp_server::Sink),
+    /// HTTP/1.1 server that says every byte it gets and answers 200 to each head.
+    RecordServer(tcp_server::Record),
     /// HTTP/1.1 and HTTP/2 (prior knowledge) server that echoes what it was asked.
     HttpServer(http_server::Options),
     /// Connects and reports addresses, errors and the reply.
@@ -44,12 +48,17 @@ enum Command {
     Load(load::Options),
     /// SOCKS5 server whose connections are the pod's own.
     Socks(socks::Options),
+    /// One gRPC stream in both directions, message by message.
+    GrpcStream(grpc::Options),
+    /// A hand-made HBONE peer: TLS with or without a certificate, then one request.
+    Hbone(hbone::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::EchoServer(options) => tcp_server::echo(&options),
         Command::Sink(options) => tcp_server::sink(&options),
+        Command::RecordServer(options) => tcp_server::record(&options),
         Command::HttpServer(options) => http_server::run(options),
         Command::Connect(options) => tcp_client::connect(&options),
         Command::Raw(options) => tcp_client::raw(&options),
@@ -59,6 +68,8 @@ fn main() -> ExitCode {
         Command::Get(options) => get::run(options),
         Command::Load(options) => load::run(options),
         Command::Socks(options) => socks::run(&options),
+        Command::GrpcStream(options) => grpc::run(&options),
+        Command::Hbone(options) => hbone::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,10 +3,10 @@
 use crate::say;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -22,12 +22,27 @@ pub(crate) struct Connect {
     /// Dials an IPv4 address as `::ffff:a.b.c.d` on an IPv6 socket.
     #[arg(long)]
     v4_mapped: bool,
+    /// Binds to this device first (`SO_BINDTODEVICE`).
+    #[arg(long)]
+    device: Option<String>,
+    /// Sends the line by the first packet where the server allows it (`TCP_FASTOPEN_CONNECT`).
+    #[arg(long)]
+    fast_open: bool,
+    /// Asks for Multipath TCP; the reply's `mptcp` says whether the kernel has it.
+    #[arg(long)]
+    mptcp: bool,
     /// The line to send; empty for none, as clients of server-first protocols.
     #[arg(long, default_value = "hello")]
     send: String,
     /// Closes the writing half after the line and reads to the end.
     #[arg(long)]
     half_close: bool,
+    /// Reads to the end before it sends.
+    #[arg(long)]
+    read_first: bool,
+    /// Resets the connection after the first answer.
+    #[arg(long)]
+    reset: bool,
     #[arg(long, default_value_t = 5000)]
     timeout_ms: u64,
 }
@@ -68,6 +83,9 @@ pub(crate) struct Stream {
     /// Bytes of one write.
     #[arg(long, default_value_t = 131_072)]
     chunk: usize,
+    /// Ends each connection after this many bytes, in place of after a time.
+    #[arg(long)]
+    bytes: Option<u64>,
 }
 
 #[derive(clap::Args)]
@@ -78,9 +96,15 @@ pub(crate) struct Hold {
     connections: usize,
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// The connections go to this many ports in turn, from that of `to` upwards.
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
     /// One HTTP/1.1 request on each, for this host, so that a proxy dials upstream.
     #[arg(long)]
     host: Option<String>,
+    /// Its path.
+    #[arg(long, default_value = "/")]
+    path: String,
 }
 
 pub(crate) fn connect(options: &Connect) -> Result<()> {
@@ -112,7 +136,16 @@ fn try_connect(options: &Connect, report: &mut Value) -> Staged<()> {
         SocketAddr::V4(v4) if options.v4_mapped => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
         other => other,
     };
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(at("socket"))?;
+    let protocol = options.mptcp.then_some(Protocol::MPTCP);
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, protocol).map_err(at("socket"))?;
+    if let Some(device) = &options.device {
+        socket
+            .bind_device(Some(device.as_bytes()))
+            .map_err(at("device"))?;
+    }
+    if options.fast_open {
+        set_fast_open(&socket).map_err(at("fast-open"))?;
+    }
     if let Some(bind) = &options.bind {
         let address = bind
             .parse::<SocketAddr>()
@@ -137,6 +170,25 @@ fn try_connect(options: &Connect, report: &mut Value) -> Staged<()> {
     talk(options, &stream, report)?;
     report["ok"] = json!(true);
     Ok(())
+}
+
+fn set_fast_open(socket: &Socket) -> std::io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: a valid descriptor and a pointer to an int of the length given.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN_CONNECT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 fn finish_nonblocking(
@@ -167,6 +219,13 @@ fn finish_nonblocking(
 }
 
 fn talk(options: &Connect, mut stream: &TcpStream, report: &mut Value) -> Staged<()> {
+    if options.read_first {
+        let mut first = String::new();
+        BufReader::new(stream)
+            .read_to_string(&mut first)
+            .map_err(at("read"))?;
+        report["first"] = json!(first.trim_end());
+    }
     if !options.send.is_empty() {
         writeln!(stream, "{}", options.send).map_err(at("write"))?;
     }
@@ -184,6 +243,11 @@ fn talk(options: &Connect, mut stream: &TcpStream, report: &mut Value) -> Staged
         if length == 0 || !options.half_close {
             break;
         }
+    }
+    if options.reset {
+        socket2::SockRef::from(stream)
+            .set_linger(Some(Duration::ZERO))
+            .map_err(at("reset"))?;
     }
     report["reply"] = lines.first().cloned().unwrap_or(Value::Null);
     report["replies"] = Value::Array(lines);
@@ -289,8 +353,11 @@ pub(crate) fn stream(options: &Stream) -> Result<()> {
     let one = || -> Result<u64> {
         let mut stream = TcpStream::connect_timeout(&options.to, Duration::from_secs(5))?;
         let chunk = vec![0x5au8; options.chunk];
-        while start.elapsed() < limit {
-            stream.write_all(&chunk)?;
+        let mut left = options.bytes.unwrap_or(u64::MAX);
+        while left > 0 && (options.bytes.is_some() || start.elapsed() < limit) {
+            let length = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            stream.write_all(&chunk[..length])?;
+            left -= length as u64;
         }
         stream.shutdown(Shutdown::Write)?;
         let mut answer = String::new();
@@ -322,8 +389,10 @@ pub(crate) fn stream(options: &Stream) -> Result<()> {
 pub(crate) fn hold(options: &Hold) -> Result<()> {
     let mut held = Vec::new();
     let mut errors = Vec::new();
-    for _ in 0..options.connections {
-        match hold_one(options) {
+    for index in 0..options.connections {
+        let mut to = options.to;
+        to.set_port(to.port() + u16::try_from(index % usize::from(options.ports))?);
+        match hold_one(options, to) {
             Ok(stream) => held.push(stream),
             Err(error) => errors.push(format!("{error:#}")),
         }
@@ -336,11 +405,11 @@ pub(crate) fn hold(options: &Hold) -> Result<()> {
     Ok(())
 }
 
-fn hold_one(options: &Hold) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&options.to, Duration::from_secs(5))?;
+fn hold_one(options: &Hold, to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
     if let Some(host) = &options.host {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")?;
+        write!(stream, "GET {} HTTP/1.1\r\nhost: {host}\r\n\r\n", options.path)?;
         let mut buffer = [0u8; 4096];
         anyhow::ensure!(stream.read(&mut buffer)? > 0, "closed without an answer");
     }

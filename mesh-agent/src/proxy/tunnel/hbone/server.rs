@@ -114,7 +114,7 @@ async fn serve_stream(
                 respond,
                 body: request.into_body(),
             };
-            let incoming = context.incoming(target, claimed, &baggage, TunnelKind::Tcp, reply);
+            let incoming = context.incoming(target, claimed, &baggage, TunnelKind::Tcp, String::new(), reply);
             context.handler.handle(incoming).await;
         }
         Err(refusal) => refuse(respond, refusal.status),
