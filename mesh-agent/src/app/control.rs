@@ -142,6 +142,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     };
     let bpf = BpfConfig { bpf_dir: config.bpf_dir.clone(), cgroup, state_dir: config.state_dir.clone() };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
+    datapath.claim(mark).context("tell the programs the agent's mark")?;
     let events = datapath.take_events().context("open the event ring")?;
     let issuer = Issuer::open(&config.ca_dir, &config.trust_domain, Duration::from_secs(config.cert_ttl))
         .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;

@@ -83,6 +83,16 @@ impl Datapath {
         self.maps.agent.set(0, agent, 0).map_err(map_error("AGENT"))
     }
 
+    /// Tells the programs by which mark this agent's sockets are known, and nothing on whether it lives. Due before the
+    /// first listener opens: a socket with another mark would be captured, and the agent carry its own tunnels.
+    ///
+    /// # Errors
+    /// The kernel's words.
+    pub fn claim(&mut self, mark: u32) -> Result<(), BpfError> {
+        let earlier = self.maps.agent.get(&0, 0).map_err(map_error("AGENT"))?;
+        self.maps.agent.set(0, Agent { mark, ..earlier }, 0).map_err(map_error("AGENT"))
+    }
+
     /// Hands arrivals of one kind in one pod to `listener`.
     ///
     /// # Errors
