@@ -1,5 +1,11 @@
 //! What applications see of each other's addresses, by the way that a connection takes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::{Builder, Mesh};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};

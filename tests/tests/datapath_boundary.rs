@@ -1,5 +1,11 @@
 //! Where the mesh ends: pods and processes outside of it, the agent's own ports, probes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::Mesh;
 use mesh_tests::podkit::last_json;
 use mesh_tests::process::built;

@@ -1,5 +1,11 @@
 //! The ways in which applications open a connection: each works in the mesh as it does without.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::Mesh;
 use mesh_tests::topology::Pod;
 use serde_json::Value;

@@ -1,5 +1,11 @@
 //! What the kernel decides alone: refusals, balance, and connections without a proxy.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::Mesh;
 use mesh_tests::promtext;
 use mesh_tests::topology::Pod;

@@ -1,5 +1,11 @@
 //! The agent is gone, stands still or lacks descriptors; and suites without root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::{Builder, Mesh};
 use mesh_tests::podkit::last_json;
 use nix::sys::signal::Signal;

@@ -1,5 +1,11 @@
 //! The agent is killed: at random moments under load, and in the middle of updates.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::bpf_maps::Contents;
 use mesh_tests::bpf_objects::{BpfObjects, CGROUP_HOOKS, SK_LOOKUP, attached};
 use mesh_tests::capture::Capture;

@@ -1,5 +1,11 @@
 //! Pods come into the mesh and leave it while they run, and leave nothing behind.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::bpf_objects::{BpfObjects, SK_LOOKUP, attached};
 use mesh_tests::mesh::{Builder, Mesh, PLAIN};
 use mesh_tests::podkit::last_json;
