@@ -97,7 +97,10 @@ fn dump(bpf_dir: &Path, name: &str) -> Result<BTreeMap<Bytes, Bytes>> {
     // struct bpf_map_info: type, id, key_size, value_size, …
     let mut info = [0u32; 20];
     let size = u64::try_from(size_of_val(&info))?;
-    bpf(OBJ_GET_INFO_BY_FD, &mut [fd | size << 32, info.as_mut_ptr() as u64])?;
+    bpf(
+        OBJ_GET_INFO_BY_FD,
+        &mut [fd | size << 32, info.as_mut_ptr() as u64],
+    )?;
     let (mut key, mut value) = (vec![0u8; info[2] as usize], vec![0u8; info[3] as usize]);
     let mut entries = BTreeMap::new();
     let mut previous: Option<Bytes> = None;
@@ -106,7 +109,12 @@ fn dump(bpf_dir: &Path, name: &str) -> Result<BTreeMap<Bytes, Bytes>> {
         if bpf(MAP_GET_NEXT_KEY, &mut [fd, from, key.as_mut_ptr() as u64, 0]).is_err() {
             return Ok(entries);
         }
-        if bpf(MAP_LOOKUP_ELEM, &mut [fd, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0]).is_ok() {
+        if bpf(
+            MAP_LOOKUP_ELEM,
+            &mut [fd, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0],
+        )
+        .is_ok()
+        {
             entries.insert(key.clone(), value.clone());
         }
         previous = Some(key.clone());

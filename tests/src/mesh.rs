@@ -82,10 +82,19 @@ impl Service {
     }
 }
 
+#[derive(Clone, Debug)]
+struct Planned {
+    node: usize,
+    name: String,
+    namespace: &'static str,
+    app: String,
+    probe: Option<u16>,
+}
+
 /// Collects what a [`Mesh`] shall have.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
-    pods: Vec<(usize, String, &'static str, Option<String>, Option<u16>)>,
+    pods: Vec<Planned>,
     servers: Vec<(String, Vec<String>)>,
     services: Vec<Service>,
     namespace_labels: Vec<(String, String)>,
@@ -96,22 +105,32 @@ impl Builder {
     /// Adds a pod of the mesh to node 1 or 2. Its label `app` and service account are its name.
     #[must_use]
     pub fn pod(mut self, node: usize, name: &str) -> Self {
-        self.pods.push((node, name.to_owned(), MESH, None, None));
+        self.plan(node, name, MESH);
         self
     }
 
     /// Adds a pod of a namespace that is not in the mesh.
     #[must_use]
     pub fn outsider(mut self, node: usize, name: &str) -> Self {
-        self.pods.push((node, name.to_owned(), PLAIN, None, None));
+        self.plan(node, name, PLAIN);
         self
+    }
+
+    fn plan(&mut self, node: usize, name: &str, namespace: &'static str) {
+        self.pods.push(Planned {
+            node,
+            name: name.to_owned(),
+            namespace,
+            app: name.to_owned(),
+            probe: None,
+        });
     }
 
     /// The last pod's label `app`, in place of its name.
     #[must_use]
     pub fn app(mut self, app: &str) -> Self {
         if let Some(pod) = self.pods.last_mut() {
-            pod.3 = Some(app.to_owned());
+            pod.app = app.to_owned();
         }
         self
     }
@@ -120,7 +139,7 @@ impl Builder {
     #[must_use]
     pub fn probe(mut self, port: u16) -> Self {
         if let Some(pod) = self.pods.last_mut() {
-            pod.4 = Some(port);
+            pod.probe = Some(port);
         }
         self
     }
@@ -128,11 +147,12 @@ impl Builder {
     /// Runs `podkit ARGS` in the last pod, where the argument `NAME` is the pod's name; it must listen.
     #[must_use]
     pub fn serve(mut self, args: &[&str]) -> Self {
-        if let Some((_, name, ..)) = self.pods.last() {
+        if let Some(pod) = self.pods.last() {
             let args = args
                 .iter()
-                .map(|arg| if *arg == "NAME" { name.clone() } else { (*arg).to_owned() });
-            self.servers.push((name.clone(), args.collect()));
+                .map(|arg| if *arg == "NAME" { &pod.name } else { *arg });
+            self.servers
+                .push((pod.name.clone(), args.map(str::to_owned).collect()));
         }
         self
     }
@@ -151,7 +171,15 @@ impl Builder {
 
     /// Adds a service: see [`Service`] for the meaning of each.
     #[must_use]
-    pub fn service(mut self, name: &str, app: &str, number: u8, protocol: &str, port: u16, target: u16) -> Self {
+    pub fn service(
+        mut self,
+        name: &str,
+        app: &str,
+        number: u8,
+        protocol: &str,
+        port: u16,
+        target: u16,
+    ) -> Self {
         self.services.push(Service {
             name: name.to_owned(),
             app: app.to_owned(),
@@ -184,13 +212,13 @@ impl Builder {
     pub fn ground(self) -> Result<Mesh> {
         let mut ground = Topology::new()?;
         let mut members = Vec::new();
-        for (node, name, namespace, app, probe) in &self.pods {
+        for planned in self.pods {
             members.push(Member {
-                pod: ground.pod(*node, name)?,
-                namespace,
-                labels: vec![("app".to_owned(), app.as_ref().unwrap_or(name).clone())],
+                pod: ground.pod(planned.node, &planned.name)?,
+                namespace: planned.namespace,
+                labels: vec![("app".to_owned(), planned.app)],
                 unready: false,
-                probe: *probe,
+                probe: planned.probe,
             });
         }
         let mut mesh = Mesh {
@@ -274,7 +302,9 @@ impl Mesh {
                     .filter(|member| member.pod.node.name == agent.spec.node.name)
                     .all(|member| {
                         let name = format!("{}/{}", member.namespace, member.pod.name);
-                        let entry = last["pods"].as_array().and_then(|pods| pods.iter().find(|p| p["pod"] == *name));
+                        let entry = last["pods"]
+                            .as_array()
+                            .and_then(|pods| pods.iter().find(|p| p["pod"] == *name));
                         let captured = entry.is_some_and(|pod| pod["captured"] == true);
                         captured == member.wants_capture()
                     });
@@ -313,8 +343,10 @@ impl Mesh {
             services += &manifests::service(MESH, &service.name, &selector, ips, &[port], l4);
         }
         self.config.write("10-services.yaml", services)?;
-        self.config
-            .write("20-pods.yaml", self.members.iter().map(Member::yaml).collect::<String>())
+        self.config.write(
+            "20-pods.yaml",
+            self.members.iter().map(Member::yaml).collect::<String>(),
+        )
     }
 
     /// Serves the services' addresses to pods outside of the mesh, as kube-proxy does.
@@ -380,10 +412,14 @@ impl Mesh {
         let agent = &self.agents[usize::from(self.pod(pod).node.number) - 1];
         let status = agent.spec.heddle_json(&["status"])?;
         let pods = status["pods"].as_array().context("no pods in status")?;
-        let found = pods
-            .iter()
-            .find(|entry| entry["pod"].as_str().is_some_and(|name| name.ends_with(&format!("/{pod}"))));
-        found.cloned().with_context(|| format!("{pod} is not in {status}"))
+        let found = pods.iter().find(|entry| {
+            entry["pod"]
+                .as_str()
+                .is_some_and(|name| name.ends_with(&format!("/{pod}")))
+        });
+        found
+            .cloned()
+            .with_context(|| format!("{pod} is not in {status}"))
     }
 }
 
@@ -391,7 +427,10 @@ impl Member {
     /// The value of a label, or the empty string.
     #[must_use]
     pub fn label(&self, key: &str) -> &str {
-        self.labels.iter().find(|(k, _)| k == key).map_or("", |(_, value)| value)
+        self.labels
+            .iter()
+            .find(|(k, _)| k == key)
+            .map_or("", |(_, value)| value)
     }
 
     /// Sets a label, or removes it if `value` is empty.
@@ -429,5 +468,8 @@ impl Member {
 }
 
 fn borrowed(labels: &[(String, String)]) -> Vec<(&str, &str)> {
-    labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    labels
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect()
 }

@@ -1,5 +1,11 @@
 //! Where the mesh ends: pods and processes outside of it, the agent's own ports, probes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::Mesh;
 use mesh_tests::podkit::last_json;
 use mesh_tests::process::built;
@@ -32,7 +38,11 @@ fn on_node(node: &Node, args: &[&str]) -> Value {
 }
 
 fn ip(value: &Value) -> IpAddr {
-    let address: SocketAddr = value.as_str().unwrap_or_else(|| panic!("{value}")).parse().unwrap();
+    let address: SocketAddr = value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value}"))
+        .parse()
+        .unwrap();
     address.ip().to_canonical()
 }
 
@@ -54,7 +64,14 @@ fn pods_outside_of_the_mesh_are_untouched() {
     }
     assert!(mesh.status("stranger").unwrap()["connections"].is_null());
     let after = decisions(&mesh);
-    for reason in ["needs_bytes", "needs_tls", "spliced", "plaintext", "unknown_destination", "no_backend"] {
+    for reason in [
+        "needs_bytes",
+        "needs_tls",
+        "spliced",
+        "plaintext",
+        "unknown_destination",
+        "no_backend",
+    ] {
         assert_eq!(before[reason], after[reason], "{reason}");
     }
 }
@@ -70,7 +87,12 @@ fn plaintext_from_outside_arrives_with_its_callers_address() {
         let outsider = mesh.pod(outsider);
         for (to, own) in mesh.pod("near").ips().into_iter().zip(outsider.ips()) {
             let answer = outsider
-                .podkit(&["connect", "--to", &SocketAddr::new(to, 7000).to_string(), "--half-close"])
+                .podkit(&[
+                    "connect",
+                    "--to",
+                    &SocketAddr::new(to, 7000).to_string(),
+                    "--half-close",
+                ])
                 .unwrap();
             assert_eq!(answer["ok"], true, "{answer}");
             let seen = &answer["reply"]["seen"];
@@ -171,8 +193,15 @@ fn probes_of_the_kubelet_pass_and_nothing_else_of_the_node() {
         assert_eq!(answer["statuses"]["200"], 1, "{answer}");
     }
     let probed = connections(&mesh, "near");
-    assert_eq!(probed["admitted"], before["admitted"].as_u64().unwrap() + 2, "{probed}");
-    assert_eq!(probed["steered"], before["steered"], "a probe went through the proxy");
+    assert_eq!(
+        probed["admitted"],
+        before["admitted"].as_u64().unwrap() + 2,
+        "{probed}"
+    );
+    assert_eq!(
+        probed["steered"], before["steered"],
+        "a probe went through the proxy"
+    );
     let other = SocketAddr::new(near.v4.into(), 7000).to_string();
     assert_eq!(on_node(node, &["connect", "--to", &other])["ok"], true);
     let probe = SocketAddr::new(near.v4.into(), 8080).to_string();
@@ -180,7 +209,11 @@ fn probes_of_the_kubelet_pass_and_nothing_else_of_the_node() {
     assert_eq!(stranger["statuses"]["200"], 1, "{stranger}");
     let after = connections(&mesh, "near");
     assert_eq!(after["admitted"], probed["admitted"], "only probes pass");
-    assert_eq!(after["steered"], probed["steered"].as_u64().unwrap() + 2, "{after}");
+    assert_eq!(
+        after["steered"],
+        probed["steered"].as_u64().unwrap() + 2,
+        "{after}"
+    );
 }
 
 #[test]
@@ -212,7 +245,10 @@ fn equal_loopback_ports_of_two_pods_do_not_mix() {
                     let seen = &answer["reply"]["seen"];
                     assert_eq!(seen["server"], server, "{answer}");
                     assert!(client.ips().contains(&ip(&seen["accept"])), "{answer}");
-                    let own = mesh.pod(server).podkit(&["connect", "--to", "127.0.0.1:7000"]).unwrap();
+                    let own = mesh
+                        .pod(server)
+                        .podkit(&["connect", "--to", "127.0.0.1:7000"])
+                        .unwrap();
                     assert_eq!(own["reply"]["seen"]["server"], server, "{own}");
                     assert!(ip(&own["reply"]["seen"]["accept"]).is_loopback(), "{own}");
                 }

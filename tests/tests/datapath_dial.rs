@@ -1,5 +1,11 @@
 //! The ways in which applications open a connection: each works in the mesh as it does without.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::Mesh;
 use mesh_tests::topology::Pod;
 use serde_json::Value;
@@ -25,7 +31,10 @@ fn mesh() -> Mesh {
 
 fn dial(pod: &Pod, to: SocketAddr, more: &[&str]) -> Value {
     let to = to.to_string();
-    let args: Vec<&str> = ["connect", "--to", &to].into_iter().chain(more.iter().copied()).collect();
+    let args: Vec<&str> = ["connect", "--to", &to]
+        .into_iter()
+        .chain(more.iter().copied())
+        .collect();
     pod.podkit(&args).unwrap()
 }
 
@@ -55,7 +64,10 @@ fn v4_mapped_addresses_are_served_as_ipv4() {
         let vip = mesh.service(way).vips()[0];
         let answer = dial(mesh.pod("client"), vip, &["--v4-mapped"]);
         answered(&answer, server(way));
-        assert_eq!(answer["getpeername"], format!("[::ffff:{}]:{}", vip.ip(), vip.port()));
+        assert_eq!(
+            answer["getpeername"],
+            format!("[::ffff:{}]:{}", vip.ip(), vip.port())
+        );
     }
 }
 
@@ -88,7 +100,10 @@ fn a_socket_bound_to_the_pods_device_is_served() {
 fn fast_open_clients_are_served() {
     let mesh = mesh();
     for pod in ["client", "near"] {
-        mesh.pod(pod).netns.sysctl(&[("net/ipv4/tcp_fastopen", "1027")]).unwrap();
+        mesh.pod(pod)
+            .netns
+            .sysctl(&[("net/ipv4/tcp_fastopen", "1027")])
+            .unwrap();
     }
     for way in WAYS {
         for vip in mesh.service(way).vips() {
@@ -119,17 +134,30 @@ fn a_pod_reaches_itself_by_its_service_and_by_its_own_address() {
 #[test]
 fn loopback_and_the_unspecified_address_are_left_alone() {
     let mesh = mesh();
-    for to in ["127.0.0.1:7000", "127.8.9.1:7000", "[::1]:7000", "0.0.0.0:7000", "[::]:7000"] {
+    for to in [
+        "127.0.0.1:7000",
+        "127.8.9.1:7000",
+        "[::1]:7000",
+        "0.0.0.0:7000",
+        "[::]:7000",
+    ] {
         let answer = dial(mesh.pod("near"), to.parse().unwrap(), &[]);
         answered(&answer, "near");
-        let seen: SocketAddr = answer["reply"]["seen"]["accept"].as_str().unwrap().parse().unwrap();
+        let seen: SocketAddr = answer["reply"]["seen"]["accept"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
         let peer: SocketAddr = answer["getpeername"].as_str().unwrap().parse().unwrap();
         for address in [seen, peer] {
             assert!(address.ip().to_canonical().is_loopback(), "{to}: {answer}");
         }
     }
     let refused = dial(mesh.pod("client"), "127.0.0.1:7000".parse().unwrap(), &[]);
-    assert_eq!(refused["errno_name"], "ECONNREFUSED", "the client has no server: {refused}");
+    assert_eq!(
+        refused["errno_name"], "ECONNREFUSED",
+        "the client has no server: {refused}"
+    );
     for pod in ["near", "client"] {
         let connections = &mesh.status(pod).unwrap()["connections"];
         for outcome in ["direct", "proxied", "steered", "passed"] {
@@ -150,7 +178,11 @@ fn pods_are_reached_by_their_own_addresses_on_both_nodes() {
         }
     }
     // "near" is behind a headless service too: clients resolve it to the same addresses.
-    let nobody = dial(mesh.pod("client"), SocketAddr::new(mesh.pod("far").v4.into(), 9), &[]);
+    let nobody = dial(
+        mesh.pod("client"),
+        SocketAddr::new(mesh.pod("far").v4.into(), 9),
+        &[],
+    );
     assert!(nobody["reply"].is_null(), "nobody listens there: {nobody}");
 }
 
@@ -168,7 +200,8 @@ fn a_multipath_client_does_not_get_around_the_mesh() {
         }
     }
     // An address that routes without a service's translation would show a client that was not captured.
-    let capture = mesh_tests::capture::Capture::start(&mesh.ground.nodes[0].netns, mesh_tests::topology::WIRE).unwrap();
+    let capture =
+        mesh_tests::capture::Capture::start(&mesh.ground.nodes[0].netns, mesh_tests::topology::WIRE).unwrap();
     for ip in mesh.pod("far").ips() {
         let to = SocketAddr::new(ip, 7000);
         dial(client, to, &["--mptcp", "--send", "multipath-in-plaintext"]);
@@ -189,7 +222,17 @@ fn three_hundred_destinations_do_not_exhaust_the_ports_of_a_pod() {
         .unwrap();
     let to = SocketAddr::new(mesh.pod("near").v4.into(), 7000).to_string();
     let held = client
-        .podkit(&["hold", "--to", &to, "--ports", "300", "--connections", "300", "--seconds", "0"])
+        .podkit(&[
+            "hold",
+            "--to",
+            &to,
+            "--ports",
+            "300",
+            "--connections",
+            "300",
+            "--seconds",
+            "0",
+        ])
         .unwrap();
     assert_eq!(held["held"], 300, "{held}");
 }

@@ -1,5 +1,11 @@
 //! What the kernel decides alone: refusals, balance, and connections without a proxy.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::Mesh;
 use mesh_tests::promtext;
 use mesh_tests::topology::Pod;
@@ -10,16 +16,24 @@ use std::time::Duration;
 fn refused_at_once(pod: &Pod, to: SocketAddr) {
     for more in [&[][..], &["--nonblocking"]] {
         let to = to.to_string();
-        let args: Vec<&str> = ["connect", "--to", &to].into_iter().chain(more.iter().copied()).collect();
+        let args: Vec<&str> = ["connect", "--to", &to]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
         let answer = pod.podkit(&args).unwrap();
         assert_eq!(answer["errno_name"], "ECONNREFUSED", "{answer}");
         assert_eq!(answer["stage"], "connect", "{answer}");
-        assert!(answer["elapsed_us"].as_u64() < Some(500_000), "not at once: {answer}");
+        assert!(
+            answer["elapsed_us"].as_u64() < Some(500_000),
+            "not at once: {answer}"
+        );
     }
 }
 
 fn connections(mesh: &Mesh, pod: &str, outcome: &str) -> u64 {
-    mesh.status(pod).unwrap()["connections"][outcome].as_u64().unwrap()
+    mesh.status(pod).unwrap()["connections"][outcome]
+        .as_u64()
+        .unwrap()
 }
 
 #[test]
@@ -55,7 +69,11 @@ fn registry_only_refuses_unknown_destinations_and_nothing_else() {
     }
     let own = client.podkit(&["connect", "--to", "127.0.0.1:9"]).unwrap();
     assert_eq!(own["errno_name"], "ECONNREFUSED");
-    assert_eq!(connections(&mesh, "client", "denied"), 6, "loopback is no business of the mesh");
+    assert_eq!(
+        connections(&mesh, "client", "denied"),
+        6,
+        "loopback is no business of the mesh"
+    );
 }
 
 #[test]
@@ -77,7 +95,15 @@ fn the_kernel_spreads_connections_evenly() {
     for vip in mesh.service("web").vips() {
         let held = mesh
             .pod("client")
-            .podkit(&["hold", "--to", &vip.to_string(), "--connections", "300", "--seconds", "0"])
+            .podkit(&[
+                "hold",
+                "--to",
+                &vip.to_string(),
+                "--connections",
+                "300",
+                "--seconds",
+                "0",
+            ])
             .unwrap();
         assert_eq!(held["held"], 300, "{held}");
     }
@@ -91,7 +117,10 @@ fn the_kernel_spreads_connections_evenly() {
     })
     .unwrap();
     // 200 each on average; seven standard deviations (11.5) off is no accident.
-    assert!(counts.iter().all(|count| (120..280).contains(count)), "{counts:?}");
+    assert!(
+        counts.iter().all(|count| (120..280).contains(count)),
+        "{counts:?}"
+    );
     assert_eq!(connections(&mesh, "client", "direct"), 600);
 }
 
@@ -110,10 +139,14 @@ fn a_same_node_l4_connection_has_no_proxy_on_it() {
     let near = mesh.pod("near");
     let before = bytes(&mesh);
     let sink = mesh.service("sink").vips()[0].to_string();
-    let stream = client.podkit(&["stream", "--to", &sink, "--seconds", "0.5"]).unwrap();
+    let stream = client
+        .podkit(&["stream", "--to", &sink, "--seconds", "0.5"])
+        .unwrap();
     assert!(stream["bytes"].as_u64() > Some(1_000_000), "{stream}");
     let vip = mesh.service("near").vips()[0].to_string();
-    let mut chat = client.start_podkit(&["chat", "--to", &vip, "--seconds", "30"]).unwrap();
+    let mut chat = client
+        .start_podkit(&["chat", "--to", &vip, "--seconds", "30"])
+        .unwrap();
     let (ours, theirs) = mesh_tests::eventually("the connection", Duration::from_secs(5), || {
         let found = (established(client), established(near));
         (!found.0.is_empty() && !found.1.is_empty()).then_some(found)
@@ -123,7 +156,11 @@ fn a_same_node_l4_connection_has_no_proxy_on_it() {
     assert_eq!(ours.len(), 1, "the client pod has one socket: {ours:?}");
     assert_eq!(theirs.len(), 1, "the server pod has one socket: {theirs:?}");
     let (client_end, server_end) = (ours[0].0, ours[0].1);
-    assert_eq!((theirs[0].1, theirs[0].0), (client_end, server_end), "they are one connection");
+    assert_eq!(
+        (theirs[0].1, theirs[0].0),
+        (client_end, server_end),
+        "they are one connection"
+    );
     assert_eq!(
         (client_end.ip(), server_end),
         (client.v4.into(), SocketAddr::new(near.v4.into(), 7000))
@@ -166,7 +203,11 @@ fn established(pod: &Pod) -> Vec<(SocketAddr, SocketAddr)> {
 fn address(text: &str) -> SocketAddr {
     let (ip, port) = text.split_once(':').unwrap();
     let words: Vec<u8> = (0..ip.len() / 8)
-        .flat_map(|i| u32::from_str_radix(&ip[i * 8..i * 8 + 8], 16).unwrap().to_ne_bytes())
+        .flat_map(|i| {
+            u32::from_str_radix(&ip[i * 8..i * 8 + 8], 16)
+                .unwrap()
+                .to_ne_bytes()
+        })
         .collect();
     let ip: std::net::IpAddr = match <[u8; 4]>::try_from(words.as_slice()) {
         Ok(v4) => v4.into(),
@@ -186,6 +227,8 @@ fn refusals_say_why() {
     let spec = &mesh.agents[0].spec;
     let status = spec.heddle_json(&["status"]).unwrap();
     assert_eq!(status["decisions"]["no_backend"], 2, "{}", status["decisions"]);
-    let why: Value = spec.heddle_json(&["why", "mesh/client", "10.96.1.1:7000"]).unwrap();
+    let why: Value = spec
+        .heddle_json(&["why", "mesh/client", "10.96.1.1:7000"])
+        .unwrap();
     assert!(why.to_string().contains("no_backend"), "{why}");
 }

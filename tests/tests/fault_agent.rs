@@ -1,5 +1,11 @@
 //! The agent is gone, stands still or lacks descriptors; and suites without root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::mesh::{Builder, Mesh};
 use mesh_tests::podkit::last_json;
 use nix::sys::signal::Signal;
@@ -27,12 +33,17 @@ fn builder() -> Builder {
 }
 
 fn connect(mesh: &Mesh, from: &str, to: SocketAddr) -> Value {
-    mesh.pod(from).podkit(&["connect", "--to", &to.to_string()]).unwrap()
+    mesh.pod(from)
+        .podkit(&["connect", "--to", &to.to_string()])
+        .unwrap()
 }
 
 fn refused(answer: &Value) {
     assert_eq!(answer["errno_name"], "ECONNREFUSED", "{answer}");
-    assert!(answer["elapsed_us"].as_u64() < Some(1_000_000), "not at once: {answer}");
+    assert!(
+        answer["elapsed_us"].as_u64() < Some(1_000_000),
+        "not at once: {answer}"
+    );
 }
 
 #[test]
@@ -49,7 +60,10 @@ fn without_an_agent_connections_are_refused_until_it_is_back() {
         refused(&connect(&mesh, "stranger", inbound));
         // Its own agent accepted this one, and finds nobody at the other end.
         let tunnelled = connect(&mesh, "far", inbound);
-        assert!(tunnelled["ok"] == false && tunnelled["elapsed_us"].as_u64() < Some(2_000_000), "{tunnelled}");
+        assert!(
+            tunnelled["ok"] == false && tunnelled["elapsed_us"].as_u64() < Some(2_000_000),
+            "{tunnelled}"
+        );
         for vip in near_l4 {
             let direct = connect(&mesh, "client", vip);
             assert_eq!(direct["ok"], true, "no proxy is on this one: {direct}");
@@ -69,7 +83,10 @@ fn without_an_agent_connections_are_refused_until_it_is_back() {
 
 #[test]
 fn fail_mode_open_lets_connections_pass_once_the_agent_is_known_to_be_gone() {
-    let mut mesh = builder().namespace_label("heddle.io/fail-mode", "open").start().unwrap();
+    let mut mesh = builder()
+        .namespace_label("heddle.io/fail-mode", "open")
+        .start()
+        .unwrap();
     let far = mesh.service("far").vips();
     let inbound = SocketAddr::new(mesh.pod("near").v4.into(), 7000);
     mesh.agents[0].kill();
@@ -89,10 +106,18 @@ fn fail_mode_open_lets_connections_pass_once_the_agent_is_known_to_be_gone() {
     mesh.agents[0].restart().unwrap();
     mesh.agents[0].ready(Duration::from_secs(20)).unwrap();
     let status = mesh.agents[0].spec.heddle_json(&["status"]).unwrap();
-    assert!(status["decisions"]["agent_gone_open"].as_u64() > Some(3), "{}", status["decisions"]);
-    let before = mesh.status("client").unwrap()["connections"]["proxied"].as_u64().unwrap();
+    assert!(
+        status["decisions"]["agent_gone_open"].as_u64() > Some(3),
+        "{}",
+        status["decisions"]
+    );
+    let before = mesh.status("client").unwrap()["connections"]["proxied"]
+        .as_u64()
+        .unwrap();
     assert_eq!(connect(&mesh, "client", far[0])["ok"], true);
-    let after = mesh.status("client").unwrap()["connections"]["proxied"].as_u64().unwrap();
+    let after = mesh.status("client").unwrap()["connections"]["proxied"]
+        .as_u64()
+        .unwrap();
     assert_eq!(after, before + 1, "with an agent, connections are carried again");
 }
 
@@ -121,16 +146,25 @@ fn an_agent_that_stood_still_goes_on() {
         (answer["statuses"]["200"] == 1).then_some(())
     })
     .unwrap();
-    let answer = mesh.pod("client").podkit(&["get", "--to", &to, "--count", "100"]).unwrap();
+    let answer = mesh
+        .pod("client")
+        .podkit(&["get", "--to", &to, "--count", "100"])
+        .unwrap();
     assert_eq!(answer["statuses"]["200"], 100, "{answer}");
     load.stop(Duration::from_secs(15)).unwrap();
     chat.wait(Duration::from_secs(15)).unwrap();
     let chat = last_json(&chat.stdout()).unwrap();
-    assert!(chat["ok"] == true && chat["longest_ms"].as_f64() < Some(2000.0), "{chat}");
+    assert!(
+        chat["ok"] == true && chat["longest_ms"].as_f64() < Some(2000.0),
+        "{chat}"
+    );
 }
 
 fn limit_descriptors(pid: i32, soft: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: a valid pointer for the limit of now, and none to a new one.
     unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) };
     limit.rlim_cur = soft;
@@ -144,7 +178,11 @@ fn an_agent_without_descriptors_recovers_when_connections_end() {
     let mesh = builder().start().unwrap();
     let agent = &mesh.agents[0];
     let to = mesh.service("far").vips()[0].to_string();
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", agent.proc.pid())).unwrap().count();
+    let descriptors = || {
+        std::fs::read_dir(format!("/proc/{}/fd", agent.proc.pid()))
+            .unwrap()
+            .count()
+    };
     let idle = descriptors();
     limit_descriptors(agent.proc.pid(), u64::try_from(idle + 40).unwrap());
     let mut hold = mesh
@@ -190,7 +228,8 @@ fn suites_without_root_fail_and_do_not_skip() {
         .output();
     std::fs::remove_dir_all(&dir).unwrap();
     let output = output.unwrap();
-    let words = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let words =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{words}");
     assert!(words.contains("need root"), "{words}");
     assert!(words.contains("0 passed; 1 failed"), "{words}");

@@ -1,5 +1,11 @@
 //! Pods come into the mesh and leave it while they run, and leave nothing behind.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
 use mesh_tests::bpf_objects::{BpfObjects, SK_LOOKUP, attached};
 use mesh_tests::mesh::{Builder, Mesh, PLAIN};
 use mesh_tests::podkit::last_json;
@@ -78,7 +84,8 @@ fn connections_of_the_mesh_outlive_the_pods_leaving_and_new_ones_are_plain() {
     })
     .unwrap();
     label_all(&mut mesh, "");
-    let capture = mesh_tests::capture::Capture::start(&mesh.ground.nodes[0].netns, mesh_tests::topology::WIRE).unwrap();
+    let capture =
+        mesh_tests::capture::Capture::start(&mesh.ground.nodes[0].netns, mesh_tests::topology::WIRE).unwrap();
     let answer = mesh
         .pod("client")
         .podkit(&["connect", "--to", &to, "--send", "out-of-the-mesh"])
@@ -117,8 +124,12 @@ fn footprint(mesh: &Mesh) -> Footprint {
     });
     Footprint {
         maps: maps.map(entries).collect(),
-        descriptors: std::fs::read_dir(format!("/proc/{}/fd", agent.proc.pid())).unwrap().count(),
-        pins: std::fs::read_dir(agent.spec.bpf_dir().join("netns")).unwrap().count(),
+        descriptors: std::fs::read_dir(format!("/proc/{}/fd", agent.proc.pid()))
+            .unwrap()
+            .count(),
+        pins: std::fs::read_dir(agent.spec.bpf_dir().join("netns"))
+            .unwrap()
+            .count(),
         held: BpfObjects::held_by(agent.proc.pid()).unwrap(),
         steered: steered.sum(),
     }
@@ -204,7 +215,12 @@ fn a_label_on_one_pod_enrols_that_pod_only() {
 
 #[test]
 fn a_pod_that_ends_in_the_mesh_leaves_nothing() {
-    let mut mesh = Mesh::build().pod(1, "stays").pod(1, "ends").echo().start().unwrap();
+    let mut mesh = Mesh::build()
+        .pod(1, "stays")
+        .pod(1, "ends")
+        .echo()
+        .start()
+        .unwrap();
     let before = footprint(&mesh);
     assert_eq!(before.pins, 2);
     let ends = mesh.pod("ends").clone();
@@ -220,5 +236,13 @@ fn a_pod_that_ends_in_the_mesh_leaves_nothing() {
     .unwrap();
     let entries = footprint(&mesh).maps;
     let of = |name: &str| entries.iter().find(|(map, _)| map == name).unwrap().1;
-    assert_eq!((of("WORKLOADS"), of("LOCAL_PODS"), of("POD_COUNTERS"), of("LISTENERS")), (1, 2, 1, 3));
+    assert_eq!(
+        (
+            of("WORKLOADS"),
+            of("LOCAL_PODS"),
+            of("POD_COUNTERS"),
+            of("LISTENERS")
+        ),
+        (1, 2, 1, 3)
+    );
 }
