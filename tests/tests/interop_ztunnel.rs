@@ -112,6 +112,22 @@ fn neither_talks_to_an_identity_that_it_does_not_expect() {
 }
 
 #[test]
+fn what_ztunnels_policy_denies_ends_at_once_and_the_rest_passes() {
+    let Some(from) = ztunnel() else { return };
+    let beliefs = Beliefs {
+        ztunnel_policies: "[{name: p, namespace: interop, scope: Namespace, action: Deny, dryRun: false, \
+                           rules: [[[{destinationPorts: [7000]}]]]}]",
+        ..Beliefs::default()
+    };
+    let stage = Stage::start(&from, &beliefs).unwrap();
+    let (heddle, peer) = (&stage.heddle_side, &stage.ztunnel_side.pod);
+    let begun = Instant::now();
+    assert!(is_refused(heddle, peer.v4.into(), ECHO));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(!is_refused(heddle, peer.v4.into(), HTTP));
+}
+
+#[test]
 fn many_streams_share_connections_and_none_waits() {
     const STREAMS: usize = 300;
     let Some(stage) = stage() else { return };
@@ -268,18 +284,19 @@ fn streams_finish_while_heddle_or_ztunnel_goes() {
         proc.signal(Signal::SIGTERM).unwrap();
         // Longer than the farewells of both, shorter than their patience.
         std::thread::sleep(Duration::from_secs(3));
-        let (heddle, ztunnel) = (stage.heddle_side.clone(), stage.ztunnel_side.clone());
-        let (stays, leaves) = if heddle_goes {
-            (ztunnel, heddle)
-        } else {
-            (heddle, ztunnel)
-        };
-        let begun = Instant::now();
-        is_refused(&stays, leaves.pod.v4.into(), ECHO);
-        assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "{going}: the other waits for it"
-        );
+        if !heddle_goes {
+            // Heddle's own listeners stay, for its successor.
+            let begun = Instant::now();
+            assert!(is_refused(
+                &stage.heddle_side,
+                stage.ztunnel_side.pod.v4.into(),
+                ECHO
+            ));
+            assert!(
+                begun.elapsed() < Duration::from_secs(2),
+                "heddle waits for a ztunnel that goes"
+            );
+        }
         for (way, stream) in &mut streams {
             assert_eq!(say(stream, "during").unwrap(), "during", "{going}, {way}");
             stream.shutdown(Shutdown::Write).unwrap();
@@ -409,6 +426,21 @@ fn the_same_question_gets_the_same_answer_from_both() {
         }
     }
     let mut raw = raw;
+    raw.version = &rustls::version::TLS12;
+    for (way, from, to) in &sides {
+        let uri = format!("{}:{ECHO}", to.v4);
+        let (answer, _) = raw
+            .ask(
+                &from.pod.netns,
+                to.v4.into(),
+                &Shown::Uris(FRIEND),
+                &Method::CONNECT,
+                &uri,
+            )
+            .unwrap();
+        assert_eq!(answer, Answer::Failed, "{way}: TLS 1.2");
+    }
+    raw.version = &rustls::version::TLS13;
     for (alpn, expected) in [
         (&[][..], Answer::Status(200)),
         (&[b"http/1.1".to_vec()][..], Answer::Failed),

@@ -56,6 +56,8 @@ pub(crate) struct Beliefs {
     pub(crate) ztunnel_expects: &'static str,
     /// Trust domain of ztunnel's pod; Heddle's is `cluster.local`.
     pub(crate) ztunnel_domain: &'static str,
+    /// ztunnel's policies, as YAML on one line.
+    pub(crate) ztunnel_policies: &'static str,
     /// More of ztunnel's environment.
     pub(crate) ztunnel_env: &'static [(&'static str, &'static str)],
 }
@@ -66,6 +68,7 @@ impl Default for Beliefs {
             heddle_expects: "peer",
             ztunnel_expects: "app",
             ztunnel_domain: "cluster.local",
+            ztunnel_policies: "[]",
             ztunnel_env: &[],
         }
     }
@@ -111,7 +114,7 @@ pub(crate) struct Stage {
     _helpers: Vec<Proc>,
     pub(crate) heddle_side: Side,
     pub(crate) ztunnel_side: Side,
-    pub(crate) ground: Topology,
+    _ground: Topology,
 }
 
 impl Stage {
@@ -152,7 +155,7 @@ impl Stage {
             _helpers: helpers,
             heddle_side,
             ztunnel_side,
-            ground,
+            _ground: ground,
         })
     }
 
@@ -214,7 +217,7 @@ fn start_ztunnel(
             node = pod.node.name,
         )?;
     }
-    xds += "policies: []\nservices: []\n";
+    writeln!(xds, "policies: {}\nservices: []", beliefs.ztunnel_policies)?;
     let path = ground.run().dir().join("ztunnel.yaml");
     std::fs::write(&path, xds)?;
     let mut command = peer.place().command(&from.program)?;
