@@ -124,7 +124,9 @@ fn what_ztunnels_policy_denies_ends_at_once_and_the_rest_passes() {
     let begun = Instant::now();
     assert!(is_refused(heddle, peer.v4.into(), ECHO));
     assert!(begun.elapsed() < Duration::from_secs(2));
-    assert!(!is_refused(heddle, peer.v4.into(), HTTP));
+    let to = format!("{}:{HTTP}", peer.v4);
+    let answer = heddle.pod.podkit(&["get", "--to", &to]).unwrap();
+    assert_eq!(answer["statuses"]["200"], 1, "{answer}");
 }
 
 #[test]
@@ -307,6 +309,31 @@ fn streams_finish_while_heddle_or_ztunnel_goes() {
         let status = proc.wait(PATIENCE).unwrap();
         assert!(status.success(), "{going}: {status}");
     }
+}
+
+#[test]
+fn after_a_crash_of_either_the_first_connection_and_request_succeed() {
+    let Some(mut stage) = stage() else { return };
+    let directions = stage.directions();
+    let to_peer = format!("{}:{HTTP}", directions[0].2.v4);
+    let all_well = |when: &str| {
+        let answer = directions[0]
+            .1
+            .pod
+            .podkit(&["get", "--to", &to_peer, "--count", "20"])
+            .unwrap();
+        assert_eq!(answer["statuses"]["200"], 20, "{when}: {answer}");
+        for (way, from, to) in &directions {
+            let mut stream = from.connect(to.v4, ECHO).unwrap();
+            assert_eq!(say(&mut stream, "hello").unwrap(), "hello", "{when}, {way}");
+        }
+    };
+    all_well("at first");
+    stage.restart_ztunnel().unwrap();
+    all_well("after ztunnel's");
+    stage.agent.restart().unwrap();
+    stage.agent.ready(PATIENCE).unwrap();
+    all_well("after Heddle's");
 }
 
 #[test]
