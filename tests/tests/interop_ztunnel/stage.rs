@@ -113,6 +113,7 @@ pub(crate) struct Stage {
     pub(crate) ztunnel: Proc,
     spawn_ztunnel: Box<dyn Fn() -> Result<Proc>>,
     _helpers: Vec<Proc>,
+    pub(crate) config: ConfigDir,
     pub(crate) heddle_side: Side,
     pub(crate) ztunnel_side: Side,
     _ground: Topology,
@@ -130,6 +131,7 @@ impl Stage {
         let config = ConfigDir::new(ground.run())?;
         config.write("mesh.yaml", heddle_yaml(&app, &peer, beliefs))?;
         let mut spec = AgentSpec::new(ground.run(), &ground.nodes[0])?;
+        spec.workers = Some(2);
         spec.extra = ["--drain-seconds", "20"].map(str::to_owned).to_vec();
         std::fs::copy(&from.ca_key, spec.ca.join("ca.key")).context("ca-key.pem")?;
         std::fs::copy(&from.ca_cert, spec.ca.join("ca.crt")).context("root-cert.pem")?;
@@ -153,6 +155,7 @@ impl Stage {
             ztunnel,
             spawn_ztunnel,
             _helpers: helpers,
+            config,
             heddle_side,
             ztunnel_side,
             _ground: ground,
@@ -177,12 +180,21 @@ impl Stage {
 
     /// Established connections to port 15008 of `to`, counted where they were made.
     pub(crate) fn tunnels(&self, from: &Side) -> Result<usize> {
-        let ss = std::path::Path::new("ss");
-        let output = from
-            .pod
-            .output(ss, &["-Htn", "state", "established", "dport", "=", ":15008"])?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().count())
+        established(&from.pod, "dport = :15008")
     }
+}
+
+/// Established TCP connections in a pod, as `ss` filters them.
+pub(crate) fn established(pod: &Pod, filter: &str) -> Result<usize> {
+    let mut args = vec!["-Htn", "state", "established", "( "];
+    args.extend([filter, " )"]);
+    let output = pod.output(std::path::Path::new("ss"), &args)?;
+    anyhow::ensure!(
+        output.status.success(),
+        "ss: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).lines().count())
 }
 
 fn heddle_yaml(app: &Pod, peer: &Pod, beliefs: &Beliefs) -> String {
