@@ -48,7 +48,8 @@ pub struct ProxyConfig {
     pub detect_patience: Duration,
     /// Deadline of connect to another node or outside.
     pub connect_timeout: Duration,
-    /// Deadline of connect to an application of this node.
+    /// Deadline of connect to an application of this node. Longer than the kernel waits before it sends a SYN again
+    /// (1 s, then 2 s more): a burst that overflows the application's backlog is no failure (ztunnel: 10 s).
     pub local_connect_timeout: Duration,
     /// How long an unused upstream connection is kept.
     pub pool_idle: Duration,
@@ -67,7 +68,7 @@ impl Default for ProxyConfig {
             connections_per_pod: 65_536,
             detect_patience: Duration::from_millis(20),
             connect_timeout: Duration::from_secs(5),
-            local_connect_timeout: Duration::from_secs(1),
+            local_connect_timeout: Duration::from_secs(5),
             pool_idle: Duration::from_secs(300),
             pool_idle_per_destination: 128,
             retry_buffer: 64 * 1024,

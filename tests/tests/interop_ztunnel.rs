@@ -3,6 +3,8 @@
 //! Runs when `HEDDLE_ZTUNNEL` names a ztunnel built with its feature `testing` and `HEDDLE_ZTUNNEL_CA` the folder
 //! with its test CA (`src/tls` of its source); says so and passes otherwise.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 #[path = "interop_ztunnel/raw.rs"]
 mod raw;
 #[path = "interop_ztunnel/stage.rs"]
@@ -11,9 +13,10 @@ mod stage;
 use http::Method;
 use mesh_tests::eventually;
 use mesh_tests::promtext::sum;
+use mesh_tests::topology::Pod;
 use nix::sys::signal::Signal;
 use raw::{Answer, Raw, Shown};
-use stage::{Beliefs, ECHO, HTTP, Side, Stage, ztunnel};
+use stage::{Beliefs, ECHO, HTTP, Side, Stage, established, ztunnel};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
@@ -112,6 +115,24 @@ fn neither_talks_to_an_identity_that_it_does_not_expect() {
 }
 
 #[test]
+fn what_ztunnels_policy_denies_ends_at_once_and_the_rest_passes() {
+    let Some(from) = ztunnel() else { return };
+    let beliefs = Beliefs {
+        ztunnel_policies: "[{name: p, namespace: interop, scope: Namespace, action: Deny, dryRun: false, \
+                           rules: [[[{destinationPorts: [7000]}]]]}]",
+        ..Beliefs::default()
+    };
+    let stage = Stage::start(&from, &beliefs).unwrap();
+    let (heddle, peer) = (&stage.heddle_side, &stage.ztunnel_side.pod);
+    let begun = Instant::now();
+    assert!(is_refused(heddle, peer.v4.into(), ECHO));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    let to = format!("{}:{HTTP}", peer.v4);
+    let answer = heddle.pod.podkit(&["get", "--to", &to]).unwrap();
+    assert_eq!(answer["statuses"]["200"], 1, "{answer}");
+}
+
+#[test]
 fn many_streams_share_connections_and_none_waits() {
     const STREAMS: usize = 300;
     let Some(stage) = stage() else { return };
@@ -123,7 +144,8 @@ fn many_streams_share_connections_and_none_waits() {
                     let (from, to) = (&from, &to);
                     scope.spawn(move || {
                         let mut stream = from.connect(to.ips()[n % 2], ECHO).unwrap();
-                        assert_eq!(say(&mut stream, "first").unwrap(), "first");
+                        let back = say(&mut stream, "first").unwrap_or_else(|error| panic!("{way}: {error}"));
+                        assert_eq!(back, "first");
                         stream
                     })
                 })
@@ -146,23 +168,30 @@ fn many_streams_share_connections_and_none_waits() {
     }
 }
 
+/// Writes to an echo without reading, until nothing more goes in: the stream and how much went in.
+fn fill(from: &Side, to: &Pod) -> (TcpStream, u64) {
+    let mut stream = from.connect(to.v4, ECHO).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let (mut written, chunk) = (0, vec![0x5a; 1 << 20]);
+    loop {
+        match stream.write(&chunk) {
+            Ok(n) => written += n as u64,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                return (stream, written);
+            }
+        }
+        assert!(written < 256 << 20, "an echo that nobody reads must fill up");
+    }
+}
+
 #[test]
 fn a_reader_that_pauses_holds_up_only_itself() {
     const BULK: usize = 256 << 20;
     let Some(stage) = stage() else { return };
     for (way, from, to) in stage.directions() {
-        let mut paused = from.connect(to.v4, ECHO).unwrap();
-        paused.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-        let mut written = 0;
         let chunk = vec![0x5a; 1 << 20];
-        let full = loop {
-            match paused.write(&chunk) {
-                Ok(n) => written += n,
-                Err(error) => break error.kind(),
-            }
-            assert!(written < BULK, "{way}: an echo that nobody reads must fill up");
-        };
-        assert_eq!(full, ErrorKind::WouldBlock, "{way}");
+        let (mut paused, written) = fill(&from, &to);
         let mut bulk = from.connect(to.v4, ECHO).unwrap();
         let (mut reader, mut read) = (bulk.try_clone().unwrap(), 0);
         std::thread::scope(|scope| {
@@ -175,8 +204,28 @@ fn a_reader_that_pauses_holds_up_only_itself() {
         assert_eq!(read, BULK as u64, "{way}");
         paused.shutdown(Shutdown::Write).unwrap();
         let late = std::io::copy(&mut paused, &mut std::io::sink()).unwrap();
-        assert_eq!(late, written as u64, "{way}: what was held back comes whole");
+        assert_eq!(late, written, "{way}: what was held back comes whole");
     }
+}
+
+#[test]
+fn leaving_the_mesh_closes_heddles_tunnels() {
+    let Some(stage) = stage() else { return };
+    for (way, from, to) in stage.directions() {
+        let mut stream = from.connect(to.v4, ECHO).unwrap();
+        assert_eq!(say(&mut stream, "hello").unwrap(), "hello", "{way}");
+    }
+    let (heddle, peer) = (&stage.heddle_side.pod, &stage.ztunnel_side.pod);
+    assert!(established(heddle, "dport = :15008 or sport = :15008").unwrap() >= 2);
+    stage.config.edit("mesh.yaml", "enabled", "disabled").unwrap();
+    // Without traffic they are kept for five minutes.
+    eventually("the tunnels to close", PATIENCE, || {
+        (established(heddle, "dport = :15008 or sport = :15008").unwrap() == 0).then_some(())
+    })
+    .unwrap();
+    let to = format!("{}:{HTTP}", peer.v4);
+    let answer = heddle.podkit(&["get", "--to", &to]).unwrap();
+    assert_eq!(answer["statuses"]["200"], 1, "in plaintext: {answer}");
 }
 
 #[test]
@@ -268,18 +317,19 @@ fn streams_finish_while_heddle_or_ztunnel_goes() {
         proc.signal(Signal::SIGTERM).unwrap();
         // Longer than the farewells of both, shorter than their patience.
         std::thread::sleep(Duration::from_secs(3));
-        let (heddle, ztunnel) = (stage.heddle_side.clone(), stage.ztunnel_side.clone());
-        let (stays, leaves) = if heddle_goes {
-            (ztunnel, heddle)
-        } else {
-            (heddle, ztunnel)
-        };
-        let begun = Instant::now();
-        is_refused(&stays, leaves.pod.v4.into(), ECHO);
-        assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "{going}: the other waits for it"
-        );
+        if !heddle_goes {
+            // Heddle's own listeners stay, for its successor.
+            let begun = Instant::now();
+            assert!(is_refused(
+                &stage.heddle_side,
+                stage.ztunnel_side.pod.v4.into(),
+                ECHO
+            ));
+            assert!(
+                begun.elapsed() < Duration::from_secs(2),
+                "heddle waits for a ztunnel that goes"
+            );
+        }
         for (way, stream) in &mut streams {
             assert_eq!(say(stream, "during").unwrap(), "during", "{going}, {way}");
             stream.shutdown(Shutdown::Write).unwrap();
@@ -290,6 +340,31 @@ fn streams_finish_while_heddle_or_ztunnel_goes() {
         let status = proc.wait(PATIENCE).unwrap();
         assert!(status.success(), "{going}: {status}");
     }
+}
+
+#[test]
+fn after_a_crash_of_either_the_first_connection_and_request_succeed() {
+    let Some(mut stage) = stage() else { return };
+    let directions = stage.directions();
+    let to_peer = format!("{}:{HTTP}", directions[0].2.v4);
+    let all_well = |when: &str| {
+        let answer = directions[0]
+            .1
+            .pod
+            .podkit(&["get", "--to", &to_peer, "--count", "20"])
+            .unwrap();
+        assert_eq!(answer["statuses"]["200"], 20, "{when}: {answer}");
+        for (way, from, to) in &directions {
+            let mut stream = from.connect(to.v4, ECHO).unwrap();
+            assert_eq!(say(&mut stream, "hello").unwrap(), "hello", "{when}, {way}");
+        }
+    };
+    all_well("at first");
+    stage.restart_ztunnel().unwrap();
+    all_well("after ztunnel's");
+    stage.agent.restart().unwrap();
+    stage.agent.ready(PATIENCE).unwrap();
+    all_well("after Heddle's");
 }
 
 #[test]
@@ -409,6 +484,21 @@ fn the_same_question_gets_the_same_answer_from_both() {
         }
     }
     let mut raw = raw;
+    raw.version = &rustls::version::TLS12;
+    for (way, from, to) in &sides {
+        let uri = format!("{}:{ECHO}", to.v4);
+        let (answer, _) = raw
+            .ask(
+                &from.pod.netns,
+                to.v4.into(),
+                &Shown::Uris(FRIEND),
+                &Method::CONNECT,
+                &uri,
+            )
+            .unwrap();
+        assert_eq!(answer, Answer::Failed, "{way}: TLS 1.2");
+    }
+    raw.version = &rustls::version::TLS13;
     for (alpn, expected) in [
         (&[][..], Answer::Status(200)),
         (&[b"http/1.1".to_vec()][..], Answer::Failed),

@@ -56,6 +56,8 @@ pub(crate) struct Beliefs {
     pub(crate) ztunnel_expects: &'static str,
     /// Trust domain of ztunnel's pod; Heddle's is `cluster.local`.
     pub(crate) ztunnel_domain: &'static str,
+    /// ztunnel's policies, as YAML on one line.
+    pub(crate) ztunnel_policies: &'static str,
     /// More of ztunnel's environment.
     pub(crate) ztunnel_env: &'static [(&'static str, &'static str)],
 }
@@ -66,6 +68,7 @@ impl Default for Beliefs {
             heddle_expects: "peer",
             ztunnel_expects: "app",
             ztunnel_domain: "cluster.local",
+            ztunnel_policies: "[]",
             ztunnel_env: &[],
         }
     }
@@ -108,10 +111,12 @@ impl Side {
 pub(crate) struct Stage {
     pub(crate) agent: Agent,
     pub(crate) ztunnel: Proc,
+    spawn_ztunnel: Box<dyn Fn() -> Result<Proc>>,
     _helpers: Vec<Proc>,
+    pub(crate) config: ConfigDir,
     pub(crate) heddle_side: Side,
     pub(crate) ztunnel_side: Side,
-    pub(crate) ground: Topology,
+    _ground: Topology,
 }
 
 impl Stage {
@@ -126,16 +131,15 @@ impl Stage {
         let config = ConfigDir::new(ground.run())?;
         config.write("mesh.yaml", heddle_yaml(&app, &peer, beliefs))?;
         let mut spec = AgentSpec::new(ground.run(), &ground.nodes[0])?;
+        spec.workers = Some(2);
         spec.extra = ["--drain-seconds", "20"].map(str::to_owned).to_vec();
         std::fs::copy(&from.ca_key, spec.ca.join("ca.key")).context("ca-key.pem")?;
         std::fs::copy(&from.ca_cert, spec.ca.join("ca.crt")).context("root-cert.pem")?;
-        let ztunnel = start_ztunnel(from, &ground, &app, &peer, beliefs)?;
+        let spawn_ztunnel = ztunnel_spawner(from, &ground, &app, &peer, beliefs)?;
+        let ztunnel = spawn_ztunnel()?;
         let mut agent = spec.start()?;
         agent.ready(Duration::from_secs(20))?;
-        let ready = SocketAddr::from((Ipv4Addr::LOCALHOST, 15021));
-        eventually("ztunnel to be ready", Duration::from_secs(20), || {
-            matches!(peer.netns.http_get(ready, "/healthz/ready"), Ok((200, _))).then_some(())
-        })?;
+        ztunnel_ready(&peer)?;
         let heddle_side = Side {
             pod: app,
             socks: PODKIT_SOCKS,
@@ -149,11 +153,20 @@ impl Stage {
         Ok(Self {
             agent,
             ztunnel,
+            spawn_ztunnel,
             _helpers: helpers,
+            config,
             heddle_side,
             ztunnel_side,
-            ground,
+            _ground: ground,
         })
+    }
+
+    /// Kills ztunnel, starts it again, and waits until it is ready.
+    pub(crate) fn restart_ztunnel(&mut self) -> Result<()> {
+        self.ztunnel.kill();
+        self.ztunnel = (self.spawn_ztunnel)()?;
+        ztunnel_ready(&self.ztunnel_side.pod)
     }
 
     /// Both directions: who dials, whom, and the words for messages.
@@ -167,12 +180,21 @@ impl Stage {
 
     /// Established connections to port 15008 of `to`, counted where they were made.
     pub(crate) fn tunnels(&self, from: &Side) -> Result<usize> {
-        let ss = std::path::Path::new("ss");
-        let output = from
-            .pod
-            .output(ss, &["-Htn", "state", "established", "dport", "=", ":15008"])?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().count())
+        established(&from.pod, "dport = :15008")
     }
+}
+
+/// Established TCP connections in a pod, as `ss` filters them.
+pub(crate) fn established(pod: &Pod, filter: &str) -> Result<usize> {
+    let mut args = vec!["-Htn", "state", "established", "( "];
+    args.extend([filter, " )"]);
+    let output = pod.output(std::path::Path::new("ss"), &args)?;
+    anyhow::ensure!(
+        output.status.success(),
+        "ss: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).lines().count())
 }
 
 fn heddle_yaml(app: &Pod, peer: &Pod, beliefs: &Beliefs) -> String {
@@ -189,13 +211,20 @@ fn heddle_yaml(app: &Pod, peer: &Pod, beliefs: &Beliefs) -> String {
     text
 }
 
-fn start_ztunnel(
+fn ztunnel_ready(peer: &Pod) -> Result<()> {
+    let ready = SocketAddr::from((Ipv4Addr::LOCALHOST, 15021));
+    eventually("ztunnel to be ready", Duration::from_secs(20), || {
+        matches!(peer.netns.http_get(ready, "/healthz/ready"), Ok((200, _))).then_some(())
+    })
+}
+
+fn ztunnel_spawner(
     from: &Ztunnel,
     ground: &Topology,
     app: &Pod,
-    peer: &Pod,
+    peer: &Arc<Pod>,
     beliefs: &Beliefs,
-) -> Result<Proc> {
+) -> Result<Box<dyn Fn() -> Result<Proc>>> {
     let mut xds = "workloads:\n".to_owned();
     let workloads = [
         (app, beliefs.ztunnel_expects, "cluster.local"),
@@ -214,20 +243,24 @@ fn start_ztunnel(
             node = pod.node.name,
         )?;
     }
-    xds += "policies: []\nservices: []\n";
+    writeln!(xds, "policies: {}\nservices: []", beliefs.ztunnel_policies)?;
     let path = ground.run().dir().join("ztunnel.yaml");
     std::fs::write(&path, xds)?;
-    let mut command = peer.place().command(&from.program)?;
-    command
-        .env("PROXY_MODE", "dedicated")
-        .env("PROXY_WORKLOAD_INFO", format!("{NAMESPACE}/peer/peer"))
-        .env("XDS_ADDRESS", "")
-        .env("LOCAL_XDS_PATH", path)
-        .env("FAKE_CA", "true")
-        .env("ENABLE_ORIG_SRC", "false")
-        .env("NETWORK", "")
-        .env("UNSTABLE_ENABLE_SOCKS5", "true")
-        .env("RUST_LOG", "info,ztunnel::proxy=debug")
-        .envs(beliefs.ztunnel_env.iter().copied());
-    Proc::spawn("ztunnel", command, &ground.run().logs())
+    let (program, logs, peer) = (from.program.clone(), ground.run().logs(), peer.clone());
+    let more = beliefs.ztunnel_env;
+    Ok(Box::new(move || {
+        let mut command = peer.place().command(&program)?;
+        command
+            .env("PROXY_MODE", "dedicated")
+            .env("PROXY_WORKLOAD_INFO", format!("{NAMESPACE}/peer/peer"))
+            .env("XDS_ADDRESS", "")
+            .env("LOCAL_XDS_PATH", &path)
+            .env("FAKE_CA", "true")
+            // The application's answers would miss a ztunnel that dials with the client's address.
+            .env("ENABLE_ORIG_SRC", "false")
+            .env("NETWORK", "")
+            .env("UNSTABLE_ENABLE_SOCKS5", "true")
+            .envs(more.iter().copied());
+        Proc::spawn("ztunnel", command, &logs)
+    }))
 }
