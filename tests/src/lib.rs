@@ -17,8 +17,8 @@ pub mod process;
 pub mod prometheus;
 pub mod promtext;
 pub mod run;
-pub mod socks;
 pub mod shop;
+pub mod socks;
 pub mod topology;
 pub mod weather;
 

@@ -47,7 +47,11 @@ pub(super) fn check(cgroup: &Path) -> Result<(), BpfError> {
     let stat = nix::sys::statfs::statfs(cgroup)
         .map_err(|error| BpfError::io(format!("cgroup {}", cgroup.display()))(error.into()))?;
     let ours = stat.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC && cgroup.is_dir();
-    if ours { Ok(()) } else { Err(BpfError::NotCgroup2(cgroup.to_owned())) }
+    if ours {
+        Ok(())
+    } else {
+        Err(BpfError::NotCgroup2(cgroup.to_owned()))
+    }
 }
 
 /// Removes the directory that [`join`] made, if it did. An agent that has just ended is in it for a moment longer.

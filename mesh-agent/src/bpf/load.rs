@@ -52,7 +52,12 @@ impl Drop for Unproven {
 }
 
 /// The hooks on the pods' cgroup: program name and pin name.
-pub(super) const CGROUP_HOOKS: [&str; 4] = ["heddle_connect4", "heddle_connect6", "heddle_peer4", "heddle_peer6"];
+pub(super) const CGROUP_HOOKS: [&str; 4] = [
+    "heddle_connect4",
+    "heddle_connect6",
+    "heddle_peer4",
+    "heddle_peer6",
+];
 pub(super) const SOCK_OPS: &str = "heddle_sockops";
 pub(super) const STEER: &str = "heddle_steer";
 
@@ -74,13 +79,22 @@ impl Datapath {
         let first = !config.bpf_dir.join("links").exists();
         prepare_dirs(&config.bpf_dir)?;
         let pins = lock_pins(&config.bpf_dir)?;
-        let unproven = Unproven { dir: first.then(|| config.bpf_dir.clone()) };
+        let unproven = Unproven {
+            dir: first.then(|| config.bpf_dir.clone()),
+        };
         let mut ebpf = load_object(Some(&config.bpf_dir))?;
         load_programs(&mut ebpf)?;
         sweep_old_layouts(&config.bpf_dir);
         let records = Arc::new(Records::open(&mut ebpf)?);
         let maps = Maps::open(&mut ebpf)?;
-        let mut this = Self { config, ebpf, maps, records, unproven, _locks: [lock, pins] };
+        let mut this = Self {
+            config,
+            ebpf,
+            maps,
+            records,
+            unproven,
+            _locks: [lock, pins],
+        };
         cgroup::join(&this.config.cgroup)?;
         attach::attach_cgroup_hooks(&mut this)?;
         this.verify_effect()?;
@@ -116,10 +130,15 @@ impl Datapath {
         load_programs(&mut ebpf)?;
         let mut rows = Vec::new();
         for (name, program) in ebpf.programs() {
-            let info = program
-                .info()
-                .map_err(|source| BpfError::Program { name: "(info)", source })?;
-            rows.push((name.to_owned(), info.verified_instruction_count(), info.size_translated().unwrap_or(0)));
+            let info = program.info().map_err(|source| BpfError::Program {
+                name: "(info)",
+                source,
+            })?;
+            rows.push((
+                name.to_owned(),
+                info.verified_instruction_count(),
+                info.size_translated().unwrap_or(0),
+            ));
         }
         rows.sort();
         Ok(rows)
@@ -143,7 +162,11 @@ pub(super) fn lock_pins(dir: &Path) -> Result<Flock<File>, BpfError> {
 pub(super) fn on_bpffs(path: &Path) -> Result<(), BpfError> {
     let stat = nix::sys::statfs::statfs(path)
         .map_err(|error| BpfError::io(format!("statfs {}", path.display()))(error.into()))?;
-    if stat.filesystem_type().0 == BPF_FS_MAGIC { Ok(()) } else { Err(BpfError::NotBpffs(path.to_owned())) }
+    if stat.filesystem_type().0 == BPF_FS_MAGIC {
+        Ok(())
+    } else {
+        Err(BpfError::NotBpffs(path.to_owned()))
+    }
 }
 
 /// The usual mount point of the bpf file system.
@@ -158,8 +181,14 @@ fn mount_bpffs(dir: &Path) -> Result<(), BpfError> {
     }
     tracing::info!("mounting the bpf file system on {BPF_FS}");
     let none: Option<&str> = None;
-    nix::mount::mount(Some("bpf"), mount_point, Some("bpf"), nix::mount::MsFlags::empty(), none)
-        .map_err(|_| BpfError::NotBpffs(mount_point.to_owned()))
+    nix::mount::mount(
+        Some("bpf"),
+        mount_point,
+        Some("bpf"),
+        nix::mount::MsFlags::empty(),
+        none,
+    )
+    .map_err(|_| BpfError::NotBpffs(mount_point.to_owned()))
 }
 
 fn prepare_dirs(dir: &Path) -> Result<(), BpfError> {
@@ -192,12 +221,19 @@ pub(super) fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     for name in CGROUP_HOOKS {
         let program: &mut CgroupSockAddr = program(ebpf, name)?;
-        program.load().map_err(|source| BpfError::Program { name, source })?;
+        program
+            .load()
+            .map_err(|source| BpfError::Program { name, source })?;
     }
     let program_sockops: &mut SockOps = program(ebpf, SOCK_OPS)?;
-    program_sockops.load().map_err(|source| BpfError::Program { name: SOCK_OPS, source })?;
+    program_sockops.load().map_err(|source| BpfError::Program {
+        name: SOCK_OPS,
+        source,
+    })?;
     let steer: &mut SkLookup = program(ebpf, STEER)?;
-    steer.load().map_err(|source| BpfError::Program { name: STEER, source })
+    steer
+        .load()
+        .map_err(|source| BpfError::Program { name: STEER, source })
 }
 
 pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, BpfError>
@@ -213,14 +249,22 @@ where
 /// Removes pins of maps whose layout is not the one loaded: the programs that used them have just been replaced or
 /// will be, and config maps are rebuilt from the plan.
 fn sweep_old_layouts(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir.join("maps")) else { return };
+    let Ok(entries) = fs::read_dir(dir.join("maps")) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let current = MAPS.iter().any(|map| map_pin(dir, map.name, map.layout).file_name() == Some(&name));
+        let current = MAPS
+            .iter()
+            .any(|map| map_pin(dir, map.name, map.layout).file_name() == Some(&name));
         if !current {
             match fs::remove_file(entry.path()) {
-                Ok(()) => tracing::info!(pin = %entry.path().display(), "removed a map pin of another layout"),
-                Err(error) => tracing::warn!(pin = %entry.path().display(), %error, "cannot remove an old map pin"),
+                Ok(()) => {
+                    tracing::info!(pin = %entry.path().display(), "removed a map pin of another layout")
+                }
+                Err(error) => {
+                    tracing::warn!(pin = %entry.path().display(), %error, "cannot remove an old map pin")
+                }
             }
         }
     }

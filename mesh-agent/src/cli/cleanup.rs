@@ -33,12 +33,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut removed = 0;
     if !args.dry_run {
         let held = [args.state_dir.join("agent.lock"), args.bpf_dir.clone()];
-        let _held = held.iter().map(|path| hold(path)).collect::<anyhow::Result<Vec<_>>>()?;
-        removed = remove_residue(&args.bpf_dir).with_context(|| format!("remove {}", args.bpf_dir.display()))?;
+        let _held = held
+            .iter()
+            .map(|path| hold(path))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        removed =
+            remove_residue(&args.bpf_dir).with_context(|| format!("remove {}", args.bpf_dir.display()))?;
         let found = || cgroup2_mount().map(|mount| pods_cgroup(&mount));
         if let Some(cgroup) = args.cgroup.clone().or_else(found) {
             let gone = remove_agent_cgroup(&cgroup);
-            removed += usize::from(gone.with_context(|| format!("remove the agent's place in {}", cgroup.display()))?);
+            removed += usize::from(
+                gone.with_context(|| format!("remove the agent's place in {}", cgroup.display()))?,
+            );
         }
         for name in ["admin.sock", "agent.lock"] {
             let path = args.state_dir.join(name);
@@ -64,12 +70,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if left.pins.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if left.pins.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Keeps agents away from a lock file or directory, if it is there.
 fn hold(path: &Path) -> anyhow::Result<Option<Flock<File>>> {
-    let Ok(file) = File::open(path) else { return Ok(None) };
+    let Ok(file) = File::open(path) else {
+        return Ok(None);
+    };
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(held) => Ok(Some(held)),
         Err(_) => bail!("an agent is running on {}: stop it first", path.display()),

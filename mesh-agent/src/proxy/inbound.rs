@@ -146,7 +146,8 @@ impl Inbound {
             None => (worker.meter.named(UNKNOWN), Protocol::Auto),
         };
         // The peer's word chooses a name among those that this address has, and nothing else.
-        let service = lookup::told(&snapshot, target, host).map_or(service, |told| worker.meter.service(&told));
+        let service =
+            lookup::told(&snapshot, target, host).map_or(service, |told| worker.meter.service(&told));
         let opaque = snapshot.l4_only.contains(&known.pod.namespace);
         let protocol = if opaque { Protocol::Tcp } else { protocol };
         let destination = worker.meter.pod(known, peer.is_some());

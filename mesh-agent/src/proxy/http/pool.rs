@@ -81,7 +81,13 @@ pub(super) enum Lease {
 pub(super) struct Stream(Rc<Http2>);
 
 impl Key {
-    pub(super) fn new(path: &Path, addr: SocketAddr, origin: &Origin, peer: Option<&SpiffeId>, host: Option<&Arc<str>>) -> Self {
+    pub(super) fn new(
+        path: &Path,
+        addr: SocketAddr,
+        origin: &Origin,
+        peer: Option<&SpiffeId>,
+        host: Option<&Arc<str>>,
+    ) -> Self {
         let (upstream, tunnel) = match path {
             Path::App(pod) => (pod.handle.workload.id, false),
             Path::Tunnel(workload) => (workload.id, true),
