@@ -58,7 +58,10 @@ fn serve(listen: SocketAddr, handle: impl Fn(TcpStream, SocketAddr) -> Result<()
     accept(&listener, &handle)
 }
 
-fn accept(listener: &TcpListener, handle: &(impl Fn(TcpStream, SocketAddr) -> Result<()> + Sync)) -> Result<()> {
+fn accept(
+    listener: &TcpListener,
+    handle: &(impl Fn(TcpStream, SocketAddr) -> Result<()> + Sync),
+) -> Result<()> {
     std::thread::scope(|scope| {
         loop {
             let (stream, accepted) = listener.accept()?;
