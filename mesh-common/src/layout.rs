@@ -7,7 +7,6 @@ macro_rules! no_padding {
             // SAFETY: `repr(C)`, `Copy`, any bit pattern is valid, and the sum of the field sizes (asserted
             // above) equals the size, so there is no uninitialised padding.
             #[cfg(feature = "user")]
-            #[expect(clippy::undocumented_unsafe_blocks, reason = "the comment above is not seen inside a macro")]
             unsafe impl aya::Pod for $ty {}
         )*
     };

@@ -1,5 +1,10 @@
 //! `heddle`: what is captured and what not, why a request goes where it goes, and errors in words.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
+
 use mesh_tests::eventually;
 use mesh_tests::manifests::{self, PodOptions};
 use mesh_tests::process::built;

@@ -1,5 +1,10 @@
 //! Configuration that changes, breaks and is repaired, while requests run without a pause.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
+
 use mesh_tests::eventually;
 use mesh_tests::podkit::last_json;
 use mesh_tests::process::Proc;

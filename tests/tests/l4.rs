@@ -1,6 +1,11 @@
 //! Bytes through the mesh: same node and between nodes, both families, on ports that say they are TCP and on ports
 //! that say nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
+
 use mesh_tests::eventually;
 use mesh_tests::promtext;
 use mesh_tests::shop::{self, Shop, everywhere, peak_while, vips};

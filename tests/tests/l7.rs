@@ -1,6 +1,11 @@
 //! Requests through the mesh: same node and between nodes, both families, HTTP/1.1 and HTTP/2, on ports that say
 //! what they speak and on ports that do not.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
+
 use mesh_tests::eventually;
 use mesh_tests::shop::{self, Shop, everywhere, peak_while, vips};
 use nix::sys::signal::Signal;

@@ -1,5 +1,10 @@
 //! Mutual TLS: what crosses between the nodes, who may come in, and what happens to certificates.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
+
 use mesh_tests::capture::Capture;
 use mesh_tests::eventually;
 use mesh_tests::podkit::last_json;

@@ -1,5 +1,10 @@
 //! Requests made so that two readers disagree about them. What the application received is looked at, byte by byte.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
+
 use mesh_tests::shop::{self, Shop, vips};
 use serde_json::Value;
 use std::net::SocketAddr;

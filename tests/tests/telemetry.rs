@@ -1,5 +1,10 @@
 //! Metrics as Istio's dashboards ask for them, read by promtool and a real Prometheus, and access lines.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
+
 use mesh_tests::eventually;
 use mesh_tests::prometheus::{Prometheus, promtool};
 use mesh_tests::shop::{self, Shop, everywhere, vips};

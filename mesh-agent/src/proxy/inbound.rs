@@ -101,7 +101,7 @@ impl Inbound {
         let party = source
             .as_ref()
             .map_or_else(|| worker.meter.unknown(), |w| worker.meter.pod(w, false));
-        Self::new(worker, pod, None, source, party, client, target, "")
+        Rc::new(Self::new(worker, pod, None, source, party, client, target))
     }
 
     fn tunnelled(worker: Rc<Worker>, pod: Arc<LocalPod>, incoming: &TunnelIncoming) -> Rc<Self> {
@@ -113,7 +113,9 @@ impl Inbound {
             None => worker.meter.intern(told(&incoming.baggage, &incoming.peer)),
         };
         let target = upstream::canonical(incoming.target);
-        Self::new(
+        // The peer's word chooses a name among those that this address has, and nothing else.
+        let told = lookup::told(&worker.snapshot(), target, &incoming.host);
+        let mut inbound = Self::new(
             worker,
             pod,
             Some(incoming.peer.clone()),
@@ -121,8 +123,11 @@ impl Inbound {
             party,
             client,
             target,
-            &incoming.host,
-        )
+        );
+        if let Some(service) = told {
+            inbound.service = inbound.worker.meter.service(&service);
+        }
+        Rc::new(inbound)
     }
 
     fn new(
@@ -133,8 +138,7 @@ impl Inbound {
         party: Arc<Party>,
         client: SocketAddr,
         target: SocketAddr,
-        host: &str,
-    ) -> Rc<Self> {
+    ) -> Self {
         let enrolled = &pod.handle.workload;
         let snapshot = worker.snapshot();
         let known = snapshot
@@ -145,13 +149,10 @@ impl Inbound {
             Some((service, port)) => (worker.meter.service(&service), port.protocol),
             None => (worker.meter.named(UNKNOWN), Protocol::Auto),
         };
-        // The peer's word chooses a name among those that this address has, and nothing else.
-        let service =
-            lookup::told(&snapshot, target, host).map_or(service, |told| worker.meter.service(&told));
         let opaque = snapshot.l4_only.contains(&known.pod.namespace);
         let protocol = if opaque { Protocol::Tcp } else { protocol };
         let destination = worker.meter.pod(known, peer.is_some());
-        Rc::new(Self {
+        Self {
             worker,
             pod,
             peer,
@@ -162,7 +163,7 @@ impl Inbound {
             protocol,
             client,
             target,
-        })
+        }
     }
 
     /// Serves a stream that is already accepted; `told` is what the other end says it carries.
