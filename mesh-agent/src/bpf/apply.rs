@@ -9,7 +9,7 @@ use mesh_core::datapath::{Op, Plan};
 #[error("{op:?}")]
 pub struct ApplyError {
     /// Which.
-    pub op: Op,
+    pub op: Box<Op>,
     /// The kernel's words.
     #[source]
     pub source: MapError,
@@ -38,7 +38,7 @@ impl Datapath {
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
         for op in ops {
             self.apply_one(op).map_err(|source| ApplyError {
-                op: op.clone(),
+                op: Box::new(op.clone()),
                 source,
             })?;
         }
