@@ -14,10 +14,11 @@ impl Ip {
     /// The unspecified address `::`, used where a family is absent.
     pub const NONE: Self = Self([0; 4]);
     /// The source from which the agent dials an application inside its pod over IPv4. No packet with it can
-    /// arrive from outside: the kernel drops loopback sources as martians.
+    /// arrive from outside: the kernel drops loopback sources as martians. Over IPv6 the agent dials from the pod's own
+    /// address: to `::1` the kernel delivers a SYN-ACK but no reset, so that a closed port would hang (seen on 6.18).
     pub const AGENT_V4: Self = Self::v4([127, 0, 0, 6]);
-    /// As [`Ip::AGENT_V4`], for IPv6: loopback sources from another device are dropped (RFC 4291 § 2.5.3).
-    pub const AGENT_V6: Self = Self([0, 0, 0, 1u32.to_be()]);
+    /// `::1`.
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 1u32.to_be()]);
 
     /// The v4-mapped form of four octets.
     #[inline(always)]
@@ -61,7 +62,7 @@ impl Ip {
         if self.is_v4() {
             u32::from_be(self.0[3]) >> 24 == 127
         } else {
-            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == Self::AGENT_V6.0[3]
+            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == Self::LOOPBACK_V6.0[3]
         }
     }
 }

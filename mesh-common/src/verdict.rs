@@ -257,9 +257,10 @@ pub fn steer(facts: &Inbound) -> Steer {
             Steer::Drop(Reason::Stranger)
         };
     }
-    if facts.remote.ip == Ip::AGENT_V4 || facts.remote.ip == Ip::AGENT_V6 {
+    if facts.remote.ip == Ip::AGENT_V4 {
         return Steer::Pass(Reason::FromAgent);
     }
+    // The pod itself, or the agent over IPv6. Who forges this from outside never sees the answer: it stays in the pod.
     if facts.remote.ip == facts.local.ip {
         return Steer::Pass(Reason::OwnAddress);
     }

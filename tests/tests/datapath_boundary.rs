@@ -168,7 +168,8 @@ fn strangers_do_not_get_into_the_agents_ports() {
             }
         }
     }
-    assert_eq!(connections(&mesh, "near")["dropped"], 18);
+    let decisions = mesh.agents[0].spec.heddle_json(&["status"]).unwrap()["decisions"].clone();
+    assert_eq!(decisions["stranger"], 18, "{decisions}");
     // A pod may not dress up as the proxy's client by dialling a capture port itself.
     let own = SocketAddr::new(near.v4.into(), 15_100).to_string();
     let answer = near.podkit(&["connect", "--to", &own]).unwrap();

@@ -12,7 +12,7 @@ use mesh_common::{AddrPort, SocketRecord, record_kind};
 use mesh_core::model::service::Endpoint;
 use mesh_core::model::workload::Workload;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +149,7 @@ async fn plain(worker: &Worker, addr: SocketAddr, origin: &Origin) -> Result<Io,
 }
 
 /// How long a peer that refuses tunnels is asked again.
-const NOT_YET: Duration = Duration::from_millis(1_000);
+const NOT_YET: Duration = Duration::from_millis(500);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A socket towards the application of `pod`; the application will see `origin.client` as its peer.
@@ -162,7 +162,8 @@ fn app_socket(
     let source: IpAddr = if addr.is_ipv4() {
         AGENT_V4.into()
     } else {
-        Ipv6Addr::LOCALHOST.into()
+        // See `mesh_common::Ip::AGENT_V4`.
+        addr.ip()
     };
     let deps = &worker.shared.deps;
     let socket = pod

@@ -11,7 +11,7 @@ fn localhost_is_never_captured_in_any_form() {
     for ip in [
         v4(127, 0, 0, 1),
         v4(127, 9, 9, 9),
-        Ip::AGENT_V6,
+        Ip::LOOPBACK_V6,
         v4(0, 0, 0, 0),
         Ip::NONE,
     ] {
