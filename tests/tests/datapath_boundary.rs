@@ -169,7 +169,8 @@ fn strangers_do_not_get_into_the_agents_ports() {
         }
     }
     let decisions = mesh.agents[0].spec.heddle_json(&["status"]).unwrap()["decisions"].clone();
-    assert_eq!(decisions["stranger"], 18, "{decisions}");
+    // Each of the 18 dials at least once: the kernel may send a SYN again before neighbour discovery lets the reset out.
+    assert!(decisions["stranger"].as_u64() >= Some(18), "{decisions}");
     // A pod may not dress up as the proxy's client by dialling a capture port itself.
     let own = SocketAddr::new(near.v4.into(), 15_100).to_string();
     let answer = near.podkit(&["connect", "--to", &own]).unwrap();
