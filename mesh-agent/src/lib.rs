@@ -9,6 +9,7 @@ pub mod ca;
 pub mod cli;
 pub mod contract;
 pub mod drain;
+mod errors;
 pub mod pods;
 pub mod proxy;
 pub mod source;

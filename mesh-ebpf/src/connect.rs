@@ -9,7 +9,7 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::maps::{CAPTURE_PORT_BASE, CAPTURE_PORTS};
 use mesh_common::verdict::{Reason, Verdict, draw, outbound_backend, outbound_service, outbound_shortcut};
 use mesh_common::{
-    AddrPort, Agent, Backend, BackendKey, EventKind, Service, SocketRecord, Workload, record_kind, service_flags,
+    AddrPort, Agent, Backend, BackendKey, EventKind, Service, SocketRecord, Workload, record_kind,
 };
 
 const ALLOW: i32 = 1;
@@ -171,5 +171,3 @@ fn refuse(facts: &Facts, reason: Reason) -> i32 {
     unsafe { bpf_set_retval(-ECONNREFUSED) };
     REFUSE
 }
-
-const _: () = assert!(service_flags::L7 == 1);

@@ -5,6 +5,7 @@
 
 use crate::bpf::{BpfError, Datapath, NetnsLink};
 use crate::contract::PodHandle;
+use crate::errors::chain;
 use crate::pods::{self, CaptureError};
 use crate::proxy::Proxy;
 use mesh_common::listener_kind;
@@ -284,16 +285,4 @@ fn node_addrs() -> Vec<IpAddr> {
     addrs.sort();
     addrs.dedup();
     addrs
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

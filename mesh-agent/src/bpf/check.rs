@@ -2,6 +2,7 @@
 
 use super::load::{CGROUP_HOOKS, OBJECT, SOCK_OPS, STEER, load_object, program};
 use super::{BpfError, cgroup2_mount};
+use crate::errors::chain;
 use crate::sys::NetNs;
 use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
 use std::path::Path;
@@ -117,7 +118,7 @@ fn programs() -> Vec<Feature> {
         Err(error) => {
             return vec![row(
                 "BPF maps",
-                Err(words(&error)),
+                Err(chain(&error)),
                 "nothing can be captured",
                 true,
             )];
@@ -153,20 +154,8 @@ fn programs() -> Vec<Feature> {
 fn hook_row(name: &str, loaded: Result<(), BpfError>, without: &'static str) -> Feature {
     row(
         &format!("BPF program {name}"),
-        loaded.map_err(|error| words(&error)),
+        loaded.map_err(|error| chain(&error)),
         without,
         true,
     )
-}
-
-/// The error with its causes; the verifier's log is the last of them.
-fn words(error: &BpfError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

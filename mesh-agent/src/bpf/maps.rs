@@ -181,57 +181,34 @@ impl Datapath {
     #[must_use]
     pub fn usage(&self) -> Vec<MapUsage> {
         let m = &self.maps;
+        let row = |name, entries, max| MapUsage { name, entries, max };
         vec![
-            MapUsage {
-                name: "WORKLOADS",
-                entries: m.workloads.keys().count(),
-                max: limits::MAX_WORKLOADS,
-            },
-            MapUsage {
-                name: "LOCAL_PODS",
-                entries: m.local_pods.keys().count(),
-                max: limits::MAX_WORKLOADS * 2,
-            },
-            MapUsage {
-                name: "PROBE_PORTS",
-                entries: m.probe_ports.keys().count(),
-                max: limits::MAX_PROBE_PORTS,
-            },
-            MapUsage {
-                name: "NODE_ADDRS",
-                entries: m.node_addrs.keys().count(),
-                max: limits::MAX_NODE_ADDRS,
-            },
-            MapUsage {
-                name: "SERVICES",
-                entries: m.services.keys().count(),
-                max: limits::MAX_SERVICES,
-            },
-            MapUsage {
-                name: "BACKENDS",
-                entries: m.backends.keys().count(),
-                max: limits::MAX_BACKENDS,
-            },
-            MapUsage {
-                name: "LISTENERS",
-                entries: m.listeners.keys().count(),
-                max: limits::MAX_LISTENERS,
-            },
-            MapUsage {
-                name: "FLOWS",
-                entries: m.flows.keys().count(),
-                max: limits::MAX_FLOWS,
-            },
-            MapUsage {
-                name: "DIRECT_FLOWS",
-                entries: m.direct_flows.keys().count(),
-                max: limits::MAX_DIRECT_FLOWS,
-            },
-            MapUsage {
-                name: "POD_COUNTERS",
-                entries: m.pod_counters.keys().count(),
-                max: limits::MAX_WORKLOADS,
-            },
+            row("WORKLOADS", m.workloads.keys().count(), limits::MAX_WORKLOADS),
+            row(
+                "LOCAL_PODS",
+                m.local_pods.keys().count(),
+                limits::MAX_WORKLOADS * 2,
+            ),
+            row(
+                "PROBE_PORTS",
+                m.probe_ports.keys().count(),
+                limits::MAX_PROBE_PORTS,
+            ),
+            row("NODE_ADDRS", m.node_addrs.keys().count(), limits::MAX_NODE_ADDRS),
+            row("SERVICES", m.services.keys().count(), limits::MAX_SERVICES),
+            row("BACKENDS", m.backends.keys().count(), limits::MAX_BACKENDS),
+            row("LISTENERS", m.listeners.keys().count(), limits::MAX_LISTENERS),
+            row("FLOWS", m.flows.keys().count(), limits::MAX_FLOWS),
+            row(
+                "DIRECT_FLOWS",
+                m.direct_flows.keys().count(),
+                limits::MAX_DIRECT_FLOWS,
+            ),
+            row(
+                "POD_COUNTERS",
+                m.pod_counters.keys().count(),
+                limits::MAX_WORKLOADS,
+            ),
         ]
     }
 

@@ -71,7 +71,7 @@ struct Streams {
 impl TunnelHandler for Streams {
     fn failed(&self, peer: SocketAddr, error: &TunnelError) {
         self.worker.telemetry().proxy.tunnels_failed.inc();
-        tracing::debug!(%peer, error = %tcp::chain(error), pod = %self.pod.handle.workload.pod, "no tunnel");
+        tracing::debug!(%peer, error = %crate::errors::chain(error), pod = %self.pod.handle.workload.pod, "no tunnel");
     }
 
     fn handle(&self, incoming: TunnelIncoming) -> LocalBoxFuture<'static, ()> {

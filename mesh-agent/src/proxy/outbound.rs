@@ -187,7 +187,7 @@ impl Outbound {
                     };
                 }
                 Err(error) => {
-                    tracing::debug!(error = %tcp::chain(&error), "trying another endpoint");
+                    tracing::debug!(error = %crate::errors::chain(&error), "trying another endpoint");
                     avoid.push(addr);
                 }
             }

@@ -4,6 +4,7 @@ use super::copy::{CopyError, Counters, copy_bidirectional};
 use super::io::Reset;
 use super::pair::{NO_FLAGS, Numbers, Pair};
 use super::worker::Worker;
+use crate::errors::chain;
 use crate::telemetry::metrics::TcpSeries;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -136,18 +137,6 @@ impl Drop for Told<'_> {
     fn drop(&mut self) {
         self.tell();
     }
-}
-
-/// An error with its sources, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 /// Flags of a connection that was carried.

@@ -29,6 +29,7 @@ pub use server::{TunnelHandler, TunnelIncoming, serve};
 pub use stream::TunnelStream;
 
 use crate::contract::PodHandle;
+use mesh_common::maps;
 use mesh_core::model::identity::SpiffeId;
 use mesh_core::model::workload::Workload;
 use std::net::SocketAddr;
@@ -36,10 +37,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Port of tunnels, on every pod's address.
-pub const TUNNEL_PORT: u16 = 15008;
+pub const TUNNEL_PORT: u16 = maps::TUNNEL_PORT;
 
 /// Ports of the mesh itself, which no tunnel may target (ztunnel answers 503).
-const RESERVED_PORTS: [u16; 3] = [15001, 15006, TUNNEL_PORT];
+const RESERVED_PORTS: [u16; 3] = [maps::OUTBOUND_PORT, maps::INBOUND_PORT, TUNNEL_PORT];
 
 /// What a stream will carry. Only the native form tells it to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

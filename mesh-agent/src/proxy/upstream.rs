@@ -8,11 +8,11 @@ use super::io::Io;
 use super::tunnel::{TunnelError, TunnelKind, TunnelRequest};
 use super::worker::Worker;
 use crate::sys::client_socket;
-use mesh_common::{AddrPort, SocketRecord, record_kind};
+use mesh_common::{AddrPort, Ip, SocketRecord, record_kind};
 use mesh_core::model::service::Endpoint;
 use mesh_core::model::workload::Workload;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,7 +160,7 @@ fn app_socket(
     origin: &Origin,
 ) -> io::Result<socket2::Socket> {
     let source: IpAddr = if addr.is_ipv4() {
-        AGENT_V4.into()
+        Ip::AGENT_V4.into()
     } else {
         // See `mesh_common::Ip::AGENT_V4`.
         addr.ip()
@@ -208,6 +208,3 @@ pub(super) fn peer_of(stream: &TcpStream) -> io::Result<SocketAddr> {
 pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
-
-/// As `mesh_common::Ip::AGENT_V4`.
-const AGENT_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);

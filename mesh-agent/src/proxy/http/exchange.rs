@@ -2,7 +2,6 @@
 
 use super::super::outbound::{Hop, Unreachable};
 use super::super::pair::{Outgoing, Pair};
-use super::super::tcp::chain;
 use super::super::upstream::Path;
 use super::answer::{self, Fault};
 use super::attempt::{self, NoReply, Reply, Try};
@@ -11,6 +10,7 @@ use super::plan::Plan;
 use super::record::Record;
 use super::retry::{self, Failed, Replay};
 use super::{Context, Side};
+use crate::errors::chain;
 use crate::telemetry::labels::RequestProtocol;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response};
