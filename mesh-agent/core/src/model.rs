@@ -5,6 +5,7 @@ pub mod identity;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod template;
 pub mod workload;
 
 use std::fmt;
