@@ -57,21 +57,26 @@ fn run(task: Task) -> Result<ExitCode> {
             bpf::verify()?;
         }
         Task::Test => return suite::run(),
-        Task::Demo { args } => return front("demo", &[], &args),
-        Task::Bench { args } => return front("bench", setup::BENCH, &args),
+        Task::Demo { args } => return front("demo", &[], &args, "release"),
+        // What is measured is what the image ships.
+        Task::Bench { args } => return front("bench", setup::BENCH, &args, "dist"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds everything that a program of mesh-tests runs, and runs it in place of this one.
-fn front(program: &str, packages: &[setup::Package], args: &[String]) -> Result<ExitCode> {
+/// Builds everything that a program of mesh-tests runs, and runs it in place of this one, with the agent of `profile`.
+fn front(program: &str, packages: &[setup::Package], args: &[String], profile: &str) -> Result<ExitCode> {
     setup::run()?;
     setup::packages(packages)?;
     bpf::build()?;
     suite::build_release()?;
-    let path = shell::root().join("target/release").join(program);
-    let status = std::process::Command::new(path)
+    if profile != "release" {
+        suite::build_agent(profile)?;
+    }
+    let target = shell::root().join("target");
+    let status = std::process::Command::new(target.join("release").join(program))
         .args(args)
+        .env("HEDDLE_BIN_DIR", target.join(profile))
         .current_dir(shell::root())
         .status()?;
     Ok(if status.success() {

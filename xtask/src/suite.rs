@@ -29,6 +29,16 @@ pub(crate) fn build_release() -> Result<()> {
     shell::run("building the agent and the test programs", &mut cargo)
 }
 
+/// Builds the agent alone, in another profile.
+pub(crate) fn build_agent(profile: &str) -> Result<()> {
+    let mut cargo = shell::command("cargo");
+    cargo.args(["build", "--profile", profile, "--bins", "-p", "mesh-agent"]);
+    shell::run(
+        &format!("building the agent (profile {profile}, minutes)"),
+        &mut cargo,
+    )
+}
+
 /// Runs all of it; a stage that fails does not keep the next from being known.
 pub(crate) fn run() -> Result<ExitCode> {
     let mut tally = Tally::default();
