@@ -3,8 +3,11 @@
 mod ask;
 mod check;
 mod cleanup;
+mod fleet;
+mod logs;
 mod run;
 mod status;
+mod survey;
 mod verify;
 mod why;
 
@@ -32,12 +35,18 @@ struct Cli {
 enum Verb {
     /// Run the agent of this node.
     Run(Box<crate::app::config::AgentConfig>),
-    /// Test what the agent needs of this kernel and machine, and say what is missing.
+    /// Say what the cluster, or this machine, lacks for the mesh; once installed, what is in it and what not, and why.
     Check(check::Args),
     /// Show the agent, its pods, what is captured and what not and why, and what is wrong with the config.
     Status(status::Args),
     /// Explain what becomes of a connection or request: which rule, which object, which field, why.
     Why(why::Args),
+    /// Show what passed through the mesh for one pod.
+    Logs(logs::Args),
+    /// Show what passes through the mesh for one pod, as it happens.
+    Tap(logs::Args),
+    /// Say whether what the chart installs is there and serves, and what is in the mesh.
+    VerifyInstall(check::Args),
     /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
     Cleanup(cleanup::Args),
     /// Load the BPF programs, print the verifier's statistics, and attach nothing.
@@ -53,6 +62,9 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Why(args) => why::run(&args),
+        Verb::Logs(args) => logs::run(&args),
+        Verb::Tap(args) => logs::tap(&args),
+        Verb::VerifyInstall(args) => check::verify_install(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
         Verb::VerifyBpf(args) => verify::run(&args),
     };

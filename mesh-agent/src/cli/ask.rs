@@ -1,5 +1,6 @@
-//! A question to the agent over its Unix socket.
+//! Where questions go: to the agent of this machine over its Unix socket, or to the agents of a cluster.
 
+use super::fleet::Fleet;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -7,25 +8,57 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
 
-/// Where the agent is asked.
+/// Which agents are asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Agent {
-    /// The agent's Unix socket.
+    /// The agent's Unix socket. Without one here, the agents of the kubeconfig's cluster are asked.
     #[arg(long, env = "HEDDLE_ADMIN_SOCKET", default_value = "/run/heddle/admin.sock")]
     admin_socket: PathBuf,
+    /// Namespace that Heddle is installed in.
+    #[arg(long, env = "HEDDLE_NAMESPACE", default_value = "heddle-system")]
+    mesh_namespace: String,
+}
+
+/// Where the answer is.
+pub(super) enum Place {
+    /// An agent runs on this machine.
+    Here,
+    /// A cluster.
+    Cluster(Fleet),
 }
 
 impl Agent {
-    /// Asks and waits for the answer.
-    pub(super) fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(exchange(&self.admin_socket, method, path, body))
+    /// Whether an agent of this machine answers, else the cluster's.
+    pub(super) async fn place(&self) -> anyhow::Result<Place> {
+        // An agent's own pod always has the socket; elsewhere a path that was asked for must be meant.
+        let named = std::env::args().any(|arg| arg.starts_with("--admin-socket"));
+        if named || self.admin_socket.exists() {
+            return Ok(Place::Here);
+        }
+        Fleet::connect(&self.mesh_namespace).await.map(Place::Cluster)
     }
+
+    /// Asks the agent of this machine and waits for the answer.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        exchange(&self.admin_socket, method, path, body).await
+    }
+}
+
+/// Runs a verb that waits for answers.
+pub(super) fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(verb)
 }
 
 async fn exchange(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {

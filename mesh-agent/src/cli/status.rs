@@ -1,9 +1,10 @@
 //! `status`: the agent in a page.
 
 use super::Output;
-use super::ask::Agent;
+use super::ask::{Agent, Place, block_on};
+use super::fleet::AgentPod;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 /// Arguments.
@@ -17,12 +18,47 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let status = args.agent.ask(Method::GET, "/status", None)?;
-    match args.output {
-        Output::Json => println!("{status}"),
-        Output::Text => print(&status),
+    block_on(async {
+        let fleet = match args.agent.place().await? {
+            Place::Here => {
+                let status = args.agent.ask(Method::GET, "/status", None).await?;
+                match args.output {
+                    Output::Json => println!("{status}"),
+                    Output::Text => print(&status, None),
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            Place::Cluster(fleet) => fleet,
+        };
+        let agents = fleet.agents().await?;
+        let answers = fleet.ask_all(&agents, &["status".to_owned()]).await;
+        let silent = answers.iter().filter(|(_, answer)| answer.is_err()).count();
+        match args.output {
+            Output::Json => println!(
+                "{}",
+                json!({"agents": answers.iter().map(as_json).collect::<Vec<_>>()})
+            ),
+            Output::Text => answers.iter().for_each(|(agent, answer)| match answer {
+                Ok(status) => print(status, Some(&agent.node)),
+                Err(error) => println!(
+                    "agent {} on node {}: NO ANSWER: {error:#}\n",
+                    agent.pod, agent.node
+                ),
+            }),
+        }
+        Ok(if silent == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    })
+}
+
+fn as_json((agent, answer): &(AgentPod, anyhow::Result<Value>)) -> Value {
+    match answer {
+        Ok(status) => status.clone(),
+        Err(error) => json!({"agent": {"node": agent.node, "pod": agent.pod}, "error": format!("{error:#}")}),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn text(value: &Value) -> String {
@@ -37,7 +73,8 @@ fn rows(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn print(status: &Value) {
+/// Prints one agent's answer; of a cluster's agents, each for the pods of its own node.
+fn print(status: &Value, only_node: Option<&str>) {
     let agent = &status["agent"];
     println!(
         "agent {} on node {}, pid {}, up {} s, {}, snapshot {}",
@@ -56,7 +93,8 @@ fn print(status: &Value) {
         "\n{:<38} {:<22} {:<9} {:<12} WHY",
         "POD", "WORKLOAD", "VERSION", "NODE"
     );
-    for pod in rows(&status["pods"]) {
+    let mine = |pod: &&Value| only_node.is_none_or(|node| pod["node"] == node);
+    for pod in rows(&status["pods"]).iter().filter(mine) {
         let before = pod["connections_before_enrollment"]
             .as_u64()
             .filter(|count| *count > 0);
