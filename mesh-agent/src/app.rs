@@ -6,4 +6,5 @@ pub mod control;
 pub mod figures;
 pub mod node;
 pub mod report;
+pub mod routes;
 pub mod why;

@@ -1,10 +1,12 @@
 //! The command line: one file per verb.
 
 mod ask;
+mod certs;
 mod check;
 mod cleanup;
 mod fleet;
 mod logs;
+mod routes;
 mod run;
 mod status;
 mod survey;
@@ -41,6 +43,10 @@ enum Verb {
     Status(status::Args),
     /// Explain what becomes of a connection or request: which rule, which object, which field, why.
     Why(why::Args),
+    /// Show the route tables in force.
+    Routes(routes::Args),
+    /// Show the certificates in use.
+    Certs(certs::Args),
     /// Show what passed through the mesh for one pod.
     Logs(logs::Args),
     /// Show what passes through the mesh for one pod, as it happens.
@@ -62,6 +68,8 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Why(args) => why::run(&args),
+        Verb::Routes(args) => routes::run(&args),
+        Verb::Certs(args) => certs::run(&args),
         Verb::Logs(args) => logs::run(&args),
         Verb::Tap(args) => logs::tap(&args),
         Verb::VerifyInstall(args) => check::verify_install(&args),

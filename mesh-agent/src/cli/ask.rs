@@ -7,9 +7,10 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use tokio::net::UnixStream;
 
 /// Which agents are asked.
@@ -42,6 +43,30 @@ impl Agent {
         Fleet::connect(&self.mesh_namespace).await.map(Place::Cluster)
     }
 
+    /// Asks for `path` here, or every agent of the cluster for `verb`, which asks for `path` there.
+    pub(super) async fn gather(&self, verb: &str, path: &str) -> anyhow::Result<Gathered> {
+        let fleet = match self.place().await? {
+            Place::Here => {
+                let answer = self.ask(Method::GET, path, None).await?;
+                let node = answer["agent"]["node"].as_str().unwrap_or("this node").to_owned();
+                return Ok(Gathered {
+                    answers: vec![(node, Ok(answer))],
+                    here: true,
+                });
+            }
+            Place::Cluster(fleet) => fleet,
+        };
+        let agents = fleet.agents().await?;
+        let answers = fleet.ask_all(&agents, &[verb.to_owned()]).await;
+        Ok(Gathered {
+            answers: answers
+                .into_iter()
+                .map(|(agent, answer)| (agent.node, answer))
+                .collect(),
+            here: false,
+        })
+    }
+
     /// Asks the agent of this machine and waits for the answer.
     pub(super) async fn ask(
         &self,
@@ -50,6 +75,59 @@ impl Agent {
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
         exchange(&self.admin_socket, method, path, body).await
+    }
+}
+
+/// Answers of one agent here or of a cluster's, by node.
+pub(super) struct Gathered {
+    answers: Vec<(String, anyhow::Result<Value>)>,
+    here: bool,
+}
+
+impl Gathered {
+    /// Those that answered: node and answer.
+    pub(super) fn answers(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let each = self.answers.iter();
+        each.filter_map(|(node, answer)| Some((node.as_str(), answer.as_ref().ok()?)))
+    }
+
+    /// Names those that did not.
+    pub(super) fn print_silent(&self) {
+        for (node, answer) in &self.answers {
+            if let Err(error) = answer {
+                println!("node {node}: NO ANSWER: {error:#}");
+            }
+        }
+    }
+
+    /// The answer as it came from one agent; of a cluster's, all in `agents`.
+    pub(super) fn json(&self) -> Value {
+        let row = |(node, answer): &(String, anyhow::Result<Value>)| match answer {
+            Ok(answer) => answer.clone(),
+            Err(error) => json!({"agent": {"node": node}, "error": format!("{error:#}")}),
+        };
+        let mut rows: Vec<Value> = self.answers.iter().map(row).collect();
+        match rows.pop() {
+            Some(only) if self.here => only,
+            last => {
+                rows.extend(last);
+                json!({"agents": rows})
+            }
+        }
+    }
+
+    /// Failure if anyone is silent.
+    pub(super) fn code(&self) -> ExitCode {
+        if self.answers.iter().all(|(_, answer)| answer.is_ok()) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    /// Whether these are a cluster's agents.
+    pub(super) const fn of_cluster(&self) -> bool {
+        !self.here
     }
 }
 

@@ -1,10 +1,8 @@
 //! `status`: the agent in a page.
 
 use super::Output;
-use super::ask::{Agent, Place, block_on};
-use super::fleet::AgentPod;
-use http::Method;
-use serde_json::{Value, json};
+use super::ask::{Agent, block_on};
+use serde_json::Value;
 use std::process::ExitCode;
 
 /// Arguments.
@@ -18,47 +16,17 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    block_on(async {
-        let fleet = match args.agent.place().await? {
-            Place::Here => {
-                let status = args.agent.ask(Method::GET, "/status", None).await?;
-                match args.output {
-                    Output::Json => println!("{status}"),
-                    Output::Text => print(&status, None),
-                }
-                return Ok(ExitCode::SUCCESS);
+    let gathered = block_on(args.agent.gather("status", "/status"))?;
+    match args.output {
+        Output::Json => println!("{}", gathered.json()),
+        Output::Text => {
+            for (node, status) in gathered.answers() {
+                print(status, gathered.of_cluster().then_some(node));
             }
-            Place::Cluster(fleet) => fleet,
-        };
-        let agents = fleet.agents().await?;
-        let answers = fleet.ask_all(&agents, &["status".to_owned()]).await;
-        let silent = answers.iter().filter(|(_, answer)| answer.is_err()).count();
-        match args.output {
-            Output::Json => println!(
-                "{}",
-                json!({"agents": answers.iter().map(as_json).collect::<Vec<_>>()})
-            ),
-            Output::Text => answers.iter().for_each(|(agent, answer)| match answer {
-                Ok(status) => print(status, Some(&agent.node)),
-                Err(error) => println!(
-                    "agent {} on node {}: NO ANSWER: {error:#}\n",
-                    agent.pod, agent.node
-                ),
-            }),
+            gathered.print_silent();
         }
-        Ok(if silent == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
-    })
-}
-
-fn as_json((agent, answer): &(AgentPod, anyhow::Result<Value>)) -> Value {
-    match answer {
-        Ok(status) => status.clone(),
-        Err(error) => json!({"agent": {"node": agent.node, "pod": agent.pod}, "error": format!("{error:#}")}),
     }
+    Ok(gathered.code())
 }
 
 fn text(value: &Value) -> String {
