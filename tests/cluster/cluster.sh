@@ -147,7 +147,7 @@ machines() { ls "$RUN" 2>/dev/null | sed -n 's/\.init$//p' | grep -v '^api$'; }
 remove() {
   local m
   for m in $(named_machines); do kill_machine "$m"; done
-  rm -rf "$RUN" "$PKI" "$KC_WORK/helm" "$KC_WORK/kubeconfig"
+  rm -rf --one-file-system "$RUN" "$PKI" "$KC_WORK/helm" "$KC_WORK/kubeconfig"
 }
 
 status() {

@@ -52,7 +52,7 @@ pub(crate) fn run() -> Result<ExitCode> {
             "--no-fail-fast",
         ]),
     )?;
-    if root() {
+    if setup::is_root() {
         let mut suites = cargo(&[
             "test",
             "--release",
@@ -85,10 +85,6 @@ fn cargo(args: &[&str]) -> Command {
     let mut command = shell::command("cargo");
     command.args(args);
     command
-}
-
-fn root() -> bool {
-    shell::quiet(shell::command("id").arg("-u")).is_some_and(|id| id.trim() == "0")
 }
 
 /// Licences, sources and bans need no network; advisories need their database, which not every machine can have.
