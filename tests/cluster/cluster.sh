@@ -19,9 +19,11 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 SELF=$HERE/cluster.sh
 TARGET=$(cd "$HERE/../.." && pwd)/target
 
-export KC_BUILD=${KC_BUILD:-$TARGET/cluster}    # binaries and images; any number of clusters may share them
-export KC_WORK=${KC_WORK:-$KC_BUILD}            # one cluster's state
-export KC_PREFIX=${KC_PREFIX:-kc-$(printf %s "$KC_WORK" | sha256sum | cut -c1-8)}   # of its cgroups' names
+# Binaries and images, which any number of clusters may share; and one cluster's state.
+KC_BUILD=$(realpath -m "${KC_BUILD:-$TARGET/cluster}")
+KC_WORK=$(realpath -m "${KC_WORK:-$KC_BUILD}")
+export KC_BUILD KC_WORK
+PREFIX=kc-$(printf %s "$KC_WORK" | sha256sum | cut -c1-8)   # of its cgroups' names, by which all of it is found
 BIN=$KC_BUILD/bin IMAGES=$KC_BUILD/images RUN=$KC_WORK/run PKI=$KC_WORK/pki
 
 KUBE=v1.34.4 HELM=v3.19.5
@@ -165,7 +167,7 @@ status() {
 case ${1:-} in
   build) lock; build ;;
   up) shift; up "$@" ;;
-  down) lock; remove; say "down: nothing of $KC_PREFIX is left" ;;
+  down) lock; remove; say "down: nothing of $PREFIX is left" ;;
   load) shift
     for m in $(machines); do
       [ "$m" != cp ] || continue

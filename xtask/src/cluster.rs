@@ -70,6 +70,16 @@ pub(crate) struct Layout {
     pub(crate) dual: bool,
 }
 
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            nodes: 2,
+            proxy: Proxy::Nftables,
+            dual: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Proxy {
     Nftables,
@@ -91,7 +101,9 @@ pub(crate) fn run(task: &Task, kubeconfig: Option<&Path>) -> Result<ExitCode> {
         Task::Down => own.down()?,
         Task::Status => return pass(own.script().arg("status")),
         Task::Kubeconfig => {
-            eprintln!("  for any client on this machine: export KUBECONFIG=$(cargo xtask cluster kubeconfig)");
+            eprintln!(
+                "  for any client on this machine: export KUBECONFIG=$(cargo xtask cluster kubeconfig)"
+            );
             return pass(own.script().arg("kubeconfig"));
         }
         Task::Kubectl { args } => return pass(own.script().arg("kubectl").args(args)),
@@ -195,10 +207,18 @@ impl Cluster {
 
 /// The tasks that make sense on a cluster that the user has.
 fn users(task: &Task, kubeconfig: &Path) -> Result<ExitCode> {
-    ensure!(kubeconfig.is_file(), "--kubeconfig {}: no such file", kubeconfig.display());
+    ensure!(
+        kubeconfig.is_file(),
+        "--kubeconfig {}: no such file",
+        kubeconfig.display()
+    );
     let client = |name: &str, args: &[String]| {
         let own = shell::root().join("target/cluster/bin").join(name);
-        let program = if own.exists() { own.display().to_string() } else { name.to_owned() };
+        let program = if own.exists() {
+            own.display().to_string()
+        } else {
+            name.to_owned()
+        };
         ensure!(
             shell::installed(&program) || Path::new(&program).exists(),
             "no {name}: install it, or build it with `cargo xtask cluster up`"

@@ -70,11 +70,7 @@ pub(crate) fn find() -> Result<Go> {
 /// `go version go1.26.8 linux/amd64`
 fn minor(said: &str) -> Option<u32> {
     let version = said.split(' ').nth(2)?.strip_prefix("go1.")?;
-    version
-        .split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -32,6 +32,17 @@ pub(crate) struct Options {
     pub(crate) output: Option<PathBuf>,
 }
 
+impl Options {
+    /// What the suites on a cluster run: the profile that the other suites have compiled.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            profile: Profile::Release,
+            target: None,
+            output: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Profile {
     Dist,
@@ -123,7 +134,15 @@ pub(crate) fn write(options: &Options) -> Result<PathBuf> {
 
 fn compile(profile: Profile, machine: &Machine, cross: bool) -> Result<PathBuf> {
     let mut cargo = shell::command("cargo");
-    cargo.args(["build", "-p", "mesh-agent", "--bin", "mesh-agent", "--profile", profile.name()]);
+    cargo.args([
+        "build",
+        "-p",
+        "mesh-agent",
+        "--bin",
+        "mesh-agent",
+        "--profile",
+        profile.name(),
+    ]);
     let mut place = shell::root().join("target");
     if cross {
         let compiler = format!("{}-gcc", machine.gnu);
@@ -133,7 +152,10 @@ fn compile(profile: Profile, machine: &Machine, cross: bool) -> Result<PathBuf> 
             machine.gnu,
             machine.rust
         );
-        let variable = format!("CARGO_TARGET_{}_LINKER", machine.rust.replace('-', "_").to_uppercase());
+        let variable = format!(
+            "CARGO_TARGET_{}_LINKER",
+            machine.rust.replace('-', "_").to_uppercase()
+        );
         cargo.args(["--target", machine.rust]).env(variable, compiler);
         place.push(machine.rust);
     }
@@ -173,9 +195,14 @@ fn contents(program: &Path, machine: &Machine) -> Result<Vec<u8>> {
     for library in elf::libraries(program, machine.gnu)? {
         layer.file(&library.name, 0o755, read(&library.file)?);
     }
-    let passwd = format!("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/:/sbin/nologin\n");
+    let passwd =
+        format!("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/:/sbin/nologin\n");
     layer.file("etc/passwd", 0o644, passwd.into_bytes());
-    layer.file("etc/group", 0o644, format!("root:x:0:\nnonroot:x:{NONROOT}:\n").into_bytes());
+    layer.file(
+        "etc/group",
+        0o644,
+        format!("root:x:0:\nnonroot:x:{NONROOT}:\n").into_bytes(),
+    );
     layer.file("etc/nsswitch.conf", 0o644, b"hosts: files dns\n".to_vec());
     layer.directory("tmp", 0o1777);
     layer.tar()

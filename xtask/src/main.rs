@@ -27,7 +27,7 @@ enum Task {
     /// Builds the BPF object into target/bpf and prints what the verifier says of it.
     BuildEbpf,
     /// Sets up, builds, and runs every check and test there is.
-    Test,
+    Test(suite::Options),
     /// Sets up, builds, and plays the mesh on two nodes made of network namespaces.
     Demo {
         /// Arguments of the demo: --json FILE, --keep, --quick.
@@ -70,7 +70,7 @@ fn run(task: Task) -> Result<ExitCode> {
             bpf::build()?;
             bpf::verify()?;
         }
-        Task::Test => return suite::run(),
+        Task::Test(options) => return suite::run(&options),
         Task::Image(options) => {
             image::run(&options)?;
         }

@@ -3,7 +3,7 @@
 initpid() { cat "$RUN/$1.init" 2>/dev/null; }
 
 # A process number may belong to another process by now; one in our cgroup is ours.
-alive() { local p; p=$(initpid "$1") && [ -n "$p" ] && grep -qsF "/$KC_PREFIX.$1" "/proc/$p/cgroup"; }
+alive() { local p; p=$(initpid "$1") && [ -n "$p" ] && grep -qsF "/$PREFIX.$1" "/proc/$p/cgroup"; }
 
 inside() { # MACHINE CMD...: as one of its processes
   local m=$1 p; shift
@@ -32,7 +32,7 @@ enter_cgroups() { # MACHINE
       *) d=/sys/fs/cgroup/$ctl ;;
     esac
     [ -d "$d" ] || continue
-    d=${d}${path%/}/$KC_PREFIX.$m
+    d=${d}${path%/}/$PREFIX.$m
     mkdir -p "$d"; echo "$d" >>"$RUN/$m.cgroups"
     if [ "$ctl" = cpuset ]; then   # a new child's are empty, and nothing could move in
       cat "$d/../cpuset.cpus" >"$d/cpuset.cpus"; cat "$d/../cpuset.mems" >"$d/cpuset.mems"
@@ -128,8 +128,8 @@ svc() { # NAME CMD...: runs it for ever, logging; called in a machine's process 
 }
 
 # Cgroups of one machine of this cluster ('*': of all), in every hierarchy, wherever its starter was.
-cgroups_of() { find /sys/fs/cgroup -type d -name "$KC_PREFIX.$1" -prune 2>/dev/null || :; }
-named_machines() { cgroups_of '*' | sed 's#.*/##' | cut -c$((${#KC_PREFIX} + 2))- | sort -u; }
+cgroups_of() { find /sys/fs/cgroup -type d -name "$PREFIX.$1" -prune 2>/dev/null || :; }
+named_machines() { cgroups_of '*' | sed 's#.*/##' | cut -c$((${#PREFIX} + 2))- | sort -u; }
 
 # Kills whatever is in a machine and removes its cgroups. Its process 1 takes every mount, network namespace, BPF
 # attachment and pin with it.

@@ -43,7 +43,8 @@ impl Image {
             let mut header = layer::header(EntryType::Regular, 0o644, data.len());
             archive.append_data(&mut header, name, data.as_slice())?;
         }
-        std::fs::write(output, archive.into_inner()?).with_context(|| format!("writing {}", output.display()))?;
+        std::fs::write(output, archive.into_inner()?)
+            .with_context(|| format!("writing {}", output.display()))?;
         Ok(digest)
     }
 
@@ -61,7 +62,10 @@ impl Image {
         });
         let manifest = Blob::new(MANIFEST, serde_json::to_vec(&manifest)?);
         let mut listed = manifest.descriptor();
-        let (name, tag) = self.reference.rsplit_once(':').unwrap_or((&self.reference, "latest"));
+        let (name, tag) = self
+            .reference
+            .rsplit_once(':')
+            .unwrap_or((&self.reference, "latest"));
         listed["platform"] = json!({ "architecture": self.architecture, "os": "linux" });
         listed["annotations"] = json!({
             "io.containerd.image.name": format!("{name}:{tag}"),
@@ -79,7 +83,10 @@ impl Image {
         }]);
         let digest = manifest.digest.clone();
         let mut files = BTreeMap::from([
-            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            (
+                "oci-layout".to_owned(),
+                br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+            ),
             ("index.json".to_owned(), serde_json::to_vec(&index)?),
             ("manifest.json".to_owned(), serde_json::to_vec(&docker)?),
         ]);

@@ -51,7 +51,8 @@ fn needs(file: &Path) -> Result<Vec<String>> {
 
 /// `[Requesting program interpreter: /lib64/ld.so]` and `(NEEDED)  Shared library: [libc.so.6]`
 fn parse(text: &str) -> Vec<String> {
-    let between = |line: &str, before: &str| Some(line.split_once(before)?.1.split(']').next()?.trim().to_owned());
+    let between =
+        |line: &str, before: &str| Some(line.split_once(before)?.1.split(']').next()?.trim().to_owned());
     text.lines()
         .filter_map(|line| {
             between(line, "[Requesting program interpreter:").or_else(|| {

@@ -53,7 +53,9 @@ impl Layer {
                     let mut header = header(EntryType::Regular, *mode, data.len());
                     tar.append_data(&mut header, path, data.as_slice())
                 }
-                Entry::Link { target } => tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target),
+                Entry::Link { target } => {
+                    tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)
+                }
             }
             .with_context(|| format!("adding {path} to the image"))?;
         }
