@@ -15,6 +15,13 @@ pub const ECHO: &str = "k8s.test/echo:1";
 /// Image with a shell, curl, nsenter, bpftool, `echo-client` and `probe`.
 pub const CLIENT: &str = "k8s.test/client:1";
 
+/// Heddle's image: `HEDDLE_IMAGE`, or the one of `cargo xtask image` under this workspace's version.
+#[must_use]
+pub fn image() -> String {
+    std::env::var("HEDDLE_IMAGE")
+        .unwrap_or_else(|_| format!("heddle.io/heddle:{}", env!("CARGO_PKG_VERSION")))
+}
+
 /// A handle on a running cluster. It does not own it: [`Cluster::down`] is for whoever called [`Cluster::up`].
 #[derive(Clone, Debug)]
 pub struct Cluster {
