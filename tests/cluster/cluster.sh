@@ -83,6 +83,7 @@ up() {
   fi
   [ -e "$BIN/kube" ] || die "nothing is built: run build first"
   remove    # what a killed run may have left
+  trap 'trap - INT TERM; say "interrupted: removing what was started"; remove; exit 130' INT TERM
   mkdir -p "$RUN"; echo "$wanted" >"$RUN/layout"; echo "$mode" >"$RUN/proxy-mode"; echo "$nodes" >"$RUN/nodes"; echo $dual >"$RUN/dual"
   pki "$nodes"; say "certificates made ($((SECONDS - t0)) s)"
   machine cp
@@ -97,7 +98,7 @@ up() {
   say "API server ready ($((SECONDS - t0)) s)"
   expose
   furnish "$nodes" || die "the nodes do not get ready: see $RUN/n*/var/log"
-  touch "$RUN/complete"
+  touch "$RUN/complete"; trap - INT TERM
   say "nodes and DNS ready ($((SECONDS - t0)) s)"
 }
 
@@ -122,6 +123,7 @@ expose() {
   ( enter_cgroups api; cd "$RUN"
     exec setsid socat "TCP-LISTEN:$port,bind=127.0.0.1,fork,reuseaddr" UNIX-CONNECT:api.sock
   ) >"$RUN/api.log" 2>&1 </dev/null 9>&- &
+  disown $!
   sed "s#https://$NET.1:6443#https://127.0.0.1:$port#" "$PKI/admin.conf" >"$KC_WORK/kubeconfig"
   chmod 600 "$KC_WORK/kubeconfig"
 }

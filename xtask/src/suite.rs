@@ -13,6 +13,9 @@ pub(crate) struct Options {
     /// Skips the suites on a Kubernetes cluster, for quick turns.
     #[arg(long)]
     no_cluster: bool,
+    /// Runs those suites and nothing else.
+    #[arg(long, conflicts_with = "no_cluster")]
+    only_cluster: bool,
     /// Runs those suites on a cluster that you have, with Heddle's image loaded, in place of one made for them.
     #[arg(long, env = "HEDDLE_KUBECONFIG", conflicts_with = "no_cluster")]
     kubeconfig: Option<PathBuf>,
@@ -49,6 +52,29 @@ pub(crate) fn build_release() -> Result<()> {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut tally = Tally::default();
     setup::run()?;
+    if options.only_cluster {
+        bpf::build()?;
+    } else {
+        off_cluster(&mut tally)?;
+    }
+    if options.no_cluster {
+        eprintln!("✘ NOT RUN: the suites on a cluster (--no-cluster)");
+    } else {
+        on_cluster(&mut tally, options)?;
+    }
+    for broken in &tally.broken {
+        eprintln!("✘ {broken}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Checks, unit tests, and the suites that need this machine only.
+fn off_cluster(tally: &mut Tally) -> Result<()> {
     tally.check("cargo fmt --check", &mut cargo(&["fmt", "--all", "--check"]));
     bpf::build()?;
     build_release()?;
@@ -86,20 +112,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     } else {
         eprintln!("✘ NOT RUN: the suites on network namespaces need root: run `sudo -E cargo xtask test`");
     }
-    if options.no_cluster {
-        eprintln!("✘ NOT RUN: the suites on a cluster (--no-cluster)");
-    } else {
-        on_cluster(&mut tally, options)?;
-    }
-    for broken in &tally.broken {
-        eprintln!("✘ {broken}");
-    }
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    Ok(if tally.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(())
 }
 
 /// Suites on a Kubernetes cluster: the user's, or one of this run's own, which ends with it.

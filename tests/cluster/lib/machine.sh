@@ -49,7 +49,7 @@ machine() { # NAME: starts it; its process 1 is `cluster.sh _init NAME`
   ( enter_cgroups "$m"
     exec setsid unshare --mount --uts --ipc --net --pid --cgroup --fork --kill-child \
       bash "$SELF" _init "$m" ) >"$RUN/$m/init.log" 2>&1 </dev/null 9>&- &
-  u=$!
+  u=$!; disown $u   # its end is nobody's news
   for _ in $(seq 200); do
     [ ! -s "$RUN/$m/ready" ] || break
     [ -d /proc/$u ] || { cat "$RUN/$m/init.log" >&2; die "machine $m does not start"; }
