@@ -170,6 +170,12 @@ impl State {
         }
     }
 
+    /// Whether a listing is open: what is known is not the whole.
+    #[must_use]
+    pub fn listing(&self) -> bool {
+        self.listing.is_some()
+    }
+
     /// The current view; built anew only if something changed.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
         self.world.rebuild(&self.tables)
@@ -238,7 +244,9 @@ impl State {
             Err(rejected) => return self.unreadable(origin.to_owned(), rejected),
         };
         if let Some(listing) = &mut self.listing {
-            if let Some(first) = listing.seen.get(&head.key) {
+            // An API server has one version of an object, and a later one is a change.
+            let files = !self.world.of_one_node();
+            if let Some(first) = listing.seen.get(&head.key).filter(|_| files) {
                 let reason = format!("is already defined at {first}; this second version is ignored");
                 let rejected = Rejected {
                     object: describe(&head.key),

@@ -62,6 +62,10 @@ impl World {
         &mut self.dirty
     }
 
+    pub(super) fn of_one_node(&self) -> bool {
+        self.pods.of_one_node()
+    }
+
     pub(super) fn held_out(&self) -> &BTreeMap<ObjectName, HeldOut> {
         &self.pods.held_out
     }
