@@ -1,19 +1,29 @@
 //! The known world: objects in, snapshots out.
 
+mod addresses;
+mod dirty;
 mod endpoints;
 mod ids;
+mod mentions;
+mod pods;
 mod routes;
+mod services;
 mod tables;
+mod templates;
 mod workloads;
 mod world;
 
+use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Head, Rejected, Translated, describe, translate};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
+
+pub use pods::HeldOut;
 
 /// Where an object came from and what it is, enough to name it in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +52,13 @@ pub enum Change {
     },
     /// The object is gone.
     Delete(ObjectKey),
+    /// What this node knows of one of its own pods, or `None` once the pod's sandbox is gone. Not part of listings.
+    Sandbox {
+        /// `metadata.uid` of the pod.
+        uid: Arc<str>,
+        /// The facts.
+        sandbox: Option<Sandbox>,
+    },
     /// Something of this listing could not be read at all: whatever came from `origin` before stays in force.
     Unreadable {
         /// Human-readable place.
@@ -51,6 +68,15 @@ pub enum Change {
     },
     /// The listing is complete.
     InitDone,
+}
+
+/// Where a pod of this node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Path of its network namespace.
+    pub netns: Arc<str>,
+    /// Its addresses, which count while its status has none.
+    pub ips: Vec<IpAddr>,
 }
 
 /// A problem with one object, kept until the object is right or gone.
@@ -95,15 +121,27 @@ struct Listing {
 }
 
 impl State {
-    /// Nothing known yet.
+    /// Nothing known yet; the source will give every pod.
     #[must_use]
     pub fn new(settings: MeshSettings) -> Self {
+        Self::with(settings, None)
+    }
+
+    /// Nothing known yet; the source will give the pods of `node`. Others are known by EndpointSlices and
+    /// WorkloadTemplates, services have the endpoints of their slices and no others, and a pod's network namespace is what
+    /// [`Change::Sandbox`] says, not what its annotation does.
+    #[must_use]
+    pub fn for_node(settings: MeshSettings, node: impl Into<Arc<str>>) -> Self {
+        Self::with(settings, Some(node.into()))
+    }
+
+    fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {
         Self {
             tables: Tables::default(),
             records: HashMap::new(),
             loose: BTreeMap::new(),
             listing: None,
-            world: World::new(settings),
+            world: World::new(settings, node),
         }
     }
 
@@ -116,6 +154,7 @@ impl State {
             }
             Change::Apply { object, origin } => self.apply_any(&object, &origin),
             Change::Delete(key) => self.remove(&key),
+            Change::Sandbox { uid, sandbox } => self.tables.sandbox(&uid, sandbox, self.world.dirty_mut()),
             Change::Unreadable { origin, reason } => {
                 let object = String::new();
                 self.unreadable(
@@ -129,6 +168,12 @@ impl State {
             }
             Change::InitDone => self.finish_listing(),
         }
+    }
+
+    /// Whether a listing is open: what is known is not the whole.
+    #[must_use]
+    pub fn listing(&self) -> bool {
+        self.listing.is_some()
     }
 
     /// The current view; built anew only if something changed.
@@ -172,6 +217,11 @@ impl State {
         problems
     }
 
+    /// Pods that endpoints name and that nobody is sent to, with the reason, sorted.
+    pub fn held_out(&self) -> impl Iterator<Item = (&ObjectName, HeldOut)> {
+        self.world.held_out().iter().map(|(pod, why)| (pod, *why))
+    }
+
     /// An object, or a `List` of objects.
     fn apply_any(&mut self, object: &Value, origin: &str) -> bool {
         let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
@@ -194,7 +244,9 @@ impl State {
             Err(rejected) => return self.unreadable(origin.to_owned(), rejected),
         };
         if let Some(listing) = &mut self.listing {
-            if let Some(first) = listing.seen.get(&head.key) {
+            // An API server has one version of an object, and a later one is a change.
+            let files = !self.world.of_one_node();
+            if let Some(first) = listing.seen.get(&head.key).filter(|_| files) {
                 let reason = format!("is already defined at {first}; this second version is ignored");
                 let rejected = Rejected {
                     object: describe(&head.key),

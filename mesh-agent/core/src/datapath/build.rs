@@ -32,7 +32,8 @@ pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> P
     for service in &snapshot.services {
         builder.virtual_addresses(service);
     }
-    for workload in snapshot.workloads.iter().filter(|w| w.enrolled()) {
+    let remotes = snapshot.remotes.values();
+    for workload in snapshot.workloads.iter().chain(remotes).filter(|w| w.enrolled()) {
         builder.pod_addresses(snapshot, workload);
     }
     builder.opaque_pod_ports(snapshot);
