@@ -55,6 +55,9 @@ enum Verb {
     VerifyInstall(check::Args),
     /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
     Cleanup(cleanup::Args),
+    /// The CNI plug-in, which the container runtime runs: reads its call from the environment and standard input.
+    #[command(hide = true)]
+    Cni,
     /// Load the BPF programs, print the verifier's statistics, and attach nothing.
     VerifyBpf(verify::Args),
 }
@@ -62,6 +65,9 @@ enum Verb {
 /// Parses the command line and runs the verb.
 #[must_use]
 pub fn main() -> ExitCode {
+    if crate::cni::plugin::is_called() {
+        return crate::cni::plugin::main();
+    }
     let cli = Cli::parse();
     let result = match cli.verb {
         Verb::Run(config) => run::run(*config),
@@ -74,6 +80,7 @@ pub fn main() -> ExitCode {
         Verb::Tap(args) => logs::tap(&args),
         Verb::VerifyInstall(args) => check::verify_install(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
+        Verb::Cni => Ok(crate::cni::plugin::main()),
         Verb::VerifyBpf(args) => verify::run(&args),
     };
     match result {

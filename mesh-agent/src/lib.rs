@@ -1,17 +1,19 @@
 //! Heddle's node agent: the edges around `mesh-core`, and `app`, which wires them.
 //!
-//! Edges (`source`, `bpf`, `pods`, `proxy`, `tls`, `ca`, `telemetry`) do not import each other; what they exchange are
-//! core types and the small contracts in [`contract`].
+//! Edges (`source`, `bpf`, `pods`, `sandbox`, `cni`, `proxy`, `tls`, `ca`, `telemetry`) do not import each other; what
+//! they exchange are core types and the small contracts in [`contract`].
 
 pub mod app;
 pub mod bpf;
 pub mod ca;
 pub mod cli;
+pub mod cni;
 pub mod contract;
 pub mod drain;
 mod errors;
 pub mod pods;
 pub mod proxy;
+pub mod sandbox;
 pub mod source;
 pub mod sys;
 pub mod telemetry;

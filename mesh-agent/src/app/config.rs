@@ -56,6 +56,9 @@ pub struct AgentConfig {
     /// `text` or `json` log lines.
     #[arg(long, env = "HEDDLE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
+    /// The chained CNI plug-in.
+    #[command(flatten)]
+    pub cni: crate::cni::CniConfig,
 }
 
 /// `meshConfig.outboundTrafficPolicy.mode`.
