@@ -5,13 +5,21 @@ use super::admin;
 use super::certificates;
 use super::config::AgentConfig;
 use super::figures::DatapathCollector;
+use super::leaving;
 use super::node::Node;
+use super::sandboxes::Sandboxes;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
+use crate::cni::SOCKET_NAME;
+use crate::cni::install::{self, CniStatus};
+use crate::cni::server::{CniRequest, CniServer};
 use crate::contract::Certificates;
 use crate::drain;
+use crate::errors::chain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
+use crate::sandbox::Scanner;
 use crate::source::{files, kube};
+use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -19,11 +27,12 @@ use mesh_core::model::snapshot::Snapshot;
 use mesh_core::state::{Change, Problem, State};
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -31,6 +40,8 @@ const TICK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
+/// Sandboxes that changed without the plug-in having been asked are found this often.
+const LOOK_AGAIN_EVERY_TICKS: u64 = 10;
 
 /// Everything that the control loop and the admin interface share. Borrowed for the length of one answer or one
 /// change, never across an await.
@@ -57,6 +68,10 @@ pub struct World {
     pub last_listing: Option<Instant>,
     /// Whether everything is as the snapshot wants it.
     pub settled: bool,
+    /// Where this node's pods run; none where the source says so itself.
+    pub sandboxes: Option<Sandboxes>,
+    /// State of the CNI plug-in, if it is to be installed.
+    pub cni: Option<watch::Receiver<CniStatus>>,
 }
 
 impl World {
@@ -101,8 +116,15 @@ impl World {
         self.problems = problems;
     }
 
-    fn publish(&mut self) {
-        let snapshot = self.state.snapshot();
+    pub(super) fn publish(&mut self) {
+        let before = self.snapshots.load_full();
+        let mut snapshot = self.state.snapshot();
+        if let Some(sandboxes) = &mut self.sandboxes {
+            sandboxes.forget_gone(&mut self.state, &before, &snapshot, self.node.name());
+            if sandboxes.look(&mut self.state, &snapshot, self.node.name(), false) {
+                snapshot = self.state.snapshot();
+            }
+        }
         let snapshots = Arc::clone(&self.snapshots);
         self.settled = self
             .node
@@ -116,6 +138,45 @@ impl World {
         for identity in identities {
             self.certificates.want(identity);
         }
+        self.settle_cni();
+    }
+
+    /// Opens the plug-in's socket and keeps the plug-in installed, where the settings ask for it.
+    fn start_cni(&mut self, asked: mpsc::Sender<CniRequest>, files: Arc<NetnsFiles>) -> anyhow::Result<()> {
+        let Some(what) = self.config.cni.install(&self.config.state_dir) else {
+            return Ok(());
+        };
+        let socket = self.config.state_dir.join(SOCKET_NAME);
+        let server = CniServer::bind(&socket, files, asked)
+            .with_context(|| format!("listen on {}", socket.display()))?;
+        let (status, seen) = watch::channel(CniStatus::default());
+        self.cni = Some(seen);
+        tokio::task::spawn_local(server.serve());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = install::keep(what, status).await {
+                tracing::error!(error = %chain(&error), "the CNI plug-in cannot be kept installed");
+            }
+        });
+        Ok(())
+    }
+
+    /// Lets go of every pod, as if none were enrolled.
+    fn release_all(&mut self) {
+        let empty = Snapshot {
+            settings: self.snapshots.load().settings.clone(),
+            ..Snapshot::default()
+        };
+        self.node.reconcile(&empty, || {});
+    }
+
+    /// Pods may have got another sandbox without anybody having told.
+    fn look_again(&mut self) {
+        let snapshot = self.snapshots.load_full();
+        if let Some(sandboxes) = &mut self.sandboxes
+            && sandboxes.look(&mut self.state, &snapshot, self.node.name(), true)
+        {
+            self.publish();
+        }
     }
 
     fn tick(&mut self, ticks: u64) {
@@ -123,6 +184,9 @@ impl World {
             return;
         }
         self.node.tick();
+        if ticks.is_multiple_of(LOOK_AGAIN_EVERY_TICKS) {
+            self.look_again();
+        }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
         {
@@ -190,6 +254,11 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let drain = config.drain_deadline();
     let (sender, changes) = mpsc::channel(8);
     let (state, source) = start_source(&config, &telemetry, sender).await?;
+    let files = Arc::new(NetnsFiles::new(&config.cni.host_root));
+    // Of a folder, each pod says itself where it runs.
+    let on_kubernetes = config.config.is_none();
+    let sandboxes =
+        on_kubernetes.then(|| Sandboxes::new(Scanner::new(Path::new("/proc"), Arc::clone(&files))));
     let world = Rc::new(RefCell::new(World {
         state,
         problems: Vec::new(),
@@ -201,6 +270,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         started: Instant::now(),
         last_listing: None,
         settled: false,
+        sandboxes,
+        cni: None,
         config,
     }));
     let (_serving, until_end) = drain::drain();
@@ -212,11 +283,21 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     }
     tokio::select! {
         ended = source => ended.context("config source")?.context("config source")?,
-        result = control(Rc::clone(&world), changes) => result?,
+        result = control(Rc::clone(&world), changes, files) => result?,
     }
-    tracing::info!(deadline_s = drain.as_secs(), "draining");
+    let config = world.borrow().config.clone();
+    let for_good = on_kubernetes && leaving::uninstalled(&config).await;
+    if for_good {
+        leaving::remove_cni(&config);
+        // Nobody will take over: what is captured goes on as it was before the mesh.
+        world.borrow_mut().release_all();
+    }
+    tracing::info!(deadline_s = drain.as_secs(), for_good, "draining");
     world.borrow_mut().node.stop_taking();
     proxy.drain(drain).await;
+    if for_good {
+        leaving::remove_everything(&config);
+    }
     Ok(())
 }
 
@@ -245,12 +326,18 @@ async fn start_source(
     Ok((state, tokio::task::spawn_local(source)))
 }
 
-async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Change>>) -> anyhow::Result<()> {
+async fn control(
+    world: Rc<RefCell<World>>,
+    mut changes: mpsc::Receiver<Vec<Change>>,
+    files: Arc<NetnsFiles>,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
+    let (asked, mut questions) = mpsc::channel(256);
+    let mut cni_parts = Some((asked, files));
     loop {
         tokio::select! {
             biased;
@@ -264,15 +351,29 @@ async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Chan
                     world.node.tick();
                     world.node.datapath_mut().keep();
                     tracing::info!("ready");
+                    // From here on pods can be captured before they start; an earlier agent answered until now.
+                    if let Some((asked, files)) = cni_parts.take().filter(|_| world.sandboxes.is_some()) {
+                        world.start_cni(asked, files)?;
+                    }
                 }
             }
+            Some(question) = questions.recv() => world.borrow_mut().take_cni(question),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().publish(),
+            () = tokio::time::sleep(RETRY), if anybody_waits(&world) => world.borrow_mut().settle_cni(),
             _ = ticker.tick() => {
                 ticks += 1;
                 world.borrow_mut().tick(ticks);
             }
         }
     }
+}
+
+fn anybody_waits(world: &RefCell<World>) -> bool {
+    world
+        .borrow()
+        .sandboxes
+        .as_ref()
+        .is_some_and(Sandboxes::anybody_waits)
 }
 
 fn unsettled(world: &RefCell<World>) -> bool {

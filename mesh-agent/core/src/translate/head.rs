@@ -9,6 +9,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Under this hash the kubelet runs a static pod; the `uid` in the API is that of its mirror.
+pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
 /// `apiVersion`, `kind` and the parts of `metadata` that mean something to the mesh.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -157,7 +160,8 @@ impl Head {
         }
         let owners = metadata.owner_references.unwrap_or_default();
         let owner = owners.into_iter().find(|o| o.controller.unwrap_or(true));
-        let ours = |key: &str| key.starts_with("heddle.io/") || key.starts_with("istio.io/");
+        let ours =
+            |key: &str| key.starts_with("heddle.io/") || key.starts_with("istio.io/") || key == CONFIG_HASH;
         Ok(Self {
             key: key.clone(),
             version: version.into(),

@@ -1,6 +1,6 @@
 //! Pods and namespaces. Only what the mesh reads is decoded; the rest of these large objects is not looked at.
 
-use super::head::Head;
+use super::head::{CONFIG_HASH, Head};
 use super::value::{FieldError, decode};
 use crate::model::workload::FailMode;
 use serde::Deserialize;
@@ -32,7 +32,7 @@ pub struct NamespaceSpec {
 /// A Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSpec {
-    /// `metadata.uid`.
+    /// `metadata.uid`; of a static pod the hash under which its node knows it.
     pub uid: Option<Arc<str>>,
     /// `metadata.labels`.
     pub labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
@@ -242,7 +242,11 @@ pub(super) fn pod(head: &Head, value: &Value) -> Result<PodSpec, FieldError> {
     // Without conditions nobody watches the pod's readiness: files describe pods that run.
     let ready = condition.unwrap_or(status.conditions.is_none()) && !head.deleting && !ended;
     Ok(PodSpec {
-        uid: head.uid.clone(),
+        uid: head
+            .annotations
+            .get(CONFIG_HASH)
+            .map(|hash| hash.as_str().into())
+            .or_else(|| head.uid.clone()),
         labels: Arc::new(head.labels.clone()),
         node: spec.node_name.unwrap_or_else(|| "".into()),
         ips: addresses(status.pod_ips, status.pod_ip)?,

@@ -99,9 +99,7 @@ fn an_entry_is_removed_wherever_others_moved_it() {
             ["a", "b"],
             "{list}"
         );
-        let one = insert(list, &entry())
-            .unwrap()
-            .unwrap_or_else(|| list.to_owned());
+        let one = insert(list, &entry()).unwrap().unwrap_or_else(|| list.to_owned());
         assert_eq!(plugin_types(&one).len(), 3, "{one}");
     }
     assert_eq!(remove(FLANNEL).unwrap(), None);

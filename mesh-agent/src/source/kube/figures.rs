@@ -40,16 +40,8 @@ impl SourceFigures {
         let f = Self::default();
         let r = registry.sub_registry_with_prefix("heddle_source");
         r.register("events", "Watch events of a kind", f.events.clone());
-        r.register(
-            "relists",
-            "Listings of a kind that were begun",
-            f.relists.clone(),
-        );
-        r.register(
-            "errors",
-            "Failed lists and watches of a kind",
-            f.errors.clone(),
-        );
+        r.register("relists", "Listings of a kind that were begun", f.relists.clone());
+        r.register("errors", "Failed lists and watches of a kind", f.errors.clone());
         r.register(
             "malformed",
             "Objects without a name, which nobody can use",

@@ -293,7 +293,9 @@ pub(super) fn no_streaming(error: &watcher::Error) -> bool {
 /// (another etcd than before), or an event was lost.
 fn must_relist(error: &watcher::Error) -> bool {
     let lost = matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)));
-    let unknown_start = matches!(error, watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_))
-        && matches!(status(error), Some(400 | 410 | 422 | 504));
+    let unknown_start = matches!(
+        error,
+        watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_)
+    ) && matches!(status(error), Some(400 | 410 | 422 | 504));
     lost || unknown_start
 }
