@@ -54,6 +54,25 @@ pub(crate) enum Task {
         /// The node's name.
         node: String,
     },
+    /// Crashes a service of a machine and keeps it down: kube-apiserver, etcd, kubelet, …
+    Stop {
+        /// The machine's name.
+        machine: String,
+        /// The service's name.
+        service: String,
+    },
+    /// Lets a stopped service start again.
+    Start {
+        /// The machine's name.
+        machine: String,
+        /// The service's name.
+        service: String,
+    },
+    /// Collects logs, pods and events in a folder.
+    Report {
+        /// The folder.
+        dir: PathBuf,
+    },
 }
 
 /// What a cluster is made of.
@@ -112,6 +131,9 @@ pub(crate) fn run(task: &Task, kubeconfig: Option<&Path>) -> Result<ExitCode> {
         Task::In { machine, command } => return pass(own.script().arg("in").arg(machine).args(command)),
         Task::Off { node } => return pass(own.script().arg("off").arg(node)),
         Task::On { node } => return pass(own.script().arg("on").arg(node)),
+        Task::Stop { machine, service } => return pass(own.script().args(["stop", machine, service])),
+        Task::Start { machine, service } => return pass(own.script().args(["start", machine, service])),
+        Task::Report { dir } => own.report(dir)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -190,6 +212,11 @@ impl Cluster {
         shell::run("loading images into the nodes", &mut load)
     }
 
+    /// Collects what a failure may be explained by.
+    pub(crate) fn report(&self, dir: &Path) -> Result<()> {
+        shell::run("collecting logs", self.script().arg("report").arg(dir))
+    }
+
     fn script(&self) -> Command {
         let root = shell::root();
         let mut command = shell::command(&root.join("tests/cluster/cluster.sh").display().to_string());
@@ -237,9 +264,9 @@ fn users(task: &Task, kubeconfig: &Path) -> Result<ExitCode> {
         Task::Load { .. } => bail!(
             "images reach a cluster of yours its own way: `kind load image-archive FILE`, `k3s ctr images import FILE`, or a registry"
         ),
-        Task::Up(_) | Task::Down | Task::In { .. } | Task::Off { .. } | Task::On { .. } => {
-            bail!("this is for the cluster that xtask makes; --kubeconfig names one that you have")
-        }
+        _ => bail!(
+            "this is for the cluster that xtask makes; --kubeconfig (HEDDLE_KUBECONFIG) names one that you have"
+        ),
     }
 }
 
