@@ -2,7 +2,7 @@
 # A real Kubernetes cluster on one Linux machine, from Go modules and distribution packages only: no docker, no
 # image registry. `cargo xtask cluster` is the front door; it brings what this needs and then calls this.
 #
-#   cluster.sh build                        compile everything and make the images, unless that is done
+#   cluster.sh build                        compile everything, unless that is done
 #   cluster.sh up [--nodes N] [--proxy nftables|iptables] [--dual]
 #   cluster.sh load TAR...                  import image archives into every node
 #   cluster.sh kubectl|helm ARGS            run the client inside the control plane's network
@@ -83,7 +83,7 @@ up() {
     [ "$(cat "$RUN/layout")" = "$wanted" ] || die "a cluster with $(cat "$RUN/layout") is up: \`down\` first for $wanted"
     say "already up: $wanted"; return
   fi
-  [ -e "$BIN/kube" ] || die "nothing is built: run build first"
+  [ -e "$BIN/kube" ] && [ -e "$IMAGES/pause.tar" ] || die "not built yet: \`cargo xtask cluster up\` does that first"
   remove    # what a killed run may have left
   trap 'trap - INT TERM; say "interrupted: removing what was started"; remove; exit 130' INT TERM
   mkdir -p "$RUN"; echo "$wanted" >"$RUN/layout"; echo "$mode" >"$RUN/proxy-mode"; echo "$nodes" >"$RUN/nodes"; echo $dual >"$RUN/dual"

@@ -1,6 +1,8 @@
 //! `cargo xtask cluster`: a real Kubernetes cluster on this machine. Brings what `tests/cluster/cluster.sh` needs, and
 //! calls it.
 
+mod images;
+
 use crate::{go, setup, shell};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Subcommand, ValueEnum};
@@ -172,10 +174,11 @@ impl Cluster {
         match go::find() {
             Ok(go) => go.add_to(&mut build),
             // Whether that is what the sources say is for the script to find out.
-            Err(_) if shell::root().join("target/cluster/built").exists() => {}
+            Err(_) if built().join("built").exists() => {}
             Err(error) => return Err(error),
         }
-        shell::run("building the cluster's programs and images", build.arg("build"))?;
+        shell::run("building the cluster's programs", build.arg("build"))?;
+        images::write(&built())?;
         let mut up = self.script();
         up.args(["up", "--nodes", &layout.nodes.to_string(), "--proxy"]);
         up.arg(match layout.proxy {
@@ -218,18 +221,21 @@ impl Cluster {
     }
 
     fn script(&self) -> Command {
-        let root = shell::root();
-        let mut command = shell::command(&root.join("tests/cluster/cluster.sh").display().to_string());
-        if std::env::var_os("KC_BUILD").is_none() {
-            command.env("KC_BUILD", root.join("target/cluster"));
-        }
-        command.env("KC_WORK", &self.work);
+        let script = shell::root().join("tests/cluster/cluster.sh");
+        let mut command = shell::command(&script.display().to_string());
+        command.env("KC_BUILD", built()).env("KC_WORK", &self.work);
         // The user's own folder: `cargo xtask cluster helm install x ./chart` means his chart.
         if let Ok(here) = std::env::current_dir() {
             command.current_dir(here);
         }
         command
     }
+}
+
+/// Folder of programs and images, which all clusters of this tree share.
+fn built() -> PathBuf {
+    let build = std::env::var_os("KC_BUILD").map(PathBuf::from);
+    build.unwrap_or_else(|| shell::root().join("target/cluster"))
 }
 
 /// The tasks that make sense on a cluster that the user has.
@@ -240,7 +246,7 @@ fn users(task: &Task, kubeconfig: &Path) -> Result<ExitCode> {
         kubeconfig.display()
     );
     let client = |name: &str, args: &[String]| {
-        let own = shell::root().join("target/cluster/bin").join(name);
+        let own = built().join("bin").join(name);
         let program = if own.exists() {
             own.display().to_string()
         } else {
