@@ -2,13 +2,15 @@
 # A real Kubernetes cluster on one Linux machine, from Go modules and distribution packages only: no docker, no
 # image registry. `cargo xtask cluster` is the front door; it brings what this needs and then calls this.
 #
-#   cluster.sh build                        compile everything and make the images, unless that is done
+#   cluster.sh build                        compile everything, unless that is done
 #   cluster.sh up [--nodes N] [--proxy nftables|iptables] [--dual]
 #   cluster.sh load TAR...                  import image archives into every node
 #   cluster.sh kubectl|helm ARGS            run the client inside the control plane's network
 #   cluster.sh in cp|nN CMD ARGS            run a command inside one machine (all its namespaces and cgroups)
 #   cluster.sh net cp|nN CMD ARGS           the same, in its network namespace only
 #   cluster.sh off nN | on nN               pull a node's plug; boot it again
+#   cluster.sh stop|start cp|nN SERVICE     crash a service (kube-apiserver, etcd, kubelet, ...) and keep it down; let it start
+#   cluster.sh report DIR                   collect logs, pods and events
 #   cluster.sh status | kubeconfig | down
 #
 # A machine (cp, n1, n2, ...) is one process tree in mount, uts, ipc, net, pid and cgroup namespaces of its own.
@@ -81,7 +83,7 @@ up() {
     [ "$(cat "$RUN/layout")" = "$wanted" ] || die "a cluster with $(cat "$RUN/layout") is up: \`down\` first for $wanted"
     say "already up: $wanted"; return
   fi
-  [ -e "$BIN/kube" ] || die "nothing is built: run build first"
+  [ -e "$BIN/kube" ] && [ -e "$IMAGES/pause.tar" ] || die "not built yet: \`cargo xtask cluster up\` does that first"
   remove    # what a killed run may have left
   trap 'trap - INT TERM; say "interrupted: removing what was started"; remove; exit 130' INT TERM
   mkdir -p "$RUN"; echo "$wanted" >"$RUN/layout"; echo "$mode" >"$RUN/proxy-mode"; echo "$nodes" >"$RUN/nodes"; echo $dual >"$RUN/dual"
@@ -166,6 +168,15 @@ status() {
   kc get nodes -o wide
 }
 
+# Whatever a failed suite may be explained by, as far as it can be had.
+report() { # DIR
+  local m d=$1
+  mkdir -p "$d"
+  for m in "$RUN"/*/var/log; do cp -rL "$m" "$d/$(basename "$(dirname "$(dirname "$m")")")" 2>/dev/null || :; done
+  { kc get nodes,pods,services -A -o wide; kc get events -A --sort-by=.lastTimestamp; } >"$d/objects.txt" 2>&1 || :
+  say "logs, pods and events are in $d"
+}
+
 case ${1:-} in
   build) lock; build ;;
   up) shift; up "$@" ;;
@@ -180,8 +191,10 @@ case ${1:-} in
   in) shift; inside "$@" ;;
   net) shift; innet "$@" ;;
   off | on) [ $# = 2 ] && [[ $2 = n* ]] || die "usage: cluster.sh $1 nN"; lock; "$1" "$2" ;;
+  stop | start) [ $# = 3 ] || die "usage: cluster.sh $1 cp|nN SERVICE"; "$@" ;;
+  report) [ $# = 2 ] || die "usage: cluster.sh report DIR"; report "$2" ;;
   status) status ;;
   kubeconfig) healthy || die "no cluster is up"; echo "$KC_WORK/kubeconfig" ;;
   _init) shift; _init "$@" ;;
-  *) sed -n '2,15p' "$SELF"; exit 2 ;;
+  *) sed -n '2,17p' "$SELF"; exit 2 ;;
 esac

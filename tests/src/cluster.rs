@@ -174,6 +174,36 @@ impl Cluster {
         run(self.own()?.args(["on", node])).map(drop)
     }
 
+    /// Ends a service of a machine as a crash would, and keeps it down: `kube-apiserver`, `etcd`, … of `cp`,
+    /// `containerd`, `kubelet`, `kube-proxy` of a node.
+    ///
+    /// # Errors
+    /// The cluster is the user's, or the machine has no such service.
+    pub fn stop(&self, machine: &str, service: &str) -> Result<()> {
+        run(self.own()?.args(["stop", machine, service])).map(drop)
+    }
+
+    /// Lets a stopped service start again.
+    ///
+    /// # Errors
+    /// As [`Cluster::stop`].
+    pub fn start(&self, machine: &str, service: &str) -> Result<()> {
+        run(self.own()?.args(["start", machine, service])).map(drop)
+    }
+
+    /// `kubectl wait` until an object (`pod/a`) meets a condition (`condition=Ready`, `delete`, `jsonpath=…`).
+    ///
+    /// # Errors
+    /// It does not within `limit`.
+    pub fn wait(&self, namespace: &str, object: &str, condition: &str, limit: Duration) -> Result<()> {
+        let (until, timeout) = (
+            format!("--for={condition}"),
+            format!("--timeout={}s", limit.as_secs()),
+        );
+        self.kubectl(&["-n", namespace, "wait", object, &until, &timeout])
+            .map(drop)
+    }
+
     /// Names of the nodes whose condition `Ready` is true, sorted.
     ///
     /// # Errors

@@ -164,6 +164,28 @@ fn a_node_that_lost_power_comes_back_with_its_pods() {
 }
 
 #[test]
+fn a_stopped_api_server_stays_away_until_it_is_started() {
+    let cluster = Cluster::current().unwrap();
+    if !cluster.is_own() {
+        println!("NOT RUN: this needs a control plane that can be stopped");
+        return;
+    }
+    let space = cluster.namespace("ground").unwrap();
+    let ask = ["get", "--raw", "/readyz", "--request-timeout=2s"];
+    cluster.stop("cp", "kube-apiserver").unwrap();
+    // Longer than a crashed service takes to be started again.
+    for _ in 0..3 {
+        assert!(cluster.kubectl(&ask).is_err());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    cluster.start("cp", "kube-apiserver").unwrap();
+    eventually("the API server", MINUTE, || cluster.kubectl(&ask).ok()).unwrap();
+    cluster.kubectl(&["get", "namespace", &space.name]).unwrap();
+    let unknown = cluster.stop("cp", "nothing").unwrap_err().to_string();
+    assert!(unknown.contains("kube-apiserver"), "{unknown}");
+}
+
+#[test]
 fn a_cluster_leaves_nothing_behind() {
     let work = own_place("ground-down");
     let before = Snapshot::take(&work);

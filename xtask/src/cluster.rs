@@ -1,6 +1,8 @@
 //! `cargo xtask cluster`: a real Kubernetes cluster on this machine. Brings what `tests/cluster/cluster.sh` needs, and
 //! calls it.
 
+mod images;
+
 use crate::{go, setup, shell};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Subcommand, ValueEnum};
@@ -53,6 +55,25 @@ pub(crate) enum Task {
     On {
         /// The node's name.
         node: String,
+    },
+    /// Crashes a service of a machine and keeps it down: kube-apiserver, etcd, kubelet, …
+    Stop {
+        /// The machine's name.
+        machine: String,
+        /// The service's name.
+        service: String,
+    },
+    /// Lets a stopped service start again.
+    Start {
+        /// The machine's name.
+        machine: String,
+        /// The service's name.
+        service: String,
+    },
+    /// Collects logs, pods and events in a folder.
+    Report {
+        /// The folder.
+        dir: PathBuf,
     },
 }
 
@@ -112,6 +133,9 @@ pub(crate) fn run(task: &Task, kubeconfig: Option<&Path>) -> Result<ExitCode> {
         Task::In { machine, command } => return pass(own.script().arg("in").arg(machine).args(command)),
         Task::Off { node } => return pass(own.script().arg("off").arg(node)),
         Task::On { node } => return pass(own.script().arg("on").arg(node)),
+        Task::Stop { machine, service } => return pass(own.script().args(["stop", machine, service])),
+        Task::Start { machine, service } => return pass(own.script().args(["start", machine, service])),
+        Task::Report { dir } => own.report(dir)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -150,10 +174,11 @@ impl Cluster {
         match go::find() {
             Ok(go) => go.add_to(&mut build),
             // Whether that is what the sources say is for the script to find out.
-            Err(_) if shell::root().join("target/cluster/built").exists() => {}
+            Err(_) if built().join("built").exists() => {}
             Err(error) => return Err(error),
         }
-        shell::run("building the cluster's programs and images", build.arg("build"))?;
+        shell::run("building the cluster's programs", build.arg("build"))?;
+        images::write(&built())?;
         let mut up = self.script();
         up.args(["up", "--nodes", &layout.nodes.to_string(), "--proxy"]);
         up.arg(match layout.proxy {
@@ -190,19 +215,27 @@ impl Cluster {
         shell::run("loading images into the nodes", &mut load)
     }
 
+    /// Collects what a failure may be explained by.
+    pub(crate) fn report(&self, dir: &Path) -> Result<()> {
+        shell::run("collecting logs", self.script().arg("report").arg(dir))
+    }
+
     fn script(&self) -> Command {
-        let root = shell::root();
-        let mut command = shell::command(&root.join("tests/cluster/cluster.sh").display().to_string());
-        if std::env::var_os("KC_BUILD").is_none() {
-            command.env("KC_BUILD", root.join("target/cluster"));
-        }
-        command.env("KC_WORK", &self.work);
+        let script = shell::root().join("tests/cluster/cluster.sh");
+        let mut command = shell::command(&script.display().to_string());
+        command.env("KC_BUILD", built()).env("KC_WORK", &self.work);
         // The user's own folder: `cargo xtask cluster helm install x ./chart` means his chart.
         if let Ok(here) = std::env::current_dir() {
             command.current_dir(here);
         }
         command
     }
+}
+
+/// Folder of programs and images, which all clusters of this tree share.
+fn built() -> PathBuf {
+    let build = std::env::var_os("KC_BUILD").map(PathBuf::from);
+    build.unwrap_or_else(|| shell::root().join("target/cluster"))
 }
 
 /// The tasks that make sense on a cluster that the user has.
@@ -213,7 +246,7 @@ fn users(task: &Task, kubeconfig: &Path) -> Result<ExitCode> {
         kubeconfig.display()
     );
     let client = |name: &str, args: &[String]| {
-        let own = shell::root().join("target/cluster/bin").join(name);
+        let own = built().join("bin").join(name);
         let program = if own.exists() {
             own.display().to_string()
         } else {
@@ -237,9 +270,9 @@ fn users(task: &Task, kubeconfig: &Path) -> Result<ExitCode> {
         Task::Load { .. } => bail!(
             "images reach a cluster of yours its own way: `kind load image-archive FILE`, `k3s ctr images import FILE`, or a registry"
         ),
-        Task::Up(_) | Task::Down | Task::In { .. } | Task::Off { .. } | Task::On { .. } => {
-            bail!("this is for the cluster that xtask makes; --kubeconfig names one that you have")
-        }
+        _ => bail!(
+            "this is for the cluster that xtask makes; --kubeconfig (HEDDLE_KUBECONFIG) names one that you have"
+        ),
     }
 }
 

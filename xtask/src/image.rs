@@ -1,8 +1,8 @@
 //! `cargo xtask image`: a container image of the agent, made without a daemon. The same program gives the same bytes.
 
-mod archive;
-mod elf;
-mod layer;
+pub(crate) mod archive;
+pub(crate) mod elf;
+pub(crate) mod layer;
 
 use crate::{bpf, setup, shell};
 use anyhow::{Context, Result, ensure};
@@ -59,10 +59,10 @@ impl Profile {
 }
 
 /// An architecture, under the names that Rust, GNU and OCI have for it.
-struct Machine {
+pub(crate) struct Machine {
     rust: &'static str,
-    gnu: &'static str,
-    oci: &'static str,
+    pub(crate) gnu: &'static str,
+    pub(crate) oci: &'static str,
 }
 
 const MACHINES: &[Machine] = &[
@@ -78,6 +78,19 @@ const MACHINES: &[Machine] = &[
     },
 ];
 
+/// The architecture of this machine.
+pub(crate) fn native() -> Result<&'static Machine> {
+    machine(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+}
+
+fn machine(target: &str) -> Result<&'static Machine> {
+    let found = MACHINES.iter().find(|machine| machine.rust == target);
+    found.with_context(|| {
+        let known: Vec<&str> = MACHINES.iter().map(|machine| machine.rust).collect();
+        format!("target {target}: images are made for {}", known.join(", "))
+    })
+}
+
 /// The tag that an image of this tree carries.
 pub(crate) fn reference() -> String {
     format!("{NAME}:{}", env!("CARGO_PKG_VERSION"))
@@ -92,16 +105,9 @@ pub(crate) fn run(options: &Options) -> Result<PathBuf> {
 
 /// As [`run`], of a tree that is set up and whose BPF object is built.
 pub(crate) fn write(options: &Options) -> Result<PathBuf> {
-    let native = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let wanted = options.target.as_deref().unwrap_or(&native);
-    let machine = MACHINES
-        .iter()
-        .find(|machine| machine.rust == wanted)
-        .with_context(|| {
-            let known: Vec<&str> = MACHINES.iter().map(|machine| machine.rust).collect();
-            format!("--target {wanted}: images are made for {}", known.join(", "))
-        })?;
-    let cross = machine.rust != native;
+    let native = native()?;
+    let machine = options.target.as_deref().map_or(Ok(native), machine)?;
+    let cross = machine.rust != native.rust;
     let program = compile(options.profile, machine, cross)?;
     let layer = contents(&strip(&program, machine, cross)?, machine)?;
     let output = options.output.clone().unwrap_or_else(|| {
@@ -111,8 +117,15 @@ pub(crate) fn write(options: &Options) -> Result<PathBuf> {
     let image = archive::Image {
         reference: reference(),
         architecture: machine.oci,
-        entrypoint: "/usr/local/bin/mesh-agent",
+        entrypoint: vec!["/usr/local/bin/mesh-agent"],
+        command: Vec::new(),
         user: format!("{NONROOT}:{NONROOT}"),
+        labels: vec![
+            ("org.opencontainers.image.title", "heddle"),
+            ("org.opencontainers.image.version", env!("CARGO_PKG_VERSION")),
+            ("org.opencontainers.image.licenses", "Apache-2.0"),
+        ],
+        compressed: true,
         layer,
     };
     let written = image.write(&output)?;

@@ -75,7 +75,6 @@ pub(crate) const CLUSTER: &[Package] = &[
     package("bpftool", "bpftool"),
     package("procps", "pgrep"),
     package("openssl", "openssl"),
-    package("python3", "python3"),
 ];
 
 /// Everything that `build-ebpf`, `demo` and `test` need.

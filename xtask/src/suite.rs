@@ -147,6 +147,7 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::of_tests();
+    let before = tally.failed;
     let ready = image::write(&image::Options::for_tests()).and_then(|image| {
         cluster.down()?;
         cluster.up(&Layout::default())?;
@@ -159,6 +160,10 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
             Ok(())
         }
     };
+    if tally.failed > before {
+        // Reported or not, the failure is known; its explanation goes with the cluster.
+        let _ = cluster.report(&shell::root().join("target/cluster-test-report"));
+    }
     if let Err(error) = cluster.down() {
         tally.fail(&format!("{error:#}"));
     }

@@ -122,9 +122,28 @@ _cgroups() {
   fi
 }
 
-svc() { # NAME CMD...: runs it for ever, logging; called in a machine's process 1
+# NAME CMD...: runs it for ever, logging, but not while it is stopped; called in a machine's process 1.
+svc() {
   local n=$1; shift
-  ( while :; do "$@" >>"/var/log/$n.log" 2>&1 || :; echo "$n exited" >>"/var/log/$n.log"; sleep 1; done ) &
+  mkdir -p /run/services
+  ( while :; do
+      while [ -e "/run/services/$n.stopped" ]; do sleep 0.1; done
+      "$@" >>"/var/log/$n.log" 2>&1 &
+      echo $! >"/run/services/$n.pid"
+      wait $! || :
+      echo "$n ended" >>"/var/log/$n.log"; sleep 1
+    done ) &
+}
+
+# Ends a service as a crash would, and keeps it from starting again.
+stop() { # MACHINE SERVICE
+  _known "$1" "$2" || return 1
+  inside "$1" sh -c 'touch /run/services/$0.stopped; kill -9 "$(cat /run/services/$0.pid)" 2>/dev/null || :' "$2"
+}
+start() { _known "$1" "$2" && inside "$1" rm -f "/run/services/$2.stopped"; }
+_known() {
+  inside "$1" test -e "/run/services/$2.pid" ||
+    { say "$1 has no service $2, but: $(inside "$1" ls /run/services | sed -n 's/\.pid$//p' | tr '\n' ' ')"; return 1; }
 }
 
 # Cgroups of one machine of this cluster ('*': of all), in every hierarchy, wherever its starter was.

@@ -16,7 +16,8 @@ use tar::{Builder, EntryType};
 const CREATED: &str = "1970-01-01T00:00:00Z";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// An image of one layer.
 pub(crate) struct Image {
@@ -24,9 +25,13 @@ pub(crate) struct Image {
     pub(crate) reference: String,
     /// As OCI names it: `amd64`, `arm64`.
     pub(crate) architecture: &'static str,
-    pub(crate) entrypoint: &'static str,
-    /// `UID:GID`.
+    pub(crate) entrypoint: Vec<&'static str>,
+    pub(crate) command: Vec<&'static str>,
+    /// `UID:GID`; empty is root.
     pub(crate) user: String,
+    pub(crate) labels: Vec<(&'static str, &'static str)>,
+    /// Whether the archive holds the layer compressed.
+    pub(crate) compressed: bool,
     /// Uncompressed tar.
     pub(crate) layer: Vec<u8>,
 }
@@ -50,9 +55,13 @@ impl Image {
 
     /// The archive's files by name, and the manifest's digest.
     fn files(&self) -> Result<(BTreeMap<String, Vec<u8>>, String)> {
-        let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
-        gzip.write_all(&self.layer)?;
-        let layer = Blob::new(LAYER, gzip.finish()?);
+        let layer = if self.compressed {
+            let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+            gzip.write_all(&self.layer)?;
+            Blob::new(LAYER_GZIP, gzip.finish()?)
+        } else {
+            Blob::new(LAYER, self.layer.clone())
+        };
         let config = Blob::new(CONFIG, serde_json::to_vec(&self.config())?);
         let manifest = json!({
             "schemaVersion": 2,
@@ -97,20 +106,18 @@ impl Image {
     }
 
     fn config(&self) -> Value {
+        let labels: BTreeMap<_, _> = self.labels.iter().copied().collect();
         json!({
             "architecture": self.architecture,
             "os": "linux",
             "created": CREATED,
             "config": {
-                "Entrypoint": [self.entrypoint],
-                "Env": ["PATH=/usr/local/bin"],
+                "Entrypoint": self.entrypoint,
+                "Cmd": self.command,
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
                 "User": self.user,
                 "WorkingDir": "/",
-                "Labels": {
-                    "org.opencontainers.image.title": "heddle",
-                    "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
-                    "org.opencontainers.image.licenses": "Apache-2.0",
-                },
+                "Labels": labels,
             },
             "rootfs": { "type": "layers", "diff_ids": [digest(&self.layer)] },
             "history": [{ "created": CREATED, "created_by": "cargo xtask image" }],
@@ -139,7 +146,8 @@ impl Blob {
     }
 }
 
-fn digest(data: &[u8]) -> String {
+/// `sha256:…`, as OCI names blobs.
+pub(crate) fn digest(data: &[u8]) -> String {
     Sha256::digest(data)
         .iter()
         .fold("sha256:".to_owned(), |mut text, byte| {
@@ -158,8 +166,11 @@ mod tests {
         Image {
             reference: "heddle.io/heddle:1.2.3".to_owned(),
             architecture: "arm64",
-            entrypoint: "/bin/program",
+            entrypoint: vec!["/bin/program"],
+            command: Vec::new(),
             user: "65532:65532".to_owned(),
+            labels: Vec::new(),
+            compressed: true,
             layer: b"not really a tar".to_vec(),
         }
     }
