@@ -101,7 +101,13 @@ pub async fn watch(
         follower.run(crds.clone())
     });
     let followers = join_all(followers);
-    let crds = crds::watch(client.clone(), streaming, &settings, figures.of(&Kind::CRDS), present);
+    let crds = crds::watch(
+        client.clone(),
+        streaming,
+        &settings,
+        figures.of(&Kind::CRDS),
+        present,
+    );
     drop(steps);
     tokio::select! {
         _ = followers => {}
@@ -109,3 +115,6 @@ pub async fn watch(
         () = batch::gather(gathered, KINDS.len(), &settings, changes) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,10 +22,7 @@ pub(super) async fn streams_lists(client: &Client) -> bool {
 /// No answer, or one that does not say.
 pub(super) async fn served(client: &Client, kind: &Kind) -> Result<Option<ApiResource>, kube::Error> {
     for version in kind.versions {
-        match client
-            .list_api_group_resources(&kind.api_version(version))
-            .await
-        {
+        match client.list_api_group_resources(&kind.api_version(version)).await {
             Ok(list) if list.resources.iter().any(|r| r.name == kind.plural) => {
                 return Ok(Some(kind.resource(version)));
             }

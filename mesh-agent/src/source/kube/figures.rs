@@ -40,16 +40,8 @@ impl SourceFigures {
         let f = Self::default();
         let r = registry.sub_registry_with_prefix("heddle_source");
         r.register("events", "Watch events of a kind", f.events.clone());
-        r.register(
-            "relists",
-            "Listings of a kind that were begun",
-            f.relists.clone(),
-        );
-        r.register(
-            "errors",
-            "Failed lists and watches of a kind",
-            f.errors.clone(),
-        );
+        r.register("relists", "Listings of a kind that were begun", f.relists.clone());
+        r.register("errors", "Failed lists and watches of a kind", f.errors.clone());
         r.register(
             "malformed",
             "Objects without a name, which nobody can use",
@@ -120,5 +112,20 @@ impl KindFigures {
         {
             self.resource_version.set(version);
         }
+    }
+}
+
+#[cfg(test)]
+impl KindFigures {
+    /// Events, listings, errors, objects and the newest resource version.
+    pub(super) fn summary(&self) -> (u64, u64, u64, i64, i64) {
+        let versions = (self.objects.get(), self.resource_version.get());
+        (
+            self.events.get(),
+            self.relists.get(),
+            self.errors.get(),
+            versions.0,
+            versions.1,
+        )
     }
 }

@@ -207,8 +207,10 @@ impl Follower {
         self.figures.handed_over(&version);
         let mut object = item.value;
         // The items of a list do not say what they are.
-        object["apiVersion"] = resource.api_version.as_str().into();
-        object["kind"] = self.kind.kind.into();
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("apiVersion".into(), resource.api_version.as_str().into());
+            fields.insert("kind".into(), self.kind.kind.into());
+        }
         let origin = ORIGIN.to_owned();
         self.send(Step::Change(Change::Apply { object, origin })).await
     }
@@ -293,7 +295,9 @@ pub(super) fn no_streaming(error: &watcher::Error) -> bool {
 /// (another etcd than before), or an event was lost.
 fn must_relist(error: &watcher::Error) -> bool {
     let lost = matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)));
-    let unknown_start = matches!(error, watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_))
-        && matches!(status(error), Some(400 | 410 | 422 | 504));
+    let unknown_start = matches!(
+        error,
+        watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_)
+    ) && matches!(status(error), Some(400 | 410 | 422 | 504));
     lost || unknown_start
 }

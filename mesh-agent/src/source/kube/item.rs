@@ -180,7 +180,14 @@ mod tests {
 
     #[test]
     fn anything_at_all_is_an_item() {
-        for text in ["1", "null", "\"x\"", "[{}]", "{\"metadata\": 7}", "{\"metadata\": {\"name\": {}}}"] {
+        for text in [
+            "1",
+            "null",
+            "\"x\"",
+            "[{}]",
+            "{\"metadata\": 7}",
+            "{\"metadata\": {\"name\": {}}}",
+        ] {
             let item: Item = serde_json::from_str(text).unwrap();
             assert_eq!(item.value, serde_json::from_str::<Value>(text).unwrap());
         }
