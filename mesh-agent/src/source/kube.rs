@@ -115,3 +115,6 @@ pub async fn watch(
         () = batch::gather(gathered, KINDS.len(), &settings, changes) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,3 +114,18 @@ impl KindFigures {
         }
     }
 }
+
+#[cfg(test)]
+impl KindFigures {
+    /// Events, listings, errors, objects and the newest resource version.
+    pub(super) fn summary(&self) -> (u64, u64, u64, i64, i64) {
+        let versions = (self.objects.get(), self.resource_version.get());
+        (
+            self.events.get(),
+            self.relists.get(),
+            self.errors.get(),
+            versions.0,
+            versions.1,
+        )
+    }
+}

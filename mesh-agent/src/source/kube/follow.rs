@@ -207,8 +207,10 @@ impl Follower {
         self.figures.handed_over(&version);
         let mut object = item.value;
         // The items of a list do not say what they are.
-        object["apiVersion"] = resource.api_version.as_str().into();
-        object["kind"] = self.kind.kind.into();
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("apiVersion".into(), resource.api_version.as_str().into());
+            fields.insert("kind".into(), self.kind.kind.into());
+        }
         let origin = ORIGIN.to_owned();
         self.send(Step::Change(Change::Apply { object, origin })).await
     }
