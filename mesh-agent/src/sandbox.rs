@@ -196,8 +196,7 @@ impl Scanner {
         let opened = File::open(&path).and_then(|file| {
             let same = netns_id(&Path::new("/proc/self/fd").join(file.as_raw_fd().to_string()))? == id;
             // The process has ended meanwhile and another has its number.
-            same.then_some(file)
-                .ok_or_else(|| io::ErrorKind::NotFound.into())
+            same.then_some(file).ok_or_else(|| io::ErrorKind::NotFound.into())
         });
         let file = opened.map_err(|error: io::Error| {
             if is_over(&error) {

@@ -46,7 +46,12 @@ pub struct Entry {
 impl Entry {
     /// `socket` is a path on the node, where the plug-in runs.
     #[must_use]
-    pub fn new(socket: String, timeout_seconds: u64, fail_open: bool, exclude_namespaces: Vec<String>) -> Self {
+    pub fn new(
+        socket: String,
+        timeout_seconds: u64,
+        fail_open: bool,
+        exclude_namespaces: Vec<String>,
+    ) -> Self {
         Self {
             r#type: PLUGIN_TYPE,
             socket,
@@ -100,7 +105,11 @@ pub fn insert(text: &str, entry: &Entry) -> Result<Option<String>, ConflistError
     let (Some(last), separator) = (list.plugins.last(), list.separator()) else {
         return Err(ConflistError::NoPlugins);
     };
-    Ok(Some(splice(text, last.end..last.end, &format!(",{separator}{wanted}"))))
+    Ok(Some(splice(
+        text,
+        last.end..last.end,
+        &format!(",{separator}{wanted}"),
+    )))
 }
 
 /// A conflist without entries of ours: `None` if there are none.
@@ -134,7 +143,11 @@ pub fn remove(text: &str) -> Result<Option<String>, ConflistError> {
 /// See [`ConflistError`].
 pub fn wrap(text: &str, entry: &Entry) -> Result<String, ConflistError> {
     let config = object(text)?;
-    if config.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if config
+        .get("type")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty)
+    {
         return Err(ConflistError::NoType);
     }
     let version = chainable_version(&config)?;
@@ -171,7 +184,11 @@ impl<'a> List<'a> {
         let list = object(text)?;
         chainable_version(&list)?;
         let all_objects = |plugins: &Vec<Value>| !plugins.is_empty() && plugins.iter().all(Value::is_object);
-        if !list.get("plugins").and_then(Value::as_array).is_some_and(all_objects) {
+        if !list
+            .get("plugins")
+            .and_then(Value::as_array)
+            .is_some_and(all_objects)
+        {
             return Err(ConflistError::NoPlugins);
         }
         let plugins = member(text, skip_space(text, 0), "plugins").ok_or(ConflistError::NoPlugins)?;

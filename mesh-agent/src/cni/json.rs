@@ -76,7 +76,8 @@ fn value_end(text: &str, start: usize) -> usize {
         Some(b'"') => string_end(bytes, start),
         Some(b'{' | b'[') => nested_end(bytes, start),
         _ => {
-            let delimiter = |byte: &u8| matches!(byte, b',' | b':' | b']' | b'}') || byte.is_ascii_whitespace();
+            let delimiter =
+                |byte: &u8| matches!(byte, b',' | b':' | b']' | b'}') || byte.is_ascii_whitespace();
             let rest = bytes.get(start..).unwrap_or_default();
             start + rest.iter().take_while(|byte| !delimiter(byte)).count()
         }
@@ -123,7 +124,10 @@ mod tests {
     fn values_are_found_whatever_the_layout() {
         let text = "{ \"a\\\"]\" : [1,{\"plugins\":[]} , \"x,]\",-1.5e3,null ],\n\t\"plugins\":[true]}";
         let a = member(text, 0, "a\"]").unwrap();
-        let parts: Vec<&str> = elements(text, a.start).into_iter().map(|range| &text[range]).collect();
+        let parts: Vec<&str> = elements(text, a.start)
+            .into_iter()
+            .map(|range| &text[range])
+            .collect();
         assert_eq!(parts, ["1", "{\"plugins\":[]}", "\"x,]\"", "-1.5e3", "null"]);
         assert_eq!(&text[member(text, 0, "plugins").unwrap()], "[true]");
         assert_eq!(member(text, 0, "name"), None);

@@ -36,7 +36,10 @@ pub fn is_called() -> bool {
 #[must_use]
 pub fn main() -> ExitCode {
     let mut input = String::new();
-    let read = std::io::stdin().lock().take(MAX_INPUT_BYTES).read_to_string(&mut input);
+    let read = std::io::stdin()
+        .lock()
+        .take(MAX_INPUT_BYTES)
+        .read_to_string(&mut input);
     let input = read.map(|_| input).map_err(|error| error.to_string());
     let outcome = run(|name| std::env::var(name).ok(), &input);
     let (text, code) = match outcome {

@@ -167,8 +167,14 @@ async fn respond(
     match tokio::time::timeout(ANSWER_DEADLINE, answer).await {
         Ok(Ok(answer)) => answered(&answer),
         // The control loop dropped the request: the agent is going.
-        Ok(Err(_)) => response(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping".to_owned()),
-        Err(_) => response(StatusCode::SERVICE_UNAVAILABLE, "the agent has not decided".to_owned()),
+        Ok(Err(_)) => response(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent is stopping".to_owned(),
+        ),
+        Err(_) => response(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent has not decided".to_owned(),
+        ),
     }
 }
 

@@ -28,7 +28,10 @@ pub(super) fn pod_cgroups(text: &str) -> Vec<PodCgroup> {
 fn of_path(path: &str) -> Vec<PodCgroup> {
     // A colon separates where a runtime is told a systemd path and makes a directory of it
     // (`kubepods-burstable-pod<uid>.slice:cri-containerd:<container>`).
-    let segments: Vec<&str> = path.split(['/', ':']).filter(|segment| !segment.is_empty()).collect();
+    let segments: Vec<&str> = path
+        .split(['/', ':'])
+        .filter(|segment| !segment.is_empty())
+        .collect();
     segments
         .iter()
         .enumerate()
@@ -94,7 +97,9 @@ mod tests {
                 true,
             ),
             (
-                format!("9:name=systemd:/kubepods/besteffort/pod{UID}/{CID}\n0::/kubepods/besteffort/pod{UID}/{CID}"),
+                format!(
+                    "9:name=systemd:/kubepods/besteffort/pod{UID}/{CID}\n0::/kubepods/besteffort/pod{UID}/{CID}"
+                ),
                 UID,
                 true,
             ),
@@ -148,7 +153,11 @@ mod tests {
                 UID,
                 true,
             ),
-            (format!("0::/kubelet/kubepods/besteffort/pod{UID}/{CID}"), UID, true),
+            (
+                format!("0::/kubelet/kubepods/besteffort/pod{UID}/{CID}"),
+                UID,
+                true,
+            ),
             // containerd without SystemdCgroup under a kubelet with the systemd driver.
             (
                 format!(
@@ -211,7 +220,8 @@ mod tests {
     #[test]
     fn a_cluster_within_a_pod_shows_both_pods() {
         let inner = "11111111-2222-3333-4444-555555555555";
-        let text = format!("0::/kubepods/burstable/pod{UID}/{CID}/kubelet/kubepods/besteffort/pod{inner}/{CID}");
+        let text =
+            format!("0::/kubepods/burstable/pod{UID}/{CID}/kubelet/kubepods/besteffort/pod{inner}/{CID}");
         let uids: Vec<String> = pod_cgroups(&text).into_iter().map(|pod| pod.uid).collect();
         assert_eq!(uids, [UID, inner]);
     }

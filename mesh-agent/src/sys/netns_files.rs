@@ -52,7 +52,13 @@ impl NetnsFiles {
     #[must_use]
     pub fn pinned(&self) -> HashMap<NetnsId, Arc<str>> {
         let mut found = HashMap::new();
-        for entry in self.dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten() {
+        for entry in self
+            .dirs
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok())
+            .flatten()
+            .flatten()
+        {
             let path = entry.path();
             if let (Ok(id), Some(path)) = (netns_id(&path), path.to_str()) {
                 // The first directory wins, as in `by_path`.

@@ -68,7 +68,10 @@ fn publish(status: &watch::Sender<CniStatus>, now: CniStatus) {
             return false;
         }
         if let CniStatus::Failed { reason } = &now {
-            tracing::error!(reason, "the CNI plug-in is not installed: new pods are captured after their start");
+            tracing::error!(
+                reason,
+                "the CNI plug-in is not installed: new pods are captured after their start"
+            );
         }
         *before = now;
         true

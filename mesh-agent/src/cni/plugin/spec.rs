@@ -35,7 +35,10 @@ pub(super) struct CniError {
 
 impl CniError {
     pub(super) fn new(code: u32, msg: impl Into<String>) -> Self {
-        Self { code, msg: msg.into() }
+        Self {
+            code,
+            msg: msg.into(),
+        }
     }
 
     pub(super) fn to_json(&self, version: &str) -> String {
@@ -144,7 +147,10 @@ impl<'a> NetConf<'a> {
         if !SUPPORTED.contains(&version) {
             return Err(CniError::new(
                 code::INCOMPATIBLE_VERSION,
-                format!("field cniVersion: {version} is not supported, expected one of {}", SUPPORTED.join(", ")),
+                format!(
+                    "field cniVersion: {version} is not supported, expected one of {}",
+                    SUPPORTED.join(", ")
+                ),
             ));
         }
         let prev_result = raw.prev_result.as_ref().filter(|result| result.is_object());
@@ -163,7 +169,9 @@ impl<'a> NetConf<'a> {
 
     /// Pods of these namespaces start without the agent: it needs some of them itself.
     pub(super) fn excludes(&self, pod: &PodRef) -> bool {
-        self.exclude_namespaces.iter().any(|namespace| **namespace == *pod.namespace)
+        self.exclude_namespaces
+            .iter()
+            .any(|namespace| **namespace == *pod.namespace)
     }
 }
 

@@ -100,7 +100,10 @@ impl FakeAgent {
 
 fn http(status: &str, body: &Value) -> String {
     let body = body.to_string();
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn ok(answer: &Value) -> String {
@@ -217,10 +220,7 @@ fn an_agent_of_another_version_is_an_error_not_a_pass() {
         "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n".to_owned(),
     ] {
         let agent = FakeAgent::new(vec![response]);
-        let (code, _) = error(run(
-            environment("ADD", "weather"),
-            &input(&agent.socket(), 1, ""),
-        ));
+        let (code, _) = error(run(environment("ADD", "weather"), &input(&agent.socket(), 1, "")));
         assert_eq!(code, 11);
     }
 }
@@ -266,7 +266,10 @@ fn bad_input_is_an_error_that_says_what_is_wrong() {
     let unset = |name: &str| environment("ADD", "x")(name).filter(|_| name != "CNI_CONTAINERID");
     let (code, message) = error(run(unset, &input(Path::new("/nowhere"), 1, "")));
     assert_eq!((code, message.as_str()), (4, "CNI_CONTAINERID is not set"));
-    let (code, _) = error(run(environment("DANCE", "x"), &input(Path::new("/nowhere"), 1, "")));
+    let (code, _) = error(run(
+        environment("DANCE", "x"),
+        &input(Path::new("/nowhere"), 1, ""),
+    ));
     assert_eq!(code, 4);
     let (code, _) = error(run(environment("ADD", "x"), &Err("broken pipe".to_owned())));
     assert_eq!(code, 5);

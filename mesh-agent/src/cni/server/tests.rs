@@ -56,7 +56,11 @@ fn post(path: &str, body: String) -> Request<String> {
 }
 
 async fn exchange(socket: &Path, path: &str, body: String) -> (u16, String) {
-    let response = connect(socket).await.send_request(post(path, body)).await.unwrap();
+    let response = connect(socket)
+        .await
+        .send_request(post(path, body))
+        .await
+        .unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
