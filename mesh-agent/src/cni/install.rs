@@ -181,10 +181,10 @@ fn restore(dir: &Dir, name: &str) -> Result<bool, InstallError> {
     if !conflist::is_list(name) {
         return Ok(false);
     }
-    let text = dir.read(name)?;
-    if !text.contains(PLUGIN_TYPE) {
+    // The list that wrapped a saved single configuration is gone by now.
+    let Some(text) = dir.read_if_there(name)?.filter(|text| text.contains(PLUGIN_TYPE)) else {
         return Ok(false);
-    }
+    };
     match conflist::remove(&text).map_err(|error| dir.refused(name, error))? {
         Some(bare) => dir.write(name, &bare, name).map(|()| true),
         None => Ok(false),

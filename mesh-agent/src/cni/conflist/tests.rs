@@ -179,7 +179,7 @@ proptest! {
     #[test]
     fn taking_the_entry_out_gives_the_file_back_byte_for_byte(text in conflist()) {
         let with = insert(&text, &entry()).unwrap().unwrap();
-        prop_assert_eq!(plugin_types(&with).last().map(String::as_str), Some(PLUGIN_TYPE));
+        prop_assert!(plugin_types(&with).last().is_some_and(|last| last == PLUGIN_TYPE));
         prop_assert_eq!(insert(&with, &entry()).unwrap(), None);
         prop_assert_eq!(remove(&with).unwrap(), Some(text));
     }
