@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod ca;
 pub mod cli;
 pub mod contract;
+pub mod controller;
 pub mod drain;
 mod errors;
 pub mod pods;
