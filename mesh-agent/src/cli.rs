@@ -4,6 +4,7 @@ mod ask;
 mod certs;
 mod check;
 mod cleanup;
+mod controller;
 mod fleet;
 mod logs;
 mod routes;
@@ -38,6 +39,9 @@ enum Verb {
     /// Run the agent of this node.
     Run(Box<crate::app::config::AgentConfig>),
     /// Say what the cluster, or this machine, lacks for the mesh; once installed, what is in it and what not, and why.
+    /// Run the controller: CA, templates of workloads, validating webhook.
+    Controller(Box<crate::controller::config::ControllerConfig>),
+    /// Test what the agent needs of this kernel and machine, and say what is missing.
     Check(check::Args),
     /// Show the agent, its pods, what is captured and what not and why, and what is wrong with the config.
     Status(status::Args),
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
         Verb::Run(config) => run::run(*config),
+        Verb::Controller(config) => controller::run(*config),
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Why(args) => why::run(&args),
@@ -89,5 +94,19 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Log lines to standard error; `HEDDLE_LOG` filters them.
+fn log(format: crate::app::config::LogFormat) {
+    use crate::app::config::LogFormat;
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("HEDDLE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
     }
 }
