@@ -38,10 +38,9 @@ struct Cli {
 enum Verb {
     /// Run the agent of this node.
     Run(Box<crate::app::config::AgentConfig>),
-    /// Say what the cluster, or this machine, lacks for the mesh; once installed, what is in it and what not, and why.
     /// Run the controller: CA, templates of workloads, validating webhook.
     Controller(Box<crate::controller::config::ControllerConfig>),
-    /// Test what the agent needs of this kernel and machine, and say what is missing.
+    /// Say what the cluster, or this machine, lacks for the mesh; once installed, what is in it and what not, and why.
     Check(check::Args),
     /// Show the agent, its pods, what is captured and what not and why, and what is wrong with the config.
     Status(status::Args),
