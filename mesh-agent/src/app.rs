@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod config;
 pub mod control;
+pub mod enrol;
 pub mod figures;
 pub mod node;
 pub mod report;

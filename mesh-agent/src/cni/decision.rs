@@ -50,7 +50,9 @@ pub fn decide(
     }
 }
 
-fn is_same_pod(request: &CniRequest, pod: &Workload) -> bool {
+/// Whether a workload of the right name is the pod of the question, and not an earlier or later one.
+#[must_use]
+pub fn is_same_pod(request: &CniRequest, pod: &Workload) -> bool {
     // The runtime's UID of a static pod is no UUID and not the one that the API knows; its name has the node's name in
     // it and is not used twice.
     let uid = request.pod.uid.as_deref().filter(|uid| uid.contains('-'));
@@ -61,10 +63,6 @@ fn is_same_pod(request: &CniRequest, pod: &Workload) -> bool {
 mod tests {
     use super::*;
     use crate::cni::PodRef;
-    use mesh_core::model::ObjectName;
-    use mesh_core::model::identity::SpiffeId;
-    use mesh_core::model::workload::{FailMode, Names};
-    use std::sync::Arc;
     use tokio::sync::oneshot;
 
     const UID: &str = "11111111-1111-1111-1111-111111111111";
@@ -86,31 +84,10 @@ mod tests {
     }
 
     fn pod(enrollment: Enrollment, netns: &str) -> Workload {
-        let text = Arc::<str>::from("forecast");
         Workload {
-            id: 1,
-            pod: ObjectName {
-                namespace: "weather".into(),
-                name: "forecast-1".into(),
-            },
-            uid: UID.into(),
-            node: "n1".into(),
-            ips: Vec::new(),
-            labels: Arc::default(),
-            identity: SpiffeId::parse("spiffe://cluster.local/ns/weather/sa/forecast").unwrap(),
-            names: Names {
-                workload: Arc::clone(&text),
-                kind: Arc::clone(&text),
-                app: Arc::clone(&text),
-                version: Arc::clone(&text),
-                canonical_service: Arc::clone(&text),
-                canonical_revision: text,
-            },
             enrollment,
-            ready: true,
             netns: Some(netns.into()),
-            probe_ports: Vec::new(),
-            fail_mode: FailMode::Closed,
+            ..crate::testing::workload("weather", "forecast-1", UID)
         }
     }
 
