@@ -9,7 +9,7 @@ use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::{CertificateStore, Issuer, system_clock};
 use crate::contract::Certificates;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
-use crate::source::files;
+use crate::source::{files, kube};
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 const TICK: Duration = Duration::from_secs(1);
 /// What could not be captured or applied is tried again after this long.
@@ -72,6 +72,9 @@ impl World {
         }
         if complete {
             self.last_listing = Some(Instant::now());
+        }
+        if self.state.listing() {
+            return;
         }
         self.report_problems();
         if changed || !self.settled {
@@ -190,9 +193,10 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         Arc::clone(&proxy),
     );
     let drain = config.drain_deadline();
-    let folder = config.config.clone();
+    let (sender, changes) = mpsc::channel(8);
+    let (state, source) = start_source(&config, &telemetry, sender).await?;
     let world = Rc::new(RefCell::new(World {
-        state: State::new(config.settings()),
+        state,
         problems: Vec::new(),
         node,
         snapshots,
@@ -208,8 +212,6 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     if let Some(events) = events {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
     }
-    let (sender, changes) = mpsc::channel(8);
-    let source = tokio::task::spawn_local(files::watch(folder, sender));
     tokio::select! {
         ended = source => ended.context("config source")?.context("config source")?,
         result = control(Rc::clone(&world), changes) => result?,
@@ -218,6 +220,31 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     world.borrow_mut().node.stop_taking();
     proxy.drain(drain).await;
     Ok(())
+}
+
+/// Starts the config source: a folder, or the Kubernetes API. The state must know which: of the API it sees one node's
+/// pods only.
+async fn start_source(
+    config: &AgentConfig,
+    telemetry: &Telemetry,
+    sender: mpsc::Sender<Vec<Change>>,
+) -> anyhow::Result<(State, JoinHandle<anyhow::Result<()>>)> {
+    if let Some(folder) = config.config.clone() {
+        let source = async move { Ok(files::watch(folder, sender).await?) };
+        return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
+    }
+    let settings = kube::WatchSettings::default();
+    let client = kube::client(&settings)
+        .await
+        .context("no config folder is given (--config), and")?;
+    let figures = telemetry.register(kube::SourceFigures::register);
+    let node = config.node.clone();
+    let state = State::for_node(config.settings(), node.as_str());
+    let source = async move {
+        kube::watch(client, node, settings, figures, sender).await;
+        Ok(())
+    };
+    Ok((state, tokio::task::spawn_local(source)))
 }
 
 async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Change>>) -> anyhow::Result<()> {

@@ -139,8 +139,22 @@ struct Condition {
     status: String,
 }
 
+/// Whether pods of this runtime class have sockets that the node's kernel does not see.
+pub(super) fn is_sandboxed(runtime_class: &str) -> bool {
+    let class = runtime_class.to_ascii_lowercase();
+    class == "gvisor" || class == "runsc" || class.starts_with("kata")
+}
+
 pub(super) fn membership(head: &Head) -> Result<Option<Membership>, FieldError> {
-    let ours = match head.setting("heddle.io/mesh") {
+    membership_by(head.setting("heddle.io/mesh"), &head.labels)
+}
+
+/// Membership as `heddle.io/mesh` (`ours`) says, else as Istio's label does.
+pub(super) fn membership_by(
+    ours: Option<&str>,
+    labels: &BTreeMap<Arc<str>, Arc<str>>,
+) -> Result<Option<Membership>, FieldError> {
+    let ours = match ours {
         None => None,
         Some("enabled") => Some(Membership::In),
         Some("disabled") => Some(Membership::Out),
@@ -152,7 +166,7 @@ pub(super) fn membership(head: &Head) -> Result<Option<Membership>, FieldError> 
         }
     };
     Ok(
-        ours.or(match head.labels.get("istio.io/dataplane-mode").map(|v| &**v) {
+        ours.or(match labels.get("istio.io/dataplane-mode").map(|v| &**v) {
             Some("ambient") => Some(Membership::In),
             Some("none") => Some(Membership::Out),
             _ => None,
@@ -234,10 +248,7 @@ pub(super) fn pod(head: &Head, value: &Value) -> Result<PodSpec, FieldError> {
         ips: addresses(status.pod_ips, status.pod_ip)?,
         service_account,
         host_network: spec.host_network.unwrap_or(false),
-        sandboxed: spec.runtime_class_name.is_some_and(|class| {
-            let class = class.to_ascii_lowercase();
-            class == "gvisor" || class == "runsc" || class.starts_with("kata")
-        }),
+        sandboxed: spec.runtime_class_name.is_some_and(|class| is_sandboxed(&class)),
         ended,
         ready,
         owner: owner(head),
