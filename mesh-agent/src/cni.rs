@@ -5,6 +5,7 @@
 //! change.
 
 pub mod conflist;
+pub mod decision;
 pub mod install;
 mod json;
 pub mod leave;

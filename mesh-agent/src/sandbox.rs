@@ -34,6 +34,9 @@ pub enum Unfound {
     },
 }
 
+/// What a scan finds: by pod UID, the path of its network namespace.
+pub type Found = HashMap<Arc<str>, Result<Arc<str>, Unfound>>;
+
 /// Finds pods' network namespaces, and keeps those alive that have no file of their own.
 #[derive(Debug)]
 pub struct Scanner {
@@ -83,7 +86,7 @@ impl Scanner {
     ///
     /// # Errors
     /// The processes cannot be listed.
-    pub fn scan(&mut self, uids: &[Arc<str>]) -> io::Result<HashMap<Arc<str>, Result<Arc<str>, Unfound>>> {
+    pub fn scan(&mut self, uids: &[Arc<str>]) -> io::Result<Found> {
         let wanted: HashSet<&str> = uids.iter().map(|uid| &**uid).collect();
         let host = self.host_namespaces();
         let mut sightings: HashMap<String, Sightings> = HashMap::new();
@@ -93,16 +96,12 @@ impl Scanner {
             }
         }
         let pinned = self.files.pinned();
-        let found = uids.iter().map(|uid| {
-            let seen = sightings.remove(&**uid).unwrap_or_default();
-            (Arc::clone(uid), self.path_of(uid, &seen, &pinned))
-        });
-        // Duplicate UIDs would find nothing the second time.
-        let mut all = HashMap::new();
-        for (uid, path) in found.collect::<Vec<_>>() {
-            all.entry(uid).or_insert(path);
-        }
-        Ok(all)
+        let nothing = Sightings::default();
+        let path_of = |uid: &Arc<str>| {
+            let seen = sightings.get(&**uid).unwrap_or(&nothing);
+            (Arc::clone(uid), self.path_of(uid, seen, &pinned))
+        };
+        Ok(uids.iter().map(path_of).collect())
     }
 
     /// The pod is gone: its path is no longer used by anybody.

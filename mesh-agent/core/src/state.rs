@@ -10,6 +10,7 @@ mod routes;
 mod services;
 mod tables;
 mod templates;
+mod versions;
 mod workloads;
 mod world;
 
@@ -17,13 +18,14 @@ use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Head, Rejected, Translated, describe, translate};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
 
 pub use pods::HeldOut;
+pub use versions::{ObjectVersion, Versions};
 
 /// Where an object came from and what it is, enough to name it in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,9 +99,12 @@ pub struct Problem {
 pub struct State {
     tables: Tables,
     records: HashMap<ObjectKey, Record>,
+    /// Those of `records` that have a problem.
+    troubled: BTreeSet<ObjectKey>,
     /// Problems of what has no readable name, and of second versions: by origin and text.
     loose: BTreeMap<(String, String), Problem>,
     listing: Option<Listing>,
+    versions: Versions,
     world: World,
 }
 
@@ -139,8 +144,10 @@ impl State {
         Self {
             tables: Tables::default(),
             records: HashMap::new(),
+            troubled: BTreeSet::new(),
             loose: BTreeMap::new(),
             listing: None,
+            versions: Versions::default(),
             world: World::new(settings, node),
         }
     }
@@ -202,7 +209,8 @@ impl State {
             last_good_in_force: false,
         };
         let mut problems: Vec<Problem> = self.loose.values().cloned().collect();
-        problems.extend(self.records.values().filter_map(of_record));
+        let troubled = self.troubled.iter().filter_map(|key| self.records.get(key));
+        problems.extend(troubled.filter_map(of_record));
         problems.extend(self.world.warnings.iter().map(of_world));
         problems.sort_by(|a, b| {
             let key = |p: &'_ Problem| {
@@ -215,6 +223,12 @@ impl State {
             key(a).cmp(&key(b))
         });
         problems
+    }
+
+    /// The versions that the next snapshot, and nothing newer, is made of.
+    #[must_use]
+    pub fn versions(&self) -> &Versions {
+        &self.versions
     }
 
     /// Pods that endpoints name and that nobody is sent to, with the reason, sorted.
@@ -274,6 +288,7 @@ impl State {
         if translated == Ok(Translated::Nothing) {
             return false;
         }
+        self.versions.read(head);
         let record = self.records.entry(head.key.clone()).or_insert_with(|| Record {
             origin: origin.to_owned(),
             in_force: false,
@@ -283,12 +298,17 @@ impl State {
         match translated {
             Ok(translated) => {
                 record.in_force = true;
+                self.versions.put(head);
                 let had_problem = record.problem.take().is_some();
+                if had_problem {
+                    self.troubled.remove(&head.key);
+                }
                 self.tables.put(head, translated, self.world.dirty_mut()) | had_problem
             }
             Err(rejected) => {
                 let changed = record.problem.as_ref() != Some(&rejected);
                 record.problem = Some(rejected);
+                self.troubled.insert(head.key.clone());
                 changed
             }
         }
@@ -322,8 +342,10 @@ impl State {
     }
 
     fn remove(&mut self, key: &ObjectKey) -> bool {
+        self.versions.remove(key);
         match self.records.remove(key) {
             Some(record) => {
+                self.troubled.remove(key);
                 self.tables.remove(key, self.world.dirty_mut());
                 record.in_force || record.problem.is_some()
             }

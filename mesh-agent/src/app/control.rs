@@ -4,13 +4,14 @@
 use super::admin;
 use super::certificates;
 use super::config::AgentConfig;
+use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
 use super::leaving;
 use super::node::Node;
-use super::sandboxes::Sandboxes;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
 use crate::cni::SOCKET_NAME;
+use crate::cni::decision::Capture;
 use crate::cni::install::{self, CniStatus};
 use crate::cni::server::{CniRequest, CniServer};
 use crate::contract::Certificates;
@@ -24,7 +25,7 @@ use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
-use mesh_core::state::{Change, Problem, State};
+use mesh_core::state::{Change, Problem, Sandbox, State};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::Path;
@@ -40,8 +41,6 @@ const TICK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
-/// Sandboxes that changed without the plug-in having been asked are found this often.
-const LOOK_AGAIN_EVERY_TICKS: u64 = 10;
 
 /// Everything that the control loop and the admin interface share. Borrowed for the length of one answer or one
 /// change, never across an await.
@@ -69,7 +68,7 @@ pub struct World {
     /// Whether everything is as the snapshot wants it.
     pub settled: bool,
     /// Where this node's pods run; none where the source says so itself.
-    pub sandboxes: Option<Sandboxes>,
+    pub enrol: Option<Enrol>,
     /// State of the CNI plug-in, if it is to be installed.
     pub cni: Option<watch::Receiver<CniStatus>>,
 }
@@ -117,14 +116,8 @@ impl World {
     }
 
     pub(super) fn publish(&mut self) {
-        let before = self.snapshots.load_full();
-        let mut snapshot = self.state.snapshot();
-        if let Some(sandboxes) = &mut self.sandboxes {
-            sandboxes.forget_gone(&mut self.state, &before, &snapshot, self.node.name());
-            if sandboxes.look(&mut self.state, &snapshot, self.node.name(), false) {
-                snapshot = self.state.snapshot();
-            }
-        }
+        self.learn_sandboxes();
+        let snapshot = self.state.snapshot();
         let snapshots = Arc::clone(&self.snapshots);
         self.settled = self
             .node
@@ -169,14 +162,51 @@ impl World {
         self.node.reconcile(&empty, || {});
     }
 
-    /// Pods may have got another sandbox without anybody having told.
-    fn look_again(&mut self) {
-        let snapshot = self.snapshots.load_full();
-        if let Some(sandboxes) = &mut self.sandboxes
-            && sandboxes.look(&mut self.state, &snapshot, self.node.name(), true)
-        {
-            self.publish();
+    /// Tells the state what plug-in and `/proc` say of this node's pods. Returns whether it was news.
+    fn learn_sandboxes(&mut self) -> bool {
+        let Some(enrol) = &mut self.enrol else {
+            return false;
+        };
+        let facts = match enrol.facts(&self.state.snapshot()) {
+            Ok(facts) => facts,
+            Err(error) => {
+                tracing::error!(%error, "cannot look for the pods' network namespaces");
+                return false;
+            }
+        };
+        let mut news = false;
+        for SandboxFact { uid, netns, ips } in facts {
+            let sandbox = netns.map(|netns| Sandbox { netns, ips });
+            news |= self.state.apply(Change::Sandbox { uid, sandbox });
         }
+        news
+    }
+
+    /// Takes a question of the plug-in, and answers it at once if that is possible.
+    fn take_cni(&mut self, question: CniRequest) {
+        if let Some(enrol) = &mut self.enrol {
+            enrol.take(question, Instant::now());
+        }
+        if self.learn_sandboxes() {
+            self.publish();
+        } else {
+            self.settle_cni();
+        }
+    }
+
+    /// Answers the questions of the plug-in that can be answered by now.
+    fn settle_cni(&mut self) {
+        let Some(enrol) = &mut self.enrol else {
+            return;
+        };
+        let node = &self.node;
+        enrol.settle(&self.snapshots.load(), Instant::now(), |pod| {
+            match (node.captured(pod.id), node.failure(pod.id)) {
+                (Some(_), _) if node.applied() => Capture::Captured,
+                (_, Some(reason)) => Capture::Failed(reason),
+                _ => Capture::NotYet,
+            }
+        });
     }
 
     fn tick(&mut self, ticks: u64) {
@@ -184,8 +214,8 @@ impl World {
             return;
         }
         self.node.tick();
-        if ticks.is_multiple_of(LOOK_AGAIN_EVERY_TICKS) {
-            self.look_again();
+        if self.learn_sandboxes() {
+            self.publish();
         }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
@@ -257,8 +287,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let files = Arc::new(NetnsFiles::new(&config.cni.host_root));
     // Of a folder, each pod says itself where it runs.
     let on_kubernetes = config.config.is_none();
-    let sandboxes =
-        on_kubernetes.then(|| Sandboxes::new(Scanner::new(Path::new("/proc"), Arc::clone(&files))));
+    let scanner = Scanner::new(Path::new("/proc"), Arc::clone(&files));
+    let enrol = on_kubernetes.then(|| Enrol::new(config.node.as_str().into(), scanner));
     let world = Rc::new(RefCell::new(World {
         state,
         problems: Vec::new(),
@@ -270,7 +300,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         started: Instant::now(),
         last_listing: None,
         settled: false,
-        sandboxes,
+        enrol,
         cni: None,
         config,
     }));
@@ -352,7 +382,7 @@ async fn control(
                     world.node.datapath_mut().keep();
                     tracing::info!("ready");
                     // From here on pods can be captured before they start; an earlier agent answered until now.
-                    if let Some((asked, files)) = cni_parts.take().filter(|_| world.sandboxes.is_some()) {
+                    if let Some((asked, files)) = cni_parts.take().filter(|_| world.enrol.is_some()) {
                         world.start_cni(asked, files)?;
                     }
                 }
@@ -369,11 +399,7 @@ async fn control(
 }
 
 fn anybody_waits(world: &RefCell<World>) -> bool {
-    world
-        .borrow()
-        .sandboxes
-        .as_ref()
-        .is_some_and(Sandboxes::anybody_waits)
+    world.borrow().enrol.as_ref().is_some_and(Enrol::has_waiting)
 }
 
 fn unsettled(world: &RefCell<World>) -> bool {

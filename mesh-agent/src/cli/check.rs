@@ -4,8 +4,10 @@ use super::Output;
 use super::ask::block_on;
 use super::fleet::Fleet;
 use super::survey::{self, Finding};
-use crate::bpf::check_features;
+use crate::bpf::{Feature, check_features};
+use crate::cni::install::examine;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments.
@@ -17,6 +19,9 @@ pub(super) struct Args {
     /// Namespace that Heddle is, or is to be, installed in.
     #[arg(long, env = "HEDDLE_NAMESPACE", default_value = "heddle-system")]
     mesh_namespace: String,
+    /// CNI configuration directory: tests whether the CNI plug-in can be put into the file that the runtime uses.
+    #[arg(long, env = "HEDDLE_CNI_CONF_DIR")]
+    cni_conf_dir: Option<PathBuf>,
     /// How to print.
     #[arg(long, short, default_value = "text")]
     output: Output,
@@ -112,7 +117,8 @@ const fn verdict(ok: bool, installed: bool) -> &'static str {
 }
 
 fn machine(args: &Args) -> ExitCode {
-    let rows = check_features();
+    let mut rows = check_features();
+    rows.extend(args.cni_conf_dir.as_deref().map(cni_row));
     let ok = !rows.iter().any(|row| row.required && row.present.is_err());
     match args.output {
         Output::Json => {
@@ -157,4 +163,18 @@ fn print(finding: &Finding) {
 
 const fn code(ok: bool) -> ExitCode {
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn cni_row(dir: &Path) -> Feature {
+    let present = match examine(dir) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!("no CNI configuration in {} yet", dir.display())),
+        Err(error) => Err(error.to_string()),
+    };
+    Feature {
+        name: format!("CNI configuration in {} that takes a plug-in", dir.display()),
+        present,
+        without: "new pods are captured shortly after their start, not before it",
+        required: false,
+    }
 }

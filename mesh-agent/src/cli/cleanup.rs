@@ -64,13 +64,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let left = find_residue(&args.bpf_dir);
+    let plugin = cni::install::find(args.cni_bin_dir.as_deref(), args.cni_conf_dir.as_deref())?;
     match args.output {
         Output::Json => println!(
             "{}",
-            json!({"removed": removed, "pins": left.pins, "programs": left.programs, "maps": left.maps})
+            json!({"removed": removed, "cni": plugin, "pins": left.pins, "programs": left.programs, "maps": left.maps})
         ),
         Output::Text => {
             println!("removed {removed} files");
+            for file in &plugin {
+                println!("left: CNI plug-in in {}", file.display());
+            }
             for pin in &left.pins {
                 println!("left: pin {}", pin.display());
             }
@@ -79,7 +83,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if left.pins.is_empty() {
+    Ok(if left.pins.is_empty() && plugin.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -137,6 +137,50 @@ fn same_content(wanted: &Path, there: &Path) -> io::Result<bool> {
     }
 }
 
+/// What is left of the plug-in on the node: files that name it, and the program.
+///
+/// # Errors
+/// The directory cannot be listed, or a file of it not be read.
+pub fn find(bin_dir: Option<&Path>, conf_dir: Option<&Path>) -> Result<Vec<PathBuf>, InstallError> {
+    let mut found = Vec::new();
+    if let Some(dir) = conf_dir.map(Dir::open).transpose()? {
+        for name in dir.names() {
+            let ours = name.ends_with(SAVED_ENDING)
+                || conflist::is_loaded(&name) && dir.read(&name)?.contains(PLUGIN_TYPE);
+            if ours {
+                found.push(dir.path(&name));
+            }
+        }
+    }
+    found.extend(
+        bin_dir
+            .map(|dir| dir.join(PLUGIN_TYPE))
+            .filter(|program| program.exists()),
+    );
+    Ok(found)
+}
+
+/// Whether the plug-in could be put into the node's configuration: the file that would take it, `None` if the node has
+/// none yet. Changes nothing.
+///
+/// # Errors
+/// See [`InstallError`].
+pub fn examine(conf_dir: &Path) -> Result<Option<PathBuf>, InstallError> {
+    let dir = Dir::open(conf_dir)?;
+    let Some(name) = dir.active() else {
+        return Ok(None);
+    };
+    let text = dir.read(&name)?;
+    let entry = Entry::new(String::new(), 0, false, Vec::new());
+    let taken = if conflist::is_list(&name) {
+        conflist::insert(&text, &entry).map(drop)
+    } else {
+        conflist::wrap(&text, &entry).map(drop)
+    };
+    taken.map_err(|error| dir.refused(&name, error))?;
+    Ok(Some(dir.path(&name)))
+}
+
 /// Takes entry and program out again, whichever of the two is there, and gives the CNI's files back as they were.
 /// Returns what was changed or removed.
 ///

@@ -4,6 +4,39 @@
 //! must take it along: without any agent no pod would start any more. Both get the same SIGTERM. A hook of the chart
 //! cannot tell them apart for us (a Job runs on one node, not on all), so the agent looks at its own DaemonSet.
 
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::Api;
+use kube::api::Resource;
+use std::time::Duration;
+
+/// The API server has this long to answer: the kubelet's patience is for draining.
+const DEADLINE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Asks the API server for the agents' DaemonSet (needs `get` on this one object). What it cannot tell for a few seconds
+/// is [`DaemonSetState::Unknown`].
+pub async fn daemon_set(client: kube::Client, namespace: &str, name: &str) -> DaemonSetState {
+    let api: Api<DaemonSet> = Api::namespaced(client, namespace);
+    let ask = async {
+        loop {
+            let state = match api.get_metadata(name).await {
+                Ok(found) => DaemonSetState::from_answer(200, found.meta().deletion_timestamp.is_some()),
+                Err(kube::Error::Api(status)) => DaemonSetState::from_answer(status.code, false),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask for the agents' DaemonSet");
+                    DaemonSetState::Unknown
+                }
+            };
+            if state != DaemonSetState::Unknown {
+                return state;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let answer = tokio::time::timeout(DEADLINE, ask).await;
+    answer.unwrap_or(DaemonSetState::Unknown)
+}
+
 /// What the API server says of the agents' DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DaemonSetState {

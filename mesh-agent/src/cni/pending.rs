@@ -1,7 +1,7 @@
 //! Pods that wait in the container runtime for an answer.
 
+use super::Answer;
 use super::server::CniRequest;
-use super::{Answer, PodRef};
 use std::time::{Duration, Instant};
 
 /// The plug-in's open questions. Owned by the control loop, which settles them whenever it knows more.
@@ -50,9 +50,9 @@ impl Pending {
         }
     }
 
-    /// Which pods wait, for status.
-    pub fn pods(&self) -> impl Iterator<Item = &PodRef> {
-        self.waiting.iter().map(|waiting| &waiting.request.pod)
+    /// What waits.
+    pub fn requests(&self) -> impl Iterator<Item = &CniRequest> {
+        self.waiting.iter().map(|waiting| &waiting.request)
     }
 
     /// Whether nobody waits.
@@ -70,7 +70,7 @@ fn answer(request: CniRequest, answer: Answer) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::Operation;
+    use crate::cni::{Operation, PodRef};
     use tokio::sync::oneshot;
 
     fn request(name: &str, container: &str) -> (CniRequest, oneshot::Receiver<Answer>) {
@@ -106,7 +106,7 @@ mod tests {
         });
         assert_eq!(quick_answer.try_recv().unwrap(), Answer::Captured);
         assert!(slow_answer.try_recv().is_err());
-        assert_eq!(pending.pods().count(), 1);
+        assert_eq!(pending.requests().count(), 1);
         pending.settle(later, |_, _| Some(Answer::Captured));
         assert_eq!(slow_answer.try_recv().unwrap(), Answer::Captured);
         assert!(pending.is_empty());

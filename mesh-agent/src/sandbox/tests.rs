@@ -52,7 +52,7 @@ fn container(uid: &str) -> String {
     format!("0::/kubepods/besteffort/pod{uid}/c0ffee")
 }
 
-fn scan(scanner: &mut Scanner, uids: &[&str]) -> HashMap<Arc<str>, Result<Arc<str>, Unfound>> {
+fn scan(scanner: &mut Scanner, uids: &[&str]) -> Found {
     let uids: Vec<Arc<str>> = uids.iter().map(|uid| Arc::from(*uid)).collect();
     scanner.scan(&uids).unwrap()
 }

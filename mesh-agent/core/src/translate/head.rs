@@ -31,6 +31,10 @@ pub struct Head {
     pub deleting: bool,
     /// The controlling owner: kind and name.
     pub owner: Option<(String, String)>,
+    /// `generation`: raised with each change of the object's spec.
+    pub generation: Option<i64>,
+    /// `resourceVersion`.
+    pub resource_version: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +56,8 @@ struct Metadata {
     labels: Option<BTreeMap<Arc<str>, Option<Arc<str>>>>,
     annotations: Option<BTreeMap<String, Option<String>>>,
     owner_references: Option<Vec<OwnerReference>>,
+    generation: Option<i64>,
+    resource_version: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -177,6 +183,8 @@ impl Head {
                 .collect(),
             deleting: metadata.deletion_timestamp.is_some(),
             owner: owner.map(|o| (o.kind, o.name)),
+            generation: metadata.generation,
+            resource_version: metadata.resource_version.filter(|v| !v.is_empty()),
         })
     }
 }

@@ -83,8 +83,11 @@ fn what_was_installed_goes_without_a_trace() {
     assert_eq!(mode(node.conf().join("10-pods.conflist")), 0o600);
     let again = install(&node.install()).unwrap();
     assert!(!again.1, "a second time changes nothing");
+    let found = || find(Some(&node.bin()), Some(&node.conf())).unwrap();
+    assert_eq!(found().len(), 2);
     assert_eq!(node.uninstall().len(), 2);
     assert_eq!(node.everything(), before);
+    assert_eq!(found().len(), 0);
     assert_eq!(node.uninstall().len(), 0);
 }
 
@@ -161,10 +164,8 @@ fn a_file_that_is_not_json_is_named_and_no_other_is_touched() {
     node.write("05-broken.conflist", "{\"plugins\": [");
     node.write("10-pods.conflist", CONFLIST);
     let error = install(&node.install()).unwrap_err().to_string();
-    assert!(
-        error.contains("05-broken.conflist is not JSON") || error.contains("05-broken.conflist: is not JSON"),
-        "{error}"
-    );
+    assert!(error.contains("05-broken.conflist: is not JSON"), "{error}");
+    assert_eq!(examine(&node.conf()).unwrap_err().to_string(), error);
     assert!(error.contains("line 1 column"), "{error}");
     assert_eq!(node.read("10-pods.conflist"), CONFLIST);
     assert_eq!(node.read("05-broken.conflist"), "{\"plugins\": [");
