@@ -69,8 +69,8 @@ up() {
   local nodes=1 mode=nftables dual=0 t0=$SECONDS i
   while [ $# -gt 0 ]; do
     case $1 in
-      --nodes) nodes=$2; shift 2 ;;
-      --proxy) mode=$2; shift 2 ;;
+      --nodes) nodes=${2:-}; shift $(($# > 1 ? 2 : 1)) ;;
+      --proxy) mode=${2:-}; shift $(($# > 1 ? 2 : 1)) ;;
       --dual) dual=1; shift ;;
       *) die "up: unknown option $1" ;;
     esac
@@ -137,6 +137,19 @@ healthy() {
   kc get --raw /readyz --request-timeout=10s >/dev/null 2>&1
 }
 
+load() { # TAR...: into every node that is on
+  local m t n=0
+  [ $# -gt 0 ] || die "usage: cluster.sh load TAR..."
+  for t in "$@"; do [ -r "$t" ] || die "no image archive $t"; done
+  for m in $(machines); do
+    [ "$m" != cp ] || continue
+    for t in "$@"; do inside "$m" ctr -n k8s.io images import - <"$t" >/dev/null || die "$m does not take $t"; done
+    n=$((n + 1))
+  done
+  [ $n -gt 0 ] || die "no node is on: is the cluster up?"
+  say "loaded into $n nodes"
+}
+
 # Power a node off (as a pulled plug would), and on again: /run and all mounts are gone, /etc, /opt and the state
 # directories stay, as after a real reboot.
 off() { touch "$RUN/$1.off"; kill_machine "$1"; rm -f "$RUN/$1/ready" "$RUN/$1.init"; }
@@ -181,11 +194,7 @@ case ${1:-} in
   build) lock; build ;;
   up) shift; up "$@" ;;
   down) lock; remove; say "down: nothing of $PREFIX is left" ;;
-  load) shift
-    for m in $(machines); do
-      [ "$m" != cp ] || continue
-      for t in "$@"; do inside "$m" ctr -n k8s.io images import - <"$t" >&2 || die "$m does not take $t"; done
-    done ;;
+  load) shift; load "$@" ;;
   kubectl) shift; kc "$@" ;;
   helm) shift; helm "$@" ;;
   in) shift; inside "$@" ;;

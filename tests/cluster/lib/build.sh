@@ -35,8 +35,10 @@ _programs() {
   for c in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; do ln -sf kube "$BIN/$c"; done
 }
 
-_go() { # WHAT ARGS of go build...
+_go() { # WHAT ARGS of go build...; with -v it names each package that it compiles
   local what=$1 t0=$SECONDS; shift
-  nice go build "$@" || die "$what does not build"
+  nice go build -v "$@" 2>&1 | awk -v what="${what%% *}" '
+    /^[^ :#]+$/ { if (++n % 250 == 0) { printf "  %s: %d packages\n", what, n; fflush() } next }
+    { print "  " $0; fflush() }' >&2 || die "$what does not build"
   say "built $what ($((SECONDS - t0)) s)"
 }

@@ -153,9 +153,12 @@ named_machines() { cgroups_of '*' | sed 's#.*/##' | cut -c$((${#PREFIX} + 2))- |
 # Kills whatever is in a machine and removes its cgroups. Its process 1 takes every mount, network namespace, BPF
 # attachment and pin with it.
 kill_machine() { # NAME
-  local dirs d end=$((SECONDS + 20))
+  local dirs d p end=$((SECONDS + 20))
   dirs=$(cgroups_of "$1")
   for d in $dirs; do [ ! -e "$d/cgroup.kill" ] || echo 1 >"$d/cgroup.kill"; done
+  for d in $dirs; do   # where the kernel is older than 5.14, or has no version 2
+    for p in $(find "$d" -name cgroup.procs -exec cat {} + 2>/dev/null); do kill -9 "$p" 2>/dev/null || :; done
+  done
   for d in $dirs; do
     while [ -d "$d" ]; do
       find "$d" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.05

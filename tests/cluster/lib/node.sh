@@ -73,7 +73,7 @@ protectKernelDefaults: true
 resolvConf: /etc/resolv.conf
 clusterDomain: cluster.local
 clusterDNS: [$DNS]
-evictionHard: {memory.available: 100Mi, nodefs.available: "1%", nodefs.inodesFree: "1%", imagefs.available: "1%"}
+evictionHard: {memory.available: 100Mi, nodefs.available: 100Mi, nodefs.inodesFree: "1%", imagefs.available: 100Mi}
 imageGCHighThresholdPercent: 100
 serializeImagePulls: false
 oomScoreAdj: 0
