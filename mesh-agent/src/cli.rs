@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod cleanup;
 mod controller;
+mod crds;
 mod run;
 mod status;
 mod verify;
@@ -43,6 +44,8 @@ enum Verb {
     Why(why::Args),
     /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
     Cleanup(cleanup::Args),
+    /// Print the CustomResourceDefinitions of the mesh as YAML.
+    Crds,
     /// Load the BPF programs, print the verifier's statistics, and attach nothing.
     VerifyBpf(verify::Args),
 }
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Why(args) => why::run(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
+        Verb::Crds => crds::run(),
         Verb::VerifyBpf(args) => verify::run(&args),
     };
     match result {
