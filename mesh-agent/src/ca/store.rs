@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: u64 = 150;
 /// Longest wait before a CA that is away is tried again, in seconds.
 const MAX_AWAY: u64 = 16;
+/// A CA may hear of a new pod later than the agent does: this many refusals do not end anyone's waiting.
+const LAGS: u32 = 2;
 /// Questions to the CA at once (ztunnel: 8).
 const PARALLEL: usize = 8;
 /// How long a connection waits for a first certificate.
@@ -290,7 +292,8 @@ impl CertificateStore {
     fn hopeless(&self, slot: &Slot, now: u64) -> Option<String> {
         let attempts = slot.attempts.lock();
         let outage = self.outage.lock();
-        if attempts.in_flight || (attempts.retry_at <= now && outage.until <= now) {
+        let may_lag = (1..=LAGS).contains(&attempts.failures) && outage.failures == 0;
+        if attempts.in_flight || may_lag || (attempts.retry_at <= now && outage.until <= now) {
             return None;
         }
         let unknown = || "the CA is away".to_owned();
