@@ -83,6 +83,9 @@ pub enum CertificateState {
 struct Served {
     tls: Arc<IdentityTls>,
     not_before: u64,
+    /// When it was asked for. From here its life is counted: a CA dates back, and a short life would be over its half
+    /// at once.
+    since: u64,
 }
 
 #[derive(Default)]
@@ -254,12 +257,17 @@ impl CertificateStore {
                 Ok(Served {
                     tls: Arc::new(tls),
                     not_before,
+                    since: now,
                 })
             });
         match issued {
             Ok(served) => {
                 slot.served.store(Some(Arc::new(served)));
-                *slot.attempts.lock() = Attempts::default();
+                // Whatever the CA gave: the same question is not asked twice in a second.
+                *slot.attempts.lock() = Attempts {
+                    retry_at: now.saturating_add(1),
+                    ..Attempts::default()
+                };
                 *self.outage.lock() = Outage::default();
             }
             Err(error) => {
@@ -371,7 +379,7 @@ impl Slot {
         let served = self.served.load();
         served
             .as_ref()
-            .map(|served| rotation(served.not_before, served.tls.not_after, now, self.jitter))
+            .map(|served| rotation(served.since, served.tls.not_after, now, self.jitter))
     }
 
     /// 0 = connections wait for it; nothing if it is not to be asked for now.

@@ -297,3 +297,18 @@ async fn one_identity_that_is_refused_keeps_no_other_from_its_certificate() {
     assert!(refusal.contains("no such pod"), "{refusal}");
     assert!(ca.asked() < 16, "backs off, asked {} times", ca.asked());
 }
+
+#[tokio::test]
+async fn a_life_shorter_than_the_cas_dating_back_is_no_storm_of_questions() {
+    let dir = TempDir::new();
+    let issuer = Issuer::open(&dir.0, "cluster.local", Duration::from_secs(1)).unwrap();
+    let store = CertificateStore::new(issuer, system_clock());
+    store.want(&id(ALICE));
+    let now = system_clock()();
+    store.settle(now).await;
+    let first = store.list()[0].serial.clone();
+    store.settle(now).await;
+    assert_eq!(store.list()[0].serial, first);
+    store.settle(now + 1).await;
+    assert_ne!(store.list()[0].serial, first);
+}
