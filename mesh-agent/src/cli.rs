@@ -5,6 +5,7 @@ mod certs;
 mod check;
 mod cleanup;
 mod controller;
+mod crds;
 mod fleet;
 mod logs;
 mod routes;
@@ -61,6 +62,8 @@ enum Verb {
     /// The CNI plug-in, which the container runtime runs: reads its call from the environment and standard input.
     #[command(hide = true)]
     Cni,
+    /// Print the CustomResourceDefinitions of the mesh as YAML.
+    Crds,
     /// Load the BPF programs, print the verifier's statistics, and attach nothing.
     VerifyBpf(verify::Args),
 }
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Verb::VerifyInstall(args) => check::verify_install(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
         Verb::Cni => Ok(crate::cni::plugin::main()),
+        Verb::Crds => crds::run(),
         Verb::VerifyBpf(args) => verify::run(&args),
     };
     match result {

@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod ca;
 pub mod config;
+pub mod crd;
 pub mod csr;
 pub mod decision;
 pub mod lease;
@@ -186,3 +187,6 @@ fn name() -> String {
         .unwrap_or_else(|| "heddle-controller".to_owned());
     format!("{host}_{:08x}", fastrand::u32(..))
 }
+
+#[cfg(test)]
+mod tests;

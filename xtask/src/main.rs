@@ -2,6 +2,7 @@
 
 mod bpf;
 mod cluster;
+mod generate;
 mod go;
 mod image;
 mod setup;
@@ -26,6 +27,8 @@ enum Task {
     Setup,
     /// Builds the BPF object into target/bpf and prints what the verifier says of it.
     BuildEbpf,
+    /// Writes the files of the tree that are made from the code: the chart's CRDs.
+    Generate,
     /// Sets up, builds, and runs every check and test there is.
     Test(suite::Options),
     /// Sets up, builds, and plays the mesh on two nodes made of network namespaces.
@@ -78,6 +81,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { args } => return front("demo", &[], &args, "release"),
         // What is measured is what the image ships.
         Task::Bench { args } => return front("bench", setup::BENCH, &args, "dist"),
+        Task::Generate => generate::run()?,
     }
     Ok(ExitCode::SUCCESS)
 }

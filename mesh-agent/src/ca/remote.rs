@@ -261,3 +261,6 @@ fn verify(
     verify_server_cert_signed_by_trust_anchor(&leaf, &anchors, &sent[1..], at, algorithms)
         .map_err(|error| format!("answer does not lead to its own root: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

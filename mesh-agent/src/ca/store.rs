@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: u64 = 150;
 /// Longest wait before a CA that is away is tried again, in seconds.
 const MAX_AWAY: u64 = 16;
+/// A CA may hear of a new pod later than the agent does: this many refusals do not end anyone's waiting.
+const LAGS: u32 = 2;
 /// Questions to the CA at once (ztunnel: 8).
 const PARALLEL: usize = 8;
 /// How long a connection waits for a first certificate.
@@ -81,6 +83,9 @@ pub enum CertificateState {
 struct Served {
     tls: Arc<IdentityTls>,
     not_before: u64,
+    /// When it was asked for. From here its life is counted: a CA dates back, and a short life would be over its half
+    /// at once.
+    since: u64,
 }
 
 #[derive(Default)]
@@ -252,12 +257,17 @@ impl CertificateStore {
                 Ok(Served {
                     tls: Arc::new(tls),
                     not_before,
+                    since: now,
                 })
             });
         match issued {
             Ok(served) => {
                 slot.served.store(Some(Arc::new(served)));
-                *slot.attempts.lock() = Attempts::default();
+                // Whatever the CA gave: the same question is not asked twice in a second.
+                *slot.attempts.lock() = Attempts {
+                    retry_at: now.saturating_add(1),
+                    ..Attempts::default()
+                };
                 *self.outage.lock() = Outage::default();
             }
             Err(error) => {
@@ -290,7 +300,8 @@ impl CertificateStore {
     fn hopeless(&self, slot: &Slot, now: u64) -> Option<String> {
         let attempts = slot.attempts.lock();
         let outage = self.outage.lock();
-        if attempts.in_flight || (attempts.retry_at <= now && outage.until <= now) {
+        let may_lag = (1..=LAGS).contains(&attempts.failures) && outage.failures == 0;
+        if attempts.in_flight || may_lag || (attempts.retry_at <= now && outage.until <= now) {
             return None;
         }
         let unknown = || "the CA is away".to_owned();
@@ -368,7 +379,7 @@ impl Slot {
         let served = self.served.load();
         served
             .as_ref()
-            .map(|served| rotation(served.not_before, served.tls.not_after, now, self.jitter))
+            .map(|served| rotation(served.since, served.tls.not_after, now, self.jitter))
     }
 
     /// 0 = connections wait for it; nothing if it is not to be asked for now.

@@ -1,7 +1,7 @@
 //! Keeps the pods and the WorkloadTemplates of the cluster in step: two watches in, and, on the leader, writes out.
 
 use super::metrics::Metrics;
-use super::pods::{PodIndex, PodObject, PodRecord};
+use super::pods::{Group, PodIndex, PodObject, PodRecord};
 use super::templates::{Ledger, TemplateKey, Write, wanted};
 use super::watching::events;
 use crate::errors::chain;
@@ -14,6 +14,7 @@ use kube::core::{GroupVersionKind, NotUsed, Object};
 use kube::runtime::watcher::{Config, Event};
 use mesh_core::model::template::{GROUP, VERSION, WORKLOAD_TEMPLATE, WorkloadTemplate};
 use parking_lot::RwLock;
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +57,7 @@ pub async fn run(
     let started = Instant::now();
     let mut publisher = Publisher {
         pods,
+        dirty: HashSet::new(),
         ledger: Ledger::default(),
     };
     let mut writing = FuturesUnordered::new();
@@ -64,16 +66,18 @@ pub async fn run(
     loop {
         tokio::select! {
             Some((write, done)) = writing.next() => publisher.ledger.done(&write, done),
-            Some(event) = pod_events.next() => publisher.pod(event, millis(started)),
+            Some(event) = pod_events.next() => publisher.pod(event),
             Some(event) = template_events.next() => publisher.template(event, millis(started)),
             _ = ticks.tick() => {
+                publisher.describe(millis(started));
                 let leads = *leader.borrow();
                 while leads && writing.len() < PARALLEL {
                     let Some(write) = publisher.ledger.next(millis(started)) else { break };
                     writing.push(make(client.clone(), write, Arc::clone(&metrics)));
                 }
                 metrics.templates.set(count(publisher.ledger.len()));
-                metrics.templates_pending.set(count(publisher.ledger.pending()));
+                let pending = if leads { publisher.ledger.pending() } else { 0 };
+                metrics.templates_pending.set(count(pending));
             }
         }
     }
@@ -81,11 +85,13 @@ pub async fn run(
 
 struct Publisher {
     pods: Arc<RwLock<PodIndex>>,
+    /// Groups whose pods have changed since they were last described: a group of thousands is not counted anew for each.
+    dirty: HashSet<Group>,
     ledger: Ledger,
 }
 
 impl Publisher {
-    fn pod(&mut self, event: Event<PodObject>, now: u64) {
+    fn pod(&mut self, event: Event<PodObject>) {
         let mut pods = self.pods.write();
         let changed = match event {
             Event::Init => {
@@ -101,13 +107,20 @@ impl Publisher {
                 .collect(),
             Event::InitDone => pods.end(),
         };
-        for group in changed {
+        self.dirty.extend(changed);
+    }
+
+    /// Once every pod is known: before, the majority of a group is anyone's guess.
+    fn describe(&mut self, now: u64) {
+        let pods = self.pods.read();
+        if !pods.complete() {
+            return;
+        }
+        for group in self.dirty.drain() {
             let specs = wanted(&group, pods.members(&group));
             self.ledger.want(group, specs, now);
         }
-        if pods.complete() {
-            self.ledger.pods_listed(now);
-        }
+        self.ledger.pods_listed(now);
     }
 
     fn template(&mut self, event: Event<TemplateObject>, now: u64) {

@@ -67,7 +67,7 @@ impl Board {
     }
 
     /// The next that is to be said and still holds.
-    pub fn next(&mut self) -> Option<(ObjectReference, Rejected)> {
+    pub fn say(&mut self) -> Option<(ObjectReference, Rejected)> {
         while let Some(key) = self.waiting.pop_front() {
             if let Some(found) = self.refused.get(&key) {
                 return Some(found.clone());
@@ -143,7 +143,7 @@ pub async fn report(
         if !*leader.borrow() {
             continue;
         }
-        let next = board.lock().next();
+        let next = board.lock().say();
         let Some((reference, rejected)) = next else {
             continue;
         };
@@ -221,13 +221,13 @@ mod tests {
             );
         };
         take(&mut board, refused("no duration"));
-        assert!(board.next().is_some());
+        assert!(board.say().is_some());
         take(&mut board, refused("no duration"));
-        assert!(board.next().is_none());
+        assert!(board.say().is_none());
         take(&mut board, refused("too long"));
         take(&mut board, Ok(()));
         assert!(
-            board.next().is_none() && board.is_empty(),
+            board.say().is_none() && board.is_empty(),
             "right again before it was said"
         );
         take(&mut board, refused("no duration"));
