@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bpf_maps;
 pub mod bpf_objects;
 pub mod capture;
+pub mod cluster;
 pub mod cluster_ip;
 pub mod manifests;
 pub mod mesh;

@@ -1,12 +1,16 @@
-//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench`; each does what the one before it needs.
+//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|image`; each does what the one before it needs.
 
 mod bpf;
+mod cluster;
+mod go;
+mod image;
 mod setup;
 mod shell;
 mod suite;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -23,7 +27,7 @@ enum Task {
     /// Builds the BPF object into target/bpf and prints what the verifier says of it.
     BuildEbpf,
     /// Sets up, builds, and runs every check and test there is.
-    Test,
+    Test(suite::Options),
     /// Sets up, builds, and plays the mesh on two nodes made of network namespaces.
     Demo {
         /// Arguments of the demo: --json FILE, --keep, --quick.
@@ -35,6 +39,16 @@ enum Task {
         /// Arguments of the bench: --json FILE, --quick.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
+    },
+    /// Builds the agent and writes a container image of it, without a daemon.
+    Image(image::Options),
+    /// A real Kubernetes cluster on this machine.
+    Cluster {
+        /// A cluster that you have, for kubectl, helm and status in place of the one that `up` makes.
+        #[arg(long, env = "HEDDLE_KUBECONFIG")]
+        kubeconfig: Option<PathBuf>,
+        #[command(subcommand)]
+        task: cluster::Task,
     },
 }
 
@@ -56,7 +70,11 @@ fn run(task: Task) -> Result<ExitCode> {
             bpf::build()?;
             bpf::verify()?;
         }
-        Task::Test => return suite::run(),
+        Task::Test(options) => return suite::run(&options),
+        Task::Image(options) => {
+            image::run(&options)?;
+        }
+        Task::Cluster { kubeconfig, task } => return cluster::run(&task, kubeconfig.as_deref()),
         Task::Demo { args } => return front("demo", &[], &args),
         Task::Bench { args } => return front("bench", setup::BENCH, &args),
     }
