@@ -76,10 +76,7 @@ fn every_alert_has_a_unit_test_and_words_for_who_is_woken() {
         let Some(alert) = rule["alert"].as_str() else {
             continue;
         };
-        assert!(
-            tests.contains(alert),
-            "{alert} has no test"
-        );
+        assert!(tests.contains(alert), "{alert} has no test");
         for word in ["summary", "description"] {
             assert!(rule["annotations"][word].is_string(), "{alert} has no {word}");
         }
