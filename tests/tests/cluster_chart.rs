@@ -114,12 +114,11 @@ fn the_api_server_takes_every_object_of_every_values_file_field_by_field() {
 fn the_webhooks_ca_bundle_survives_upgrade_and_rollback() {
     let release = Release::install(&[]);
     assert_eq!(release.ca_bundle(), None);
-    let object = release
-        .cluster
-        .json(&["get", "configmap", "-n", "kube-system", "kube-root-ca.crt"]);
-    let pem = object.unwrap()["data"]["ca.crt"].as_str().unwrap().to_owned();
-    // A JSON string is not enough: caBundle is bytes, in base64.
-    let bundle = base64(pem.as_bytes());
+    let config = release.cluster.json(&["config", "view", "--raw"]).unwrap();
+    let bundle = config["clusters"][0]["cluster"]["certificate-authority-data"].as_str();
+    let bundle = bundle
+        .expect("a kubeconfig with its certificates inside")
+        .to_owned();
     let patch =
         format!(r#"[{{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "{bundle}"}}]"#);
     let hook = [
@@ -217,22 +216,4 @@ fn somebodys_crd(name: &str) -> String {
          group: networking.istio.io\n  scope: Namespaced\n  names: {{kind: VirtualService, plural: virtualservices}}\n  versions:\n  \
          - {{name: v1, served: true, storage: true, schema: {{openAPIV3Schema: {{type: object}}}}}}\n"
     )
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits =
-            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let index = (bits >> (18 - 6 * place) & 63) as usize;
-            text.push(if place <= chunk.len() {
-                char::from(ALPHABET[index])
-            } else {
-                '='
-            });
-        }
-    }
-    text
 }
