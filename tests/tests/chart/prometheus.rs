@@ -123,10 +123,12 @@ fn rules_and_dashboards_ask_for_metrics_that_the_program_has() {
                 .iter()
                 .find_map(|suffix| metric.strip_suffix(suffix))
                 .unwrap_or(&metric);
-            // The proxy's own families are registered below a prefix.
-            let known = [base, base.trim_start_matches("heddle_proxy_")]
-                .iter()
-                .any(|name| source.contains(&format!("\"{name}\"")));
+            // A family is registered by its name, or below a prefix.
+            let quoted = |name: &str| source.contains(&format!("\"{name}\""));
+            let known = quoted(base)
+                || base
+                    .match_indices('_')
+                    .any(|(at, _)| quoted(&base[..at]) && quoted(&base[at + 1..]));
             assert!(known, "{place}: no such metric: {metric}");
         }
     }
