@@ -5,8 +5,9 @@
     reason = "what fails here fails the test that asked for it"
 )]
 
-use mesh_tests::cluster::{Cluster, Namespace};
-use std::path::{Path, PathBuf};
+use mesh_tests::cluster::Cluster;
+use mesh_tests::release::{Release, chart};
+use std::path::PathBuf;
 
 /// Starts and does nothing: objects are under test here, not what runs.
 const IDLE: &[&str] = &[
@@ -22,62 +23,21 @@ const NO_OPERATOR: &[&str] = &[
     "monitoring.podMonitor.enabled=false,monitoring.prometheusRule.enabled=false",
 ];
 
-fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/heddle")
+/// The webhook's caBundle.
+fn ca_bundle(cluster: &Cluster) -> Option<String> {
+    let kind = "validatingwebhookconfiguration";
+    let object = cluster.json(&["get", kind, "heddle-validator"]).unwrap();
+    let bundle = &object["webhooks"][0]["clientConfig"]["caBundle"];
+    bundle.as_str().map(str::to_owned)
 }
 
-/// A release in a namespace of its own; uninstalled with the handle.
-struct Release {
-    cluster: Cluster,
-    space: Namespace,
+/// A release of idle pods, with more arguments for helm.
+fn install(args: &[&str]) -> Release {
+    Release::install(&Cluster::current().unwrap(), &[IDLE, args].concat()).unwrap()
 }
 
-impl Release {
-    fn install(args: &[&str]) -> Self {
-        let cluster = Cluster::current().unwrap();
-        let space = cluster.namespace("chart").unwrap();
-        let release = Self { cluster, space };
-        release.helm("install", args);
-        release
-    }
-
-    fn helm(&self, verb: &str, args: &[&str]) -> String {
-        let chart = chart();
-        let fixed = [verb, "heddle", chart.to_str().unwrap(), "-n", &self.space.name];
-        self.cluster.helm(&[&fixed[..], IDLE, args].concat()).unwrap()
-    }
-
-    fn rollback(&self, revision: &str) {
-        let args = ["rollback", "heddle", revision, "-n", &self.space.name];
-        self.cluster.helm(&args).unwrap();
-    }
-
-    fn uninstall(&self) -> String {
-        let args = ["uninstall", "heddle", "-n", &self.space.name, "--wait"];
-        self.cluster.helm(&args).unwrap()
-    }
-
-    /// The webhook's caBundle.
-    fn ca_bundle(&self) -> Option<String> {
-        let kind = "validatingwebhookconfiguration";
-        let object = self.cluster.json(&["get", kind, "heddle-validator"]).unwrap();
-        let bundle = &object["webhooks"][0]["clientConfig"]["caBundle"];
-        bundle.as_str().map(str::to_owned)
-    }
-}
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        let args = [
-            "uninstall",
-            "heddle",
-            "-n",
-            &self.space.name,
-            "--ignore-not-found",
-        ];
-        // What is left after a failure is the next install's to complain of.
-        let _ = self.cluster.helm(&args);
-    }
+fn upgrade(release: &Release, args: &[&str]) {
+    release.upgrade(&[IDLE, args].concat()).unwrap();
 }
 
 #[test]
@@ -112,8 +72,8 @@ fn the_api_server_takes_every_object_of_every_values_file_field_by_field() {
 
 #[test]
 fn the_webhooks_ca_bundle_survives_upgrade_and_rollback() {
-    let release = Release::install(&[]);
-    assert_eq!(release.ca_bundle(), None);
+    let release = install(&[]);
+    assert_eq!(ca_bundle(&release.cluster), None);
     let config = release.cluster.json(&["config", "view", "--raw"]).unwrap();
     let bundle = config["clusters"][0]["cluster"]["certificate-authority-data"].as_str();
     let bundle = bundle
@@ -132,12 +92,16 @@ fn the_webhooks_ca_bundle_survives_upgrade_and_rollback() {
         .cluster
         .kubectl(&[&["patch"], &hook[..]].concat())
         .unwrap();
-    assert_eq!(release.ca_bundle().as_ref(), Some(&bundle));
-    release.helm("upgrade", &["--set", "agent.drainSeconds=60"]);
-    assert_eq!(release.ca_bundle().as_ref(), Some(&bundle), "after an upgrade");
-    release.rollback("1");
+    assert_eq!(ca_bundle(&release.cluster).as_ref(), Some(&bundle));
+    upgrade(&release, &["--set", "agent.drainSeconds=60"]);
     assert_eq!(
-        release.ca_bundle().as_ref(),
+        ca_bundle(&release.cluster).as_ref(),
+        Some(&bundle),
+        "after an upgrade"
+    );
+    release.rollback(1).unwrap();
+    assert_eq!(
+        ca_bundle(&release.cluster).as_ref(),
         Some(&bundle),
         "after a rollback to the first revision"
     );
@@ -145,7 +109,7 @@ fn the_webhooks_ca_bundle_survives_upgrade_and_rollback() {
 
 #[test]
 fn an_upgrade_changes_what_was_set_and_a_rollback_takes_it_back() {
-    let release = Release::install(&[]);
+    let release = install(&[]);
     let drains = || {
         let agent = ["-n", &release.space.name, "get", "daemonset", "heddle-agent"];
         let object = release.cluster.json(&agent).unwrap();
@@ -156,15 +120,15 @@ fn an_upgrade_changes_what_was_set_and_a_rollback_takes_it_back() {
             .to_owned()
     };
     assert_eq!(drains(), "30");
-    release.helm("upgrade", &["--set", "agent.drainSeconds=60"]);
+    upgrade(&release, &["--set", "agent.drainSeconds=60"]);
     assert_eq!(drains(), "60");
-    release.rollback("1");
+    release.rollback(1).unwrap();
     assert_eq!(drains(), "30");
 }
 
 #[test]
 fn an_uninstall_leaves_no_object_but_crds() {
-    let release = Release::install(&["--set", "networkPolicy.enabled=true"]);
+    let release = install(&["--set", "networkPolicy.enabled=true"]);
     let ours = "app.kubernetes.io/part-of=heddle";
     let wide = "clusterroles,clusterrolebindings,validatingwebhookconfigurations";
     let narrow =
@@ -175,7 +139,7 @@ fn an_uninstall_leaves_no_object_but_crds() {
         names.lines().filter(|name| !name.starts_with("pod/")).count()
     };
     assert!(count(wide) >= 5 && count(narrow) >= 10);
-    release.uninstall();
+    release.uninstall().unwrap();
     assert_eq!((count(wide), count(narrow)), (0, 0));
 }
 
@@ -188,7 +152,7 @@ fn crds_of_others_are_neither_taken_over_nor_removed() {
         return;
     }
     cluster.apply(&somebodys_crd(name)).unwrap();
-    let release = Release::install(&["--set", "crds.istio=true"]);
+    let release = install(&["--set", "crds.istio=true"]);
     let owner = |name: &str| {
         let crd = cluster.json(&["get", "crd", name]).unwrap();
         crd["metadata"]["annotations"]["meta.helm.sh/release-name"]
@@ -198,13 +162,13 @@ fn crds_of_others_are_neither_taken_over_nor_removed() {
     let other = "destinationrules.networking.istio.io";
     assert_eq!(owner(name), None);
     assert_eq!(owner(other).as_deref(), Some("heddle"));
-    release.helm("upgrade", &["--set", "crds.istio=true"]);
+    upgrade(&release, &["--set", "crds.istio=true"]);
     assert_eq!(
         owner(other).as_deref(),
         Some("heddle"),
         "an upgrade keeps what the release made"
     );
-    release.uninstall();
+    release.uninstall().unwrap();
     for name in [name, other] {
         cluster.kubectl(&["delete", "crd", name]).unwrap();
     }
