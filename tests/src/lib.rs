@@ -17,6 +17,7 @@ pub mod podkit;
 pub mod process;
 pub mod prometheus;
 pub mod promtext;
+pub mod release;
 pub mod run;
 pub mod shop;
 pub mod socks;

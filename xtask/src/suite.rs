@@ -130,7 +130,9 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
     let what = "suites on a cluster";
     // All of them share the cluster, and some take parts of it away: one after the other.
     let mut suites = cargo(&["test", "--release", "-p", "mesh-tests", "--features", CLUSTER]);
-    suites.args(["--test", "cluster_*", "--no-fail-fast", "--", "--test-threads=1"]);
+    // The chart's own tests want the helm that the cluster brings.
+    suites.args(["--test", "cluster_*", "--test", "chart", "--no-fail-fast"]);
+    suites.args(["--", "--test-threads=1"]);
     suites.env("HEDDLE_IMAGE", image::reference());
     if let Some(kubeconfig) = &options.kubeconfig {
         return tally.tests(

@@ -1,6 +1,7 @@
 //! The data path's figures as metrics: read from the maps at a scrape, handed to the registry through a collector.
 
 use super::control::World;
+use crate::ca::CertificateState;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 struct Figures {
     decisions: Vec<(&'static str, u64)>,
     maps: Vec<(&'static str, i64, i64)>,
+    certificates: Vec<(&'static str, i64)>,
     captured_pods: i64,
     config_problems: i64,
     snapshot_version: i64,
@@ -55,6 +57,7 @@ impl DatapathCollector {
                 .into_iter()
                 .map(|map| (map.name, signed(map.entries), i64::from(map.max)))
                 .collect(),
+            certificates: certificates(world.certificates.list().iter().map(|one| one.state)),
             captured_pods: signed(captured),
             config_problems: signed(world.problems.len()),
             snapshot_version: i64::try_from(snapshot.version).unwrap_or(i64::MAX),
@@ -95,6 +98,16 @@ impl Collector for DatapathCollector {
             "Entries that a BPF map can hold",
             max,
         )?;
+        let certificates = figures
+            .certificates
+            .iter()
+            .map(|(state, count)| ([("state", *state)], ConstGauge::new(*count)));
+        family(
+            &mut encoder,
+            "heddle_agent_certificates",
+            "Certificates of this node's identities by stage of their life",
+            certificates,
+        )?;
         let mut gauge = |name, help, value| {
             let metric = ConstGauge::<i64>::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
@@ -117,6 +130,23 @@ impl Collector for DatapathCollector {
     }
 }
 
+/// How many certificates are in each stage. Every stage is there, so that an alert on one has a series from the start.
+fn certificates(states: impl Iterator<Item = CertificateState>) -> Vec<(&'static str, i64)> {
+    let mut counts = [
+        (CertificateState::Valid, "valid", 0),
+        (CertificateState::RenewalDue, "renewal_due", 0),
+        (CertificateState::RenewalOverdue, "renewal_overdue", 0),
+        (CertificateState::Expired, "expired", 0),
+        (CertificateState::Missing, "missing", 0),
+    ];
+    for state in states {
+        for row in counts.iter_mut().filter(|row| row.0 == state) {
+            row.2 += 1;
+        }
+    }
+    counts.into_iter().map(|(_, name, count)| (name, count)).collect()
+}
+
 fn family<M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -132,4 +162,31 @@ fn family<M: EncodeMetric>(
         metric.encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_counted_by_stage_and_every_stage_has_a_series() {
+        let counts = certificates(
+            [
+                CertificateState::Valid,
+                CertificateState::Expired,
+                CertificateState::Valid,
+            ]
+            .into_iter(),
+        );
+        assert_eq!(
+            counts,
+            [
+                ("valid", 2),
+                ("renewal_due", 0),
+                ("renewal_overdue", 0),
+                ("expired", 1),
+                ("missing", 0)
+            ]
+        );
+    }
 }
