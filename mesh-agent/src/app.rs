@@ -1,6 +1,7 @@
 //! Wires the edges: builds them, connects them, starts and stops them in order. The only module that may name all.
 
 pub mod admin;
+pub mod certificates;
 pub mod config;
 pub mod control;
 pub mod enrol;

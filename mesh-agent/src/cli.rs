@@ -3,6 +3,8 @@
 mod ask;
 mod check;
 mod cleanup;
+mod controller;
+mod crds;
 mod run;
 mod status;
 mod verify;
@@ -32,6 +34,8 @@ struct Cli {
 enum Verb {
     /// Run the agent of this node.
     Run(Box<crate::app::config::AgentConfig>),
+    /// Run the controller: CA, templates of workloads, validating webhook.
+    Controller(Box<crate::controller::config::ControllerConfig>),
     /// Test what the agent needs of this kernel and machine, and say what is missing.
     Check(check::Args),
     /// Show the agent, its pods, what is captured and what not and why, and what is wrong with the config.
@@ -43,6 +47,8 @@ enum Verb {
     /// The CNI plug-in, which the container runtime runs: reads its call from the environment and standard input.
     #[command(hide = true)]
     Cni,
+    /// Print the CustomResourceDefinitions of the mesh as YAML.
+    Crds,
     /// Load the BPF programs, print the verifier's statistics, and attach nothing.
     VerifyBpf(verify::Args),
 }
@@ -56,11 +62,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
         Verb::Run(config) => run::run(*config),
+        Verb::Controller(config) => controller::run(*config),
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Why(args) => why::run(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
         Verb::Cni => Ok(crate::cni::plugin::main()),
+        Verb::Crds => crds::run(),
         Verb::VerifyBpf(args) => verify::run(&args),
     };
     match result {
@@ -69,5 +77,19 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Log lines to standard error; `HEDDLE_LOG` filters them.
+fn log(format: crate::app::config::LogFormat) {
+    use crate::app::config::LogFormat;
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("HEDDLE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
     }
 }

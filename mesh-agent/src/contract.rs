@@ -5,9 +5,11 @@ use crate::sys::NetNs;
 use mesh_common::SocketRecord;
 use mesh_core::model::identity::SpiffeId;
 use mesh_core::model::workload::Workload;
+use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::BorrowedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// A captured pod of this node: its network namespace and the agent's listeners inside it. Made by `pods`, served by
@@ -54,9 +56,35 @@ pub trait SocketRecords: Send + Sync {
 pub trait Certificates: Send + Sync {
     /// TLS configurations that prove `identity`; asked for on demand, kept current by rotation. Cheap when cached.
     ///
+    /// Never blocks.
+    ///
     /// # Errors
     /// No valid certificate, e.g. `SVID_EXPIRED`. The connection is refused, never made in plaintext.
     fn tls(&self, identity: &SpiffeId) -> Result<Arc<IdentityTls>, CertificateError>;
+
+    /// As [`Certificates::tls`], but where the CA is still being asked it waits a few seconds for the answer. Cancel
+    /// safe.
+    fn wait<'a>(&'a self, identity: &'a SpiffeId) -> CertificateWait<'a> {
+        Box::pin(std::future::ready(self.tls(identity)))
+    }
+}
+
+/// A certificate that is on its way.
+pub type CertificateWait<'a> =
+    Pin<Box<dyn Future<Output = Result<Arc<IdentityTls>, CertificateError>> + Send + 'a>>;
+
+/// The certificate of `identity`: at once where it is there, else as soon as the CA has answered. Cancel safe.
+///
+/// # Errors
+/// As [`Certificates::tls`].
+pub async fn certificate(
+    certificates: &dyn Certificates,
+    identity: &SpiffeId,
+) -> Result<Arc<IdentityTls>, CertificateError> {
+    match certificates.tls(identity) {
+        Err(CertificateError::Pending(_)) => certificates.wait(identity).await,
+        known => known,
+    }
 }
 
 /// rustls configurations of one identity, replaced as a whole by each rotation.
@@ -80,6 +108,9 @@ pub enum CertificateError {
     /// The last one has expired and no new one could be had.
     #[error("SVID_EXPIRED: certificate of {0} has expired and the CA gave no new one")]
     Expired(SpiffeId),
+    /// The CA is being asked.
+    #[error("the certificate of {0} is still being asked for")]
+    Pending(SpiffeId),
     /// The CA refused or failed.
     #[error("the CA gave no certificate for {identity}: {reason}")]
     Refused {

@@ -9,6 +9,7 @@ pub mod ca;
 pub mod cli;
 pub mod cni;
 pub mod contract;
+pub mod controller;
 pub mod drain;
 mod errors;
 pub mod pods;

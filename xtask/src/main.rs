@@ -1,6 +1,7 @@
 //! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench`; each does what the one before it needs.
 
 mod bpf;
+mod generate;
 mod setup;
 mod shell;
 mod suite;
@@ -22,6 +23,8 @@ enum Task {
     Setup,
     /// Builds the BPF object into target/bpf and prints what the verifier says of it.
     BuildEbpf,
+    /// Writes the files of the tree that are made from the code: the chart's CRDs.
+    Generate,
     /// Sets up, builds, and runs every check and test there is.
     Test,
     /// Sets up, builds, and plays the mesh on two nodes made of network namespaces.
@@ -56,6 +59,7 @@ fn run(task: Task) -> Result<ExitCode> {
             bpf::build()?;
             bpf::verify()?;
         }
+        Task::Generate => generate::run()?,
         Task::Test => return suite::run(),
         Task::Demo { args } => return front("demo", &[], &args),
         Task::Bench { args } => return front("bench", setup::BENCH, &args),

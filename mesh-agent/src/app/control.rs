@@ -2,12 +2,14 @@
 //! has its own, so that neither can stall the other.
 
 use super::admin;
+use super::certificates;
 use super::config::AgentConfig;
 use super::figures::DatapathCollector;
 use super::node::Node;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
-use crate::ca::{CertificateStore, Issuer, system_clock};
+use crate::ca::CertificateStore;
 use crate::contract::Certificates;
+use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::source::{files, kube};
 use crate::telemetry::{Telemetry, TelemetryConfig};
@@ -16,9 +18,10 @@ use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::state::{Change, Problem, State};
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
@@ -104,12 +107,14 @@ impl World {
         self.settled = self
             .node
             .reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
-        for workload in &snapshot.workloads {
-            if self.node.captured(workload.id).is_some()
-                && let Err(error) = self.certificates.tls(&workload.identity)
-            {
-                tracing::warn!(pod = %workload.pod, %error, "no certificate yet");
-            }
+        let captured = snapshot
+            .workloads
+            .iter()
+            .filter(|workload| self.node.captured(workload.id).is_some());
+        let identities: HashSet<_> = captured.map(|workload| &workload.identity).collect();
+        self.certificates.retain(|identity| identities.contains(identity));
+        for identity in identities {
+            self.certificates.want(identity);
         }
     }
 
@@ -123,10 +128,6 @@ impl World {
         {
             tracing::error!(%error, "the data path is not in effect");
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |age| age.as_secs());
-        self.certificates.tick(now);
     }
 }
 
@@ -156,13 +157,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
     datapath.begin(mark).context("announce the socket mark")?;
     let events = datapath.take_events().context("open the event ring")?;
-    let issuer = Issuer::open(
-        &config.ca_dir,
-        &config.trust_domain,
-        Duration::from_secs(config.cert_ttl),
-    )
-    .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
-    let certificates = Arc::new(CertificateStore::new(issuer, system_clock()));
+    let certificates = Arc::new(certificates::store(&config)?);
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let telemetry = Telemetry::new(&TelemetryConfig::default());
     telemetry.access.set_on(config.access_log);
@@ -208,6 +203,9 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         settled: false,
         config,
     }));
+    let (_serving, until_end) = drain::drain();
+    let store = Arc::clone(&world.borrow().certificates);
+    tokio::task::spawn_local(store.run(until_end));
     let _admin = admin::start(&world).await?;
     if let Some(events) = events {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));

@@ -1,25 +1,42 @@
-//! Certificates in use: made on demand, one per identity, renewed around half of their life, kept in memory only.
+//! Certificates in use: asked for ahead and on demand, one per identity, renewed around half of their life, kept in
+//! memory only.
+//!
+//! Only [`CertificateStore::run`] asks the CA, on the control side. Whoever needs a certificate that is not there yet
+//! waits for its answer without a thread being held, and not for long. While a CA is away one question at a time finds
+//! out when it is back.
 
 use super::{CaError, CertificateAuthority, Issued};
-use crate::contract::{CertificateError, Certificates, IdentityTls};
+use crate::contract::{CertificateError, CertificateWait, Certificates, IdentityTls};
 use crate::drain::DrainWatch;
 use crate::tls::config::provider;
 use crate::tls::identity_tls;
 use arc_swap::ArcSwapOption;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use mesh_core::model::identity::SpiffeId;
 use mesh_core::rotation::{Rotation, rotation};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
 
 /// Seconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// How often the store looks for certificates to renew.
-const TICK: Duration = Duration::from_secs(5);
-/// Longest wait after failures, in seconds (ztunnel: 150).
+const TICK: Duration = Duration::from_secs(1);
+/// Longest wait after a refusal, in seconds (ztunnel: 150).
 const MAX_BACKOFF: u64 = 150;
+/// Longest wait before a CA that is away is tried again, in seconds.
+const MAX_AWAY: u64 = 16;
+/// A CA may hear of a new pod later than the agent does: this many refusals do not end anyone's waiting.
+const LAGS: u32 = 2;
+/// Questions to the CA at once (ztunnel: 8).
+const PARALLEL: usize = 8;
+/// How long a connection waits for a first certificate.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The system's clock.
 #[must_use]
@@ -70,6 +87,7 @@ struct Served {
 
 #[derive(Default)]
 struct Attempts {
+    in_flight: bool,
     failures: u32,
     retry_at: u64,
     last_error: Option<String>,
@@ -79,8 +97,16 @@ struct Slot {
     identity: SpiffeId,
     jitter: u8,
     served: ArcSwapOption<Served>,
-    /// Held while a certificate is asked for: all who need the same one wait for one answer.
     attempts: Mutex<Attempts>,
+    /// Rung after every attempt.
+    news: Notify,
+}
+
+/// What is known of the CA as a whole: since it failed to answer at all, nobody else needs to try.
+#[derive(Default)]
+struct Outage {
+    failures: u32,
+    until: u64,
 }
 
 /// The node's certificates.
@@ -88,6 +114,9 @@ pub struct CertificateStore {
     ca: Box<dyn CertificateAuthority>,
     clock: Clock,
     slots: RwLock<HashMap<SpiffeId, Arc<Slot>>>,
+    outage: Mutex<Outage>,
+    /// Rung when something may be due before the next tick.
+    wake: Notify,
 }
 
 impl CertificateStore {
@@ -98,38 +127,50 @@ impl CertificateStore {
             ca: Box::new(ca),
             clock,
             slots: RwLock::default(),
+            outage: Mutex::default(),
+            wake: Notify::new(),
         }
     }
 
-    /// Renews what is due at `now` (seconds since the Unix epoch). What cannot be renewed is served on until it
+    /// Asks for certificates and renews them until the drain's deadline. What cannot be renewed is served on until it
     /// expires. Connections that exist are not touched.
-    pub fn tick(&self, now: u64) {
-        let slots: Vec<_> = self.slots.read().values().cloned().collect();
-        for slot in slots {
-            if matches!(
-                slot.rotation(now),
-                Some(Rotation::Renew | Rotation::RenewUrgently | Rotation::Expired)
-            ) {
-                let mut attempts = slot.attempts.lock();
-                if attempts.retry_at <= now
-                    && let Err(error) = self.renew(&slot, &mut attempts, now)
-                {
-                    tracing::warn!(identity = %slot.identity, %error, "certificate not renewed");
-                }
-            }
-        }
-    }
-
-    /// Renews until the drain's deadline. To be run on the runtime of the control side: signing blocks for a moment.
     pub async fn run(self: Arc<Self>, drain: DrainWatch) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut asking = FuturesUnordered::new();
         loop {
+            let now = (self.clock)();
+            for slot in self.due(now, asking.len()) {
+                asking.push(self.attempt(slot, now));
+            }
             tokio::select! {
                 biased;
                 () = drain.cut() => return,
-                _ = ticks.tick() => self.tick((self.clock)()),
+                Some(()) = asking.next() => {}
+                () = self.wake.notified() => {}
+                _ = ticks.tick() => {}
             }
+        }
+    }
+
+    /// Does everything that is due at `now` (seconds since the Unix epoch) and returns when it is done.
+    pub async fn settle(&self, now: u64) {
+        let mut asking = FuturesUnordered::new();
+        loop {
+            for slot in self.due(now, asking.len()) {
+                asking.push(self.attempt(slot, now));
+            }
+            if asking.next().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// A certificate of `identity` will be needed: it is asked for ahead.
+    pub fn want(&self, identity: &SpiffeId) {
+        if !self.slots.read().contains_key(identity) {
+            self.slot(identity);
+            self.wake.notify_one();
         }
     }
 
@@ -160,6 +201,7 @@ impl CertificateStore {
             jitter: jitter[0],
             served: ArcSwapOption::empty(),
             attempts: Mutex::default(),
+            news: Notify::new(),
         };
         Arc::clone(
             self.slots
@@ -169,38 +211,93 @@ impl CertificateStore {
         )
     }
 
-    fn renew(&self, slot: &Slot, attempts: &mut Attempts, now: u64) -> Result<Arc<IdentityTls>, String> {
+    /// What to ask for now, the most urgent first, while `in_flight` questions are open. Marks it as asked.
+    fn due(&self, now: u64, in_flight: usize) -> Vec<Arc<Slot>> {
+        let room = {
+            let outage = self.outage.lock();
+            match (outage.failures, outage.until > now) {
+                (0, _) => PARALLEL.saturating_sub(in_flight),
+                (_, true) => 0,
+                (_, false) => 1_usize.saturating_sub(in_flight),
+            }
+        };
+        if room == 0 {
+            return Vec::new();
+        }
+        let mut due: Vec<_> = self
+            .slots
+            .read()
+            .values()
+            .filter_map(|slot| Some((slot.urgency(now)?, Arc::clone(slot))))
+            .collect();
+        due.sort_by_key(|(urgency, _)| *urgency);
+        due.truncate(room);
+        due.into_iter()
+            .map(|(_, slot)| {
+                slot.attempts.lock().in_flight = true;
+                slot
+            })
+            .collect()
+    }
+
+    async fn attempt(&self, slot: Arc<Slot>, now: u64) {
+        let asked = Asked(&slot);
         let issued = self
             .ca
             .issue(&slot.identity, now)
+            .await
             .and_then(|Issued { material, not_before }| {
                 let tls = identity_tls(material).map_err(|error| CaError::Sign {
                     identity: slot.identity.clone(),
-                    reason: error.to_string(),
+                    reason: crate::errors::chain(&error),
                 })?;
-                Ok((Arc::new(tls), not_before))
+                Ok(Served {
+                    tls: Arc::new(tls),
+                    not_before,
+                })
             });
         match issued {
-            Ok((tls, not_before)) => {
-                slot.served.store(Some(Arc::new(Served {
-                    tls: Arc::clone(&tls),
-                    not_before,
-                })));
-                *attempts = Attempts::default();
-                Ok(tls)
+            Ok(served) => {
+                slot.served.store(Some(Arc::new(served)));
+                *slot.attempts.lock() = Attempts::default();
+                *self.outage.lock() = Outage::default();
             }
             Err(error) => {
-                let wait = 1_u64
-                    .checked_shl(attempts.failures)
-                    .unwrap_or(MAX_BACKOFF)
-                    .min(MAX_BACKOFF);
-                let text = error.to_string();
-                attempts.failures = attempts.failures.saturating_add(1);
-                attempts.retry_at = now.saturating_add(wait);
-                attempts.last_error = Some(text.clone());
-                Err(text)
+                tracing::warn!(identity = %slot.identity, %error, "no certificate");
+                self.failed(&slot, &error, now);
             }
         }
+        drop(asked);
+        self.wake.notify_one();
+    }
+
+    fn failed(&self, slot: &Slot, error: &CaError, now: u64) {
+        let mut attempts = slot.attempts.lock();
+        attempts.last_error = Some(error.to_string());
+        if matches!(error, CaError::Away { .. }) {
+            let mut outage = self.outage.lock();
+            outage.until = now.saturating_add(backoff(outage.failures, MAX_AWAY));
+            outage.failures = outage.failures.saturating_add(1);
+            drop((attempts, outage));
+            for other in self.slots.read().values() {
+                other.news.notify_waiters();
+            }
+        } else {
+            attempts.retry_at = now.saturating_add(backoff(attempts.failures, MAX_BACKOFF));
+            attempts.failures = attempts.failures.saturating_add(1);
+        }
+    }
+
+    /// Why nobody needs to wait for a certificate now, if so.
+    fn hopeless(&self, slot: &Slot, now: u64) -> Option<String> {
+        let attempts = slot.attempts.lock();
+        let outage = self.outage.lock();
+        let may_lag = (1..=LAGS).contains(&attempts.failures) && outage.failures == 0;
+        if attempts.in_flight || may_lag || (attempts.retry_at <= now && outage.until <= now) {
+            return None;
+        }
+        let unknown = || "the CA is away".to_owned();
+        Some(attempts.last_error.clone().unwrap_or_else(unknown))
     }
 }
 
@@ -211,16 +308,11 @@ impl Certificates for CertificateStore {
         if let Some(tls) = slot.current(now) {
             return Ok(tls);
         }
-        let mut attempts = slot.attempts.lock();
-        // Someone else may have got it while this one waited.
-        if let Some(tls) = slot.current(now) {
-            return Ok(tls);
-        }
-        let result = match &attempts.last_error {
-            Some(error) if attempts.retry_at > now => Err(error.clone()),
-            _ => self.renew(&slot, &mut attempts, now),
+        let Some(reason) = self.hopeless(&slot, now) else {
+            self.wake.notify_one();
+            return Err(CertificateError::Pending(identity.clone()));
         };
-        result.map_err(|reason| match slot.served.load().is_some() {
+        Err(match slot.served.load().is_some() {
             true => CertificateError::Expired(identity.clone()),
             false => CertificateError::Refused {
                 identity: identity.clone(),
@@ -228,6 +320,42 @@ impl Certificates for CertificateStore {
             },
         })
     }
+
+    fn wait<'a>(&'a self, identity: &'a SpiffeId) -> CertificateWait<'a> {
+        Box::pin(async move {
+            let slot = self.slot(identity);
+            let answer = async {
+                loop {
+                    // Registered before the look, so that an answer in between is not missed.
+                    let mut news = pin!(slot.news.notified());
+                    news.as_mut().enable();
+                    match self.tls(identity) {
+                        Err(CertificateError::Pending(_)) => news.await,
+                        known => return known,
+                    }
+                }
+            };
+            tokio::time::timeout(PATIENCE, answer)
+                .await
+                .unwrap_or_else(|_| Err(CertificateError::Pending(identity.clone())))
+        })
+    }
+}
+
+/// Marks a slot as being asked for until it is dropped, also when the asking was given up.
+struct Asked<'a>(&'a Slot);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.attempts.lock().in_flight = false;
+        self.0.news.notify_waiters();
+    }
+}
+
+/// Seconds to wait after `failures` earlier ones: doubled each time, spread by a quarter.
+fn backoff(failures: u32, most: u64) -> u64 {
+    let wait = 1_u64.checked_shl(failures).unwrap_or(most).min(most);
+    wait - fastrand::u64(0..=wait / 4)
 }
 
 impl Slot {
@@ -244,6 +372,20 @@ impl Slot {
         served
             .as_ref()
             .map(|served| rotation(served.not_before, served.tls.not_after, now, self.jitter))
+    }
+
+    /// 0 = connections wait for it; nothing if it is not to be asked for now.
+    fn urgency(&self, now: u64) -> Option<u8> {
+        let attempts = self.attempts.lock();
+        if attempts.in_flight || attempts.retry_at > now {
+            return None;
+        }
+        match self.rotation(now) {
+            None | Some(Rotation::Expired) => Some(0),
+            Some(Rotation::RenewUrgently) => Some(1),
+            Some(Rotation::Renew) => Some(2),
+            Some(Rotation::WaitUntil(_)) => None,
+        }
     }
 
     fn status(&self, now: u64) -> CertificateStatus {

@@ -3,9 +3,11 @@
 mod own;
 
 use super::*;
-use crate::contract::{CertificateError, Certificates};
+use crate::contract::{CertificateError, Certificates, certificate};
+use crate::drain::drain;
 use crate::testing::{ALICE, BOB, TempDir, TestCa, id};
 use crate::tls::peer_identity;
+use futures_util::FutureExt;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -27,7 +29,14 @@ fn agents_that_start_at_the_same_moment_agree_on_one_root() {
         let roots: Vec<_> = std::thread::scope(|scope| {
             let race = || {
                 start.wait();
-                open(&dir).unwrap().issue(&id(ALICE), now).unwrap().material.roots
+                open(&dir)
+                    .unwrap()
+                    .issue(&id(ALICE), now)
+                    .now_or_never()
+                    .unwrap()
+                    .unwrap()
+                    .material
+                    .roots
             };
             let racers: Vec<_> = (0..8).map(|_| scope.spawn(race)).collect();
             racers.into_iter().map(|racer| racer.join().unwrap()).collect()
@@ -52,7 +61,12 @@ fn agents_that_start_at_the_same_moment_agree_on_one_root() {
 fn a_leaf_proves_one_identity_for_both_sides_and_a_day() {
     let dir = TempDir::new();
     let now = system_clock()();
-    let issued = open(&dir).unwrap().issue(&id(ALICE), now).unwrap();
+    let issued = open(&dir)
+        .unwrap()
+        .issue(&id(ALICE), now)
+        .now_or_never()
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (issued.not_before, issued.material.not_after),
         (now - 120, now + DAY)
@@ -80,11 +94,23 @@ fn every_root_in_the_file_is_trusted_from_the_next_certificate_on() {
     let issuer = open(&dir).unwrap();
     open(&other).unwrap();
     let now = system_clock()();
-    let alone = issuer.issue(&id(ALICE), now).unwrap().material.roots;
+    let alone = issuer
+        .issue(&id(ALICE), now)
+        .now_or_never()
+        .unwrap()
+        .unwrap()
+        .material
+        .roots;
     let next = std::fs::read_to_string(other.0.join("ca.crt")).unwrap();
     let both = next + &std::fs::read_to_string(dir.0.join("ca.crt")).unwrap();
     std::fs::write(dir.0.join("ca.crt"), both).unwrap();
-    let roots = issuer.issue(&id(ALICE), now).unwrap().material.roots;
+    let roots = issuer
+        .issue(&id(ALICE), now)
+        .now_or_never()
+        .unwrap()
+        .unwrap()
+        .material
+        .roots;
     assert_eq!((roots.len(), &roots[1]), (2, &alone[0]));
 }
 
@@ -109,7 +135,10 @@ fn an_expired_ca_signs_nothing() {
     let dir = TempDir::new();
     let issuer = open(&dir).unwrap();
     let end = system_clock()() + 11 * 365 * DAY;
-    assert!(matches!(issuer.issue(&id(ALICE), end), Err(CaError::Sign { .. })));
+    assert!(matches!(
+        issuer.issue(&id(ALICE), end).now_or_never().unwrap(),
+        Err(CaError::Sign { .. })
+    ));
 }
 
 /// Signs for 1,000 s with a test CA, counts, and fails when told to.
@@ -139,69 +168,94 @@ impl Scripted {
 }
 
 impl CertificateAuthority for Scripted {
-    fn issue(&self, identity: &SpiffeId, now: u64) -> Result<Issued, CaError> {
-        let number = self.asked.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(20));
-        if self.down.load(Ordering::Relaxed) {
-            return Err(CaError::Remote("CA is away".to_owned()));
-        }
-        let mut material = self.ca.material(&[&identity.to_string()], |_| ());
-        material.not_after = now + 1000;
-        material.serial = number.to_string();
-        Ok(Issued {
-            material,
-            not_before: now,
+    fn issue<'a>(&'a self, identity: &'a SpiffeId, now: u64) -> Issuing<'a> {
+        Box::pin(async move {
+            let number = self.asked.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if self.down.load(Ordering::Relaxed) {
+                return Err(CaError::Away {
+                    address: "ca:15012".to_owned(),
+                    reason: "connection refused".to_owned(),
+                });
+            }
+            if *identity == id(MALLORY) {
+                return Err(CaError::Refused {
+                    address: "ca:15012".to_owned(),
+                    identity: identity.clone(),
+                    reason: "no such pod on this node".to_owned(),
+                });
+            }
+            let mut material = self.ca.material(&[&identity.to_string()], |_| ());
+            material.not_after = now + 1000;
+            material.serial = number.to_string();
+            Ok(Issued {
+                material,
+                not_before: now,
+            })
         })
     }
 }
 
-#[test]
-fn many_who_need_the_same_certificate_ask_once() {
+const MALLORY: &str = "spiffe://cluster.local/ns/weather/sa/mallory";
+
+#[tokio::test(start_paused = true)]
+async fn many_who_need_the_same_certificate_ask_once_and_wait_for_the_answer() {
     let (ca, _, store) = Scripted::store();
-    std::thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| store.tls(&id(ALICE)).unwrap());
-        }
-    });
+    let store = Arc::new(store);
+    let (_trigger, until) = drain();
+    let upkeep = tokio::spawn(Arc::clone(&store).run(until));
+    assert!(matches!(store.tls(&id(ALICE)), Err(CertificateError::Pending(_))));
+    let many: Vec<_> = (0..16)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { certificate(&*store, &id(ALICE)).await.is_ok() })
+        })
+        .collect();
+    for one in many {
+        assert!(one.await.unwrap());
+    }
     assert_eq!(ca.asked(), 1);
-    store.tls(&id(BOB)).unwrap();
+    certificate(&*store, &id(BOB)).await.unwrap();
     assert_eq!(ca.asked(), 2);
     assert_eq!(store.list().len(), 2);
     store.retain(|identity| *identity == id(BOB));
     assert_eq!(store.list().len(), 1);
+    drop(_trigger);
+    upkeep.await.unwrap();
 }
 
-#[test]
-fn a_certificate_is_renewed_around_half_of_its_life_only() {
+#[tokio::test(start_paused = true)]
+async fn a_certificate_is_renewed_around_half_of_its_life_only() {
     let (ca, time, store) = Scripted::store();
+    store.want(&id(ALICE));
+    store.settle(1_000_000).await;
     let first = store.tls(&id(ALICE)).unwrap();
-    store.tick(1_000_449);
+    store.settle(1_000_449).await;
     assert_eq!(ca.asked(), 1);
     time.store(1_000_551, Ordering::Relaxed);
     assert_eq!(store.list()[0].state, CertificateState::RenewalDue);
-    store.tick(1_000_551);
+    store.settle(1_000_551).await;
     let second = store.tls(&id(ALICE)).unwrap();
     assert_eq!((ca.asked(), second.not_after), (2, 1_001_551));
     assert!(!Arc::ptr_eq(&first, &second));
     assert_eq!(store.list()[0].state, CertificateState::Valid);
 }
 
-#[test]
-fn a_ca_that_is_away_costs_nothing_until_the_end_and_then_never_plaintext() {
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_is_away_costs_nothing_until_the_end_and_then_never_plaintext() {
     let (ca, time, store) = Scripted::store();
+    store.want(&id(ALICE));
+    store.settle(1_000_000).await;
     let first = store.tls(&id(ALICE)).unwrap();
     ca.down.store(true, Ordering::Relaxed);
+    store.want(&id(BOB));
     for now in 1_000_551..1_000_900 {
-        store.tick(now);
+        store.settle(now).await;
     }
-    assert!(ca.asked() < 15, "backs off, asked {} times", ca.asked());
+    assert!(ca.asked() < 40, "backs off, asked {} times", ca.asked());
     time.store(1_000_999, Ordering::Relaxed);
     assert!(Arc::ptr_eq(&first, &store.tls(&id(ALICE)).unwrap()));
-    let status = store.list().remove(0);
-    assert_eq!(
-        (status.state, status.last_error.as_deref()),
-        (CertificateState::RenewalOverdue, Some("CA is away"))
-    );
+    store.settle(1_000_999).await;
     time.store(1_001_000, Ordering::Relaxed);
     assert!(matches!(store.tls(&id(ALICE)), Err(CertificateError::Expired(_))));
     assert!(matches!(
@@ -214,8 +268,32 @@ fn a_ca_that_is_away_costs_nothing_until_the_end_and_then_never_plaintext() {
         [CertificateState::Missing, CertificateState::Expired],
         "BOB, ALICE"
     );
-    // Back again: served within the back-off, with no restart.
+    // Back again: both served within the back-off, with no restart.
     ca.down.store(false, Ordering::Relaxed);
-    time.store(1_001_200, Ordering::Relaxed);
-    assert_eq!(store.tls(&id(ALICE)).unwrap().not_after, 1_002_200);
+    time.store(1_001_020, Ordering::Relaxed);
+    store.settle(1_001_020).await;
+    assert_eq!(store.tls(&id(ALICE)).unwrap().not_after, 1_002_020);
+    assert_eq!(store.tls(&id(BOB)).unwrap().not_after, 1_002_020);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_identity_that_is_refused_keeps_no_other_from_its_certificate() {
+    let (ca, time, store) = Scripted::store();
+    for uri in [MALLORY, ALICE, BOB] {
+        store.want(&id(uri));
+    }
+    store.settle(1_000_000).await;
+    store.tls(&id(ALICE)).unwrap();
+    store.tls(&id(BOB)).unwrap();
+    assert!(
+        matches!(store.tls(&id(MALLORY)), Err(CertificateError::Pending(_))),
+        "the CA may not have heard of the pod yet"
+    );
+    for now in 1_000_000..1_000_400 {
+        store.settle(now).await;
+    }
+    time.store(1_000_400, Ordering::Relaxed);
+    let refusal = store.tls(&id(MALLORY)).unwrap_err().to_string();
+    assert!(refusal.contains("no such pod"), "{refusal}");
+    assert!(ca.asked() < 16, "backs off, asked {} times", ca.asked());
 }

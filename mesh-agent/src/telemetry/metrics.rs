@@ -241,7 +241,7 @@ pub(super) fn register_build(registry: &mut Registry) {
 
 /// The registry as Prometheus' text format. Its counters carry `_total` in `# TYPE` as well, which OpenMetrics
 /// writes without.
-pub(super) fn encode(registry: &Registry) -> String {
+pub(crate) fn encode(registry: &Registry) -> String {
     let mut open = String::new();
     if let Err(error) = text::encode(&mut open, registry) {
         tracing::error!(%error, "cannot encode metrics");

@@ -2,6 +2,7 @@
 
 use super::{ALICE, CertificateAuthority, Issuer, TempDir, id, open, system_clock};
 use crate::tls::identity_tls;
+use futures_util::FutureExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
@@ -20,7 +21,11 @@ fn params(name: &str) -> CertificateParams {
 
 /// What the CA in `dir` issues convinces both sides of a handshake.
 fn convinces(issuer: &Issuer) -> Vec<CertificateDer<'static>> {
-    let issued = issuer.issue(&id(ALICE), system_clock()()).unwrap();
+    let issued = issuer
+        .issue(&id(ALICE), system_clock()())
+        .now_or_never()
+        .unwrap()
+        .unwrap();
     let chain = issued.material.chain.clone();
     let tls = identity_tls(issued.material).unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();

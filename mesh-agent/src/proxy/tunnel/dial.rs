@@ -4,7 +4,7 @@ use super::hbone::TLS_BUFFER;
 use super::io::BufferedTcp;
 use super::native::{NativeConn, Tls};
 use super::{TunnelConfig, TunnelError, TunnelRequest};
-use crate::contract::{Certificates, IdentityTls};
+use crate::contract::{Certificates, IdentityTls, certificate};
 use crate::sys::client_socket;
 use crate::tls::{ALPN_H2, ALPN_HEDDLE, peer_identity};
 use rustls::ClientConfig;
@@ -40,7 +40,7 @@ pub(super) async fn dial(
     config: &TunnelConfig,
     offer: Offer,
 ) -> Result<Dialed, TunnelError> {
-    let identity = certs.tls(&request.source.identity)?;
+    let identity = certificate(certs, &request.source.identity).await?;
     let tcp = connect(request, to, config).await?;
     let failed = |source| TunnelError::Handshake { to, source };
     // An address as name keeps SNI out of the hello; the name itself is never verified.

@@ -7,7 +7,7 @@ use super::head::{Head, read_head, write_reply};
 use super::io::BufferedTcp;
 use super::native::{NativeConn, NativeStream, Tls};
 use super::{TunnelConfig, TunnelError, TunnelKind, TunnelStream};
-use crate::contract::{Certificates, PodHandle};
+use crate::contract::{Certificates, PodHandle, certificate};
 use crate::drain::DrainWatch;
 use crate::tls::{ALPN_H2, ALPN_HEDDLE, peer_identity};
 use bytes::Bytes;
@@ -232,7 +232,7 @@ async fn open(
 ) -> Result<(Box<Tls>, Rc<ServerContext>), TunnelError> {
     let accepted_at = tcp.local_addr().map_err(TunnelError::Socket)?.ip().to_canonical();
     super::dial::tune(SockRef::from(&tcp), &config).map_err(TunnelError::Socket)?;
-    let identity = certs.tls(&pod.workload.identity)?;
+    let identity = certificate(&*certs, &pod.workload.identity).await?;
     let mut server = Arc::clone(&identity.server);
     if !config.native {
         let mut only_h2 = ServerConfig::clone(&server);

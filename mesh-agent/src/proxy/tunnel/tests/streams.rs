@@ -404,6 +404,10 @@ async fn rotation_replaces_the_certificate_and_leaves_connections_alone() {
                 Arc::new(CertificateStore::new(issuer, system_clock()))
             };
             let (server, source) = (store(), store());
+            let (_trigger, until) = drain();
+            for store in [&server, &source] {
+                tokio::task::spawn_local(Arc::clone(store).run(until.clone()));
+            }
             let config = TunnelConfig {
                 native,
                 ..TunnelConfig::default()
@@ -415,8 +419,8 @@ async fn rotation_replaces_the_certificate_and_leaves_connections_alone() {
             let before = (server.list(), source.list());
 
             // At 60 % of the life every jitter has passed.
-            server.tick(now + 15 * 3600);
-            source.tick(now + 15 * 3600);
+            server.settle(now + 15 * 3600).await;
+            source.settle(now + 15 * 3600).await;
             let after = (server.list(), source.list());
             assert_ne!(before.0[0].serial, after.0[0].serial);
             assert_ne!(before.1[0].serial, after.1[0].serial);
