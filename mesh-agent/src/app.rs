@@ -7,5 +7,6 @@ pub mod control;
 pub mod enrol;
 pub mod figures;
 pub mod node;
+pub mod plugin;
 pub mod report;
 pub mod why;

@@ -4,21 +4,28 @@
 use super::admin;
 use super::certificates;
 use super::config::AgentConfig;
+use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
 use super::node::Node;
+use super::plugin::Plugin;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
+use crate::cni::decision::Capture;
+use crate::cni::server::CniRequest;
 use crate::contract::Certificates;
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
+use crate::sandbox::Scanner;
 use crate::source::{files, kube};
+use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
-use mesh_core::state::{Change, Problem, State};
+use mesh_core::state::{Change, Problem, Sandbox, State};
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +36,8 @@ use tokio::task::{JoinHandle, LocalSet};
 const TICK: Duration = Duration::from_secs(1);
 /// What could not be captured or applied is tried again after this long.
 const RETRY: Duration = Duration::from_millis(200);
+/// Questions of the plug-in that wait for this loop.
+const PLUGIN_QUEUE: usize = 256;
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
 
@@ -57,6 +66,10 @@ pub struct World {
     pub last_listing: Option<Instant>,
     /// Whether everything is as the snapshot wants it.
     pub settled: bool,
+    /// This node's sandboxes; none where the source names them itself.
+    pub enrol: Option<Enrol>,
+    /// The CNI plug-in, once the agent is ready and if it is wanted.
+    pub plugin: Option<Plugin>,
 }
 
 impl World {
@@ -101,7 +114,59 @@ impl World {
         self.problems = problems;
     }
 
+    /// Has the state know the sandboxes of this node's pods. Returns whether any was new.
+    fn learn_sandboxes(&mut self) -> bool {
+        let Some(enrol) = &mut self.enrol else {
+            return false;
+        };
+        let facts = enrol.facts(&self.state.snapshot()).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot look for the pods' network namespaces");
+            Vec::new()
+        });
+        let any = !facts.is_empty();
+        for SandboxFact { uid, netns, ips } in facts {
+            let sandbox = netns.map(|netns| Sandbox { netns, ips });
+            self.state.apply(Change::Sandbox { uid, sandbox });
+        }
+        any
+    }
+
+    fn answer_plugin(&mut self, snapshot: &Snapshot) {
+        let (node, certificates) = (&self.node, &self.certificates);
+        if let Some(enrol) = &mut self.enrol {
+            enrol.settle(snapshot, Instant::now(), |pod| {
+                match (node.captured(pod.id), node.failure(pod.id)) {
+                    (Some(_), _) if certificates.tls(&pod.identity).is_ok() => Capture::Captured,
+                    (Some(_), _) => Capture::Uncertified,
+                    (None, Some(reason)) => Capture::Failed(reason),
+                    (None, None) => Capture::NotYet,
+                }
+            });
+        }
+    }
+
+    /// Questions of the plug-in.
+    fn take_requests(&mut self, requests: &mut Vec<CniRequest>) {
+        for request in requests.drain(..) {
+            if let Some(enrol) = &mut self.enrol {
+                enrol.take(request, Instant::now());
+            }
+        }
+        self.look_again();
+    }
+
+    /// What is not as it should be is tried again, what can be known by now is said.
+    fn look_again(&mut self) {
+        if self.learn_sandboxes() || !self.settled {
+            self.publish();
+        } else {
+            let snapshot = self.state.snapshot();
+            self.answer_plugin(&snapshot);
+        }
+    }
+
     fn publish(&mut self) {
+        self.learn_sandboxes();
         let snapshot = self.state.snapshot();
         let snapshots = Arc::clone(&self.snapshots);
         self.settled = self
@@ -116,6 +181,7 @@ impl World {
         for identity in identities {
             self.certificates.want(identity);
         }
+        self.answer_plugin(&snapshot);
     }
 
     fn tick(&mut self, ticks: u64) {
@@ -190,6 +256,11 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let drain = config.drain_deadline();
     let (sender, changes) = mpsc::channel(8);
     let (state, source) = start_source(&config, &telemetry, sender).await?;
+    let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
+    let enrol = config.config.is_none().then(|| {
+        let scanner = Scanner::new(Path::new("/proc"), Arc::clone(&netns_files));
+        Enrol::new(config.node.as_str().into(), scanner)
+    });
     let world = Rc::new(RefCell::new(World {
         state,
         problems: Vec::new(),
@@ -201,6 +272,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         started: Instant::now(),
         last_listing: None,
         settled: false,
+        enrol,
+        plugin: None,
         config,
     }));
     let (_serving, until_end) = drain::drain();
@@ -212,11 +285,17 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     }
     tokio::select! {
         ended = source => ended.context("config source")?.context("config source")?,
-        result = control(Rc::clone(&world), changes) => result?,
+        result = control(Rc::clone(&world), changes, netns_files) => result?,
     }
     tracing::info!(deadline_s = drain.as_secs(), "draining");
     world.borrow_mut().node.stop_taking();
-    proxy.drain(drain).await;
+    let plugin = world.borrow_mut().plugin.take();
+    let leaving = async {
+        if let Some(plugin) = plugin {
+            plugin.leave().await;
+        }
+    };
+    tokio::join!(proxy.drain(drain), leaving);
     Ok(())
 }
 
@@ -245,7 +324,13 @@ async fn start_source(
     Ok((state, tokio::task::spawn_local(source)))
 }
 
-async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Change>>) -> anyhow::Result<()> {
+async fn control(
+    world: Rc<RefCell<World>>,
+    mut changes: mpsc::Receiver<Vec<Change>>,
+    netns_files: Arc<NetnsFiles>,
+) -> anyhow::Result<()> {
+    let (plugins, mut requests) = mpsc::channel(PLUGIN_QUEUE);
+    let mut asked = Vec::new();
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let mut ticker = tokio::time::interval(TICK);
@@ -263,10 +348,15 @@ async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Chan
                     let mut world = world.borrow_mut();
                     world.node.tick();
                     world.node.datapath_mut().keep();
+                    if world.enrol.is_some() {
+                        let plugin = Plugin::start(&world.config, Arc::clone(&netns_files), plugins.clone())?;
+                        world.plugin = plugin;
+                    }
                     tracing::info!("ready");
                 }
             }
-            () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().publish(),
+            _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
+            () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = ticker.tick() => {
                 ticks += 1;
                 world.borrow_mut().tick(ticks);
@@ -277,7 +367,8 @@ async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Chan
 
 fn unsettled(world: &RefCell<World>) -> bool {
     let world = world.borrow();
-    world.ready() && !world.settled
+    let looks = |enrol: &Enrol| enrol.looks_for_pods() || enrol.has_waiting();
+    world.ready() && (!world.settled || world.enrol.as_ref().is_some_and(looks))
 }
 
 /// Turns the kernel's events into log lines; their rate is bounded per pod in the kernel.
