@@ -8,6 +8,7 @@ pub mod enrol;
 pub mod figures;
 mod leaving;
 pub mod node;
+pub mod plugin;
 pub mod report;
 pub mod routes;
 pub mod why;

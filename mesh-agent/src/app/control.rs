@@ -8,15 +8,13 @@ use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
 use super::leaving;
 use super::node::Node;
+use super::plugin::Plugin;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
-use crate::cni::SOCKET_NAME;
 use crate::cni::decision::Capture;
-use crate::cni::install::{self, CniStatus};
-use crate::cni::server::{CniRequest, CniServer};
+use crate::cni::server::CniRequest;
 use crate::contract::Certificates;
 use crate::drain;
-use crate::errors::chain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
 use crate::source::{files, kube};
@@ -33,12 +31,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
 const TICK: Duration = Duration::from_secs(1);
 /// What could not be captured or applied is tried again after this long.
 const RETRY: Duration = Duration::from_millis(200);
+/// Questions of the plug-in that wait for this loop.
+const PLUGIN_QUEUE: usize = 256;
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
 
@@ -67,10 +67,10 @@ pub struct World {
     pub last_listing: Option<Instant>,
     /// Whether everything is as the snapshot wants it.
     pub settled: bool,
-    /// Where this node's pods run; none where the source says so itself.
+    /// This node's sandboxes; none where the source names them itself.
     pub enrol: Option<Enrol>,
-    /// State of the CNI plug-in, if it is to be installed.
-    pub cni: Option<watch::Receiver<CniStatus>>,
+    /// The CNI plug-in, once the agent is ready and if it is wanted.
+    pub plugin: Option<Plugin>,
 }
 
 impl World {
@@ -115,7 +115,63 @@ impl World {
         self.problems = problems;
     }
 
-    pub(super) fn publish(&mut self) {
+    /// Has the state know the sandboxes of this node's pods. Returns whether any was new.
+    fn learn_sandboxes(&mut self) -> bool {
+        let Some(enrol) = &mut self.enrol else {
+            return false;
+        };
+        let facts = enrol.facts(&self.state.snapshot()).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot look for the pods' network namespaces");
+            Vec::new()
+        });
+        let any = !facts.is_empty();
+        for SandboxFact { uid, netns, ips } in facts {
+            let sandbox = netns.map(|netns| Sandbox { netns, ips });
+            self.state.apply(Change::Sandbox { uid, sandbox });
+        }
+        any
+    }
+
+    fn answer_plugin(&mut self, snapshot: &Snapshot) {
+        let (node, certificates) = (&self.node, &self.certificates);
+        if let Some(enrol) = &mut self.enrol {
+            enrol.settle(snapshot, Instant::now(), |pod| {
+                match (node.captured(pod.id), node.failure(pod.id)) {
+                    (Some(_), _) if certificates.tls(&pod.identity).is_ok() => Capture::Captured,
+                    (Some(_), _) => Capture::Uncertified,
+                    (None, Some(reason)) => Capture::Failed(reason),
+                    (None, None) => Capture::NotYet,
+                }
+            });
+        }
+    }
+
+    /// Questions of the plug-in.
+    fn take_requests(&mut self, requests: &mut Vec<CniRequest>) {
+        for request in requests.drain(..) {
+            if let Some(enrol) = &mut self.enrol {
+                enrol.take(request, Instant::now());
+            }
+        }
+        self.look_again();
+    }
+
+    /// What is not as it should be is tried again, what can be known by now is said.
+    fn look_again(&mut self) {
+        if self.learn_sandboxes() || !self.settled {
+            self.publish();
+        } else {
+            let snapshot = self.state.snapshot();
+            self.answer_plugin(&snapshot);
+        }
+    }
+
+    /// Lets go of every pod, as if none were enrolled.
+    fn release_all(&mut self) {
+        self.node.reconcile(&Snapshot::default(), || {});
+    }
+
+    fn publish(&mut self) {
         self.learn_sandboxes();
         let snapshot = self.state.snapshot();
         let snapshots = Arc::clone(&self.snapshots);
@@ -131,82 +187,7 @@ impl World {
         for identity in identities {
             self.certificates.want(identity);
         }
-        self.settle_cni();
-    }
-
-    /// Opens the plug-in's socket and keeps the plug-in installed, where the settings ask for it.
-    fn start_cni(&mut self, asked: mpsc::Sender<CniRequest>, files: Arc<NetnsFiles>) -> anyhow::Result<()> {
-        let Some(what) = self.config.cni.install(&self.config.state_dir) else {
-            return Ok(());
-        };
-        let socket = self.config.state_dir.join(SOCKET_NAME);
-        let server = CniServer::bind(&socket, files, asked)
-            .with_context(|| format!("listen on {}", socket.display()))?;
-        let (status, seen) = watch::channel(CniStatus::default());
-        self.cni = Some(seen);
-        tokio::task::spawn_local(server.serve());
-        tokio::task::spawn_local(async move {
-            if let Err(error) = install::keep(what, status).await {
-                tracing::error!(error = %chain(&error), "the CNI plug-in cannot be kept installed");
-            }
-        });
-        Ok(())
-    }
-
-    /// Lets go of every pod, as if none were enrolled.
-    fn release_all(&mut self) {
-        let empty = Snapshot {
-            settings: self.snapshots.load().settings.clone(),
-            ..Snapshot::default()
-        };
-        self.node.reconcile(&empty, || {});
-    }
-
-    /// Tells the state what plug-in and `/proc` say of this node's pods. Returns whether it was news.
-    fn learn_sandboxes(&mut self) -> bool {
-        let Some(enrol) = &mut self.enrol else {
-            return false;
-        };
-        let facts = match enrol.facts(&self.state.snapshot()) {
-            Ok(facts) => facts,
-            Err(error) => {
-                tracing::error!(%error, "cannot look for the pods' network namespaces");
-                return false;
-            }
-        };
-        let mut news = false;
-        for SandboxFact { uid, netns, ips } in facts {
-            let sandbox = netns.map(|netns| Sandbox { netns, ips });
-            news |= self.state.apply(Change::Sandbox { uid, sandbox });
-        }
-        news
-    }
-
-    /// Takes a question of the plug-in, and answers it at once if that is possible.
-    fn take_cni(&mut self, question: CniRequest) {
-        if let Some(enrol) = &mut self.enrol {
-            enrol.take(question, Instant::now());
-        }
-        if self.learn_sandboxes() {
-            self.publish();
-        } else {
-            self.settle_cni();
-        }
-    }
-
-    /// Answers the questions of the plug-in that can be answered by now.
-    fn settle_cni(&mut self) {
-        let Some(enrol) = &mut self.enrol else {
-            return;
-        };
-        let node = &self.node;
-        enrol.settle(&self.snapshots.load(), Instant::now(), |pod| {
-            match (node.captured(pod.id), node.failure(pod.id)) {
-                (Some(_), _) if node.applied() => Capture::Captured,
-                (_, Some(reason)) => Capture::Failed(reason),
-                _ => Capture::NotYet,
-            }
-        });
+        self.answer_plugin(&snapshot);
     }
 
     fn tick(&mut self, ticks: u64) {
@@ -214,9 +195,6 @@ impl World {
             return;
         }
         self.node.tick();
-        if self.learn_sandboxes() {
-            self.publish();
-        }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
         {
@@ -284,11 +262,11 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let drain = config.drain_deadline();
     let (sender, changes) = mpsc::channel(8);
     let (state, source) = start_source(&config, &telemetry, sender).await?;
-    let files = Arc::new(NetnsFiles::new(&config.cni.host_root));
-    // Of a folder, each pod says itself where it runs.
-    let on_kubernetes = config.config.is_none();
-    let scanner = Scanner::new(Path::new("/proc"), Arc::clone(&files));
-    let enrol = on_kubernetes.then(|| Enrol::new(config.node.as_str().into(), scanner));
+    let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
+    let enrol = config.config.is_none().then(|| {
+        let scanner = Scanner::new(Path::new("/proc"), Arc::clone(&netns_files));
+        Enrol::new(config.node.as_str().into(), scanner)
+    });
     let world = Rc::new(RefCell::new(World {
         state,
         problems: Vec::new(),
@@ -301,7 +279,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         last_listing: None,
         settled: false,
         enrol,
-        cni: None,
+        plugin: None,
         config,
     }));
     let (_serving, until_end) = drain::drain();
@@ -313,13 +291,15 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     }
     tokio::select! {
         ended = source => ended.context("config source")?.context("config source")?,
-        result = control(Rc::clone(&world), changes, files) => result?,
+        result = control(Rc::clone(&world), changes, netns_files) => result?,
     }
     let config = world.borrow().config.clone();
-    let for_good = on_kubernetes && leaving::uninstalled(&config).await;
+    let for_good = config.config.is_none() && leaving::uninstalled(&config).await;
+    if let Some(plugin) = world.borrow_mut().plugin.take() {
+        plugin.leave(for_good);
+    }
     if for_good {
-        leaving::remove_cni(&config);
-        // Nobody will take over: what is captured goes on as it was before the mesh.
+        // Nobody takes over: from here on the pods' connections are made as before the mesh.
         world.borrow_mut().release_all();
     }
     tracing::info!(deadline_s = drain.as_secs(), for_good, "draining");
@@ -359,15 +339,15 @@ async fn start_source(
 async fn control(
     world: Rc<RefCell<World>>,
     mut changes: mpsc::Receiver<Vec<Change>>,
-    files: Arc<NetnsFiles>,
+    netns_files: Arc<NetnsFiles>,
 ) -> anyhow::Result<()> {
+    let (plugins, mut requests) = mpsc::channel(PLUGIN_QUEUE);
+    let mut asked = Vec::new();
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
-    let (asked, mut questions) = mpsc::channel(256);
-    let mut cni_parts = Some((asked, files));
     loop {
         tokio::select! {
             biased;
@@ -380,16 +360,15 @@ async fn control(
                     let mut world = world.borrow_mut();
                     world.node.tick();
                     world.node.datapath_mut().keep();
-                    tracing::info!("ready");
-                    // From here on pods can be captured before they start; an earlier agent answered until now.
-                    if let Some((asked, files)) = cni_parts.take().filter(|_| world.enrol.is_some()) {
-                        world.start_cni(asked, files)?;
+                    if world.enrol.is_some() {
+                        let plugin = Plugin::start(&world.config, Arc::clone(&netns_files), plugins.clone())?;
+                        world.plugin = plugin;
                     }
+                    tracing::info!("ready");
                 }
             }
-            Some(question) = questions.recv() => world.borrow_mut().take_cni(question),
-            () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().publish(),
-            () = tokio::time::sleep(RETRY), if anybody_waits(&world) => world.borrow_mut().settle_cni(),
+            _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
+            () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = ticker.tick() => {
                 ticks += 1;
                 world.borrow_mut().tick(ticks);
@@ -398,13 +377,10 @@ async fn control(
     }
 }
 
-fn anybody_waits(world: &RefCell<World>) -> bool {
-    world.borrow().enrol.as_ref().is_some_and(Enrol::has_waiting)
-}
-
 fn unsettled(world: &RefCell<World>) -> bool {
     let world = world.borrow();
-    world.ready() && !world.settled
+    let looks = |enrol: &Enrol| enrol.looks_for_pods() || enrol.has_waiting();
+    world.ready() && (!world.settled || world.enrol.as_ref().is_some_and(looks))
 }
 
 /// Turns the kernel's events into log lines; their rate is bounded per pod in the kernel.

@@ -2,46 +2,29 @@
 
 use super::config::AgentConfig;
 use crate::bpf::{cgroup2_mount, pods_cgroup, remove_agent_cgroup, remove_residue};
-use crate::cni::install;
-use crate::cni::leave::DaemonSetState;
-use crate::errors::chain;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::{Api, Client};
-use std::time::Duration;
+use crate::cni::SOCKET_NAME;
+use crate::cni::leave::daemon_set;
+use crate::source::kube;
 
-/// Name of the agents' DaemonSet in the chart.
+/// Name of the agents' DaemonSet, as the chart makes it.
 const DAEMON_SET: &str = "heddle-agent";
-const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Whether the agents' DaemonSet is gone, and Heddle with it from this node.
+/// Whether Heddle is being uninstalled: the agents' DaemonSet is gone. No answer is a no.
 pub(super) async fn uninstalled(config: &AgentConfig) -> bool {
-    let asking = async {
-        let client = Client::try_default().await.ok()?;
-        let sets: Api<DaemonSet> = Api::namespaced(client, &config.namespace);
-        Some(match sets.get(DAEMON_SET).await {
-            Ok(set) => DaemonSetState::from_answer(200, set.metadata.deletion_timestamp.is_some()),
-            Err(kube::Error::Api(status)) => DaemonSetState::from_answer(status.code, false),
-            Err(_) => DaemonSetState::Unknown,
-        })
-    };
-    let state = tokio::time::timeout(PATIENCE, asking).await.ok().flatten();
-    let state = state.unwrap_or(DaemonSetState::Unknown);
-    tracing::info!(?state, "the agents' DaemonSet");
-    state.uninstalled()
-}
-
-/// Takes the plug-in out of the node's network configuration: pods start without the mesh from here on.
-pub(super) fn remove_cni(config: &AgentConfig) {
-    match install::uninstall(
-        config.cni.cni_bin_dir.as_deref(),
-        config.cni.cni_conf_dir.as_deref(),
-    ) {
-        Ok(changed) => tracing::info!(?changed, "CNI plug-in removed"),
-        Err(error) => tracing::error!(error = %chain(&error), "the CNI plug-in is not removed"),
+    match kube::client(&kube::WatchSettings::default()).await {
+        Ok(client) => {
+            let state = daemon_set(client, &config.namespace, DAEMON_SET).await;
+            tracing::info!(?state, "the agents' DaemonSet");
+            state.uninstalled()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot ask whether this agent ends for good: everything stays");
+            false
+        }
     }
 }
 
-/// Removes what the agent made in the kernel and on disk. The agent must hold nothing of it any more.
+/// Removes what the agent made in the kernel and on disk; what this process still holds goes with it.
 pub(super) fn remove_everything(config: &AgentConfig) {
     let cgroup = config
         .cgroup
@@ -54,12 +37,20 @@ pub(super) fn remove_everything(config: &AgentConfig) {
     for error in outcomes.into_iter().filter_map(Result::err) {
         tracing::error!(%error, "something is left of the data path");
     }
-    let mine = ["admin.sock", "cni.sock", "agent.lock"].map(|name| config.state_dir.join(name));
-    for path in mine {
+    for name in ["admin.sock", SOCKET_NAME, "agent.lock"] {
+        let path = config.state_dir.join(name);
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::error!(%error, path = %path.display(), "cannot be removed");
         }
+    }
+    // The directory is a mount of the pod; on the node it is an empty directory, and is removed by the node's path.
+    let on_node = config
+        .cni
+        .host_root
+        .join(config.state_dir.strip_prefix("/").unwrap_or(&config.state_dir));
+    if let Err(error) = std::fs::remove_dir(&on_node) {
+        tracing::debug!(%error, path = %on_node.display(), "state directory stays");
     }
 }

@@ -37,7 +37,7 @@ pub fn status(world: &World) -> Value {
         "held_out": world.state.held_out().map(|(pod, why)| json!({
             "pod": pod.to_string(), "why": why.describe(),
         })).collect::<Vec<_>>(),
-        "cni": world.cni.as_ref().map(|status| format!("{:?}", *status.borrow())),
+        "cni": world.plugin.as_ref().map(|plugin| format!("{:?}", *plugin.status.borrow())),
         "refused_by_datapath": node.plan().refused,
         "maps": node.datapath().usage().iter().map(|map| json!({
             "name": map.name, "entries": map.entries, "max": map.max,

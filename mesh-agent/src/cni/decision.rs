@@ -9,11 +9,16 @@ use std::time::Duration;
 /// would throw the sandbox away.
 const FAILURE_GRACE: Duration = Duration::from_secs(1);
 
+/// A CA that is away holds up the start of pods for this long, not for ever.
+const CERTIFICATE_GRACE: Duration = Duration::from_secs(3);
+
 /// How far the data path is with a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capture<'a> {
     /// Its connections are captured.
     Captured,
+    /// They are captured, and its certificate is on the way: connections to other nodes would be refused.
+    Uncertified,
     /// Its last capture failed, for this reason.
     Failed(&'a str),
     /// Not tried yet.
@@ -39,6 +44,7 @@ pub fn decide(
         Enrollment::Enrolled if request.netns.is_some() && pod.netns != request.netns => None,
         Enrollment::Enrolled => match capture {
             Capture::Captured => Some(Answer::Captured),
+            Capture::Uncertified => (waited >= CERTIFICATE_GRACE).then_some(Answer::Captured),
             Capture::Failed(reason) if waited >= FAILURE_GRACE => Some(Answer::Failed {
                 reason: reason.to_owned(),
             }),
@@ -138,6 +144,16 @@ mod tests {
         assert_eq!(add(Some(&enrolled), failed, 0), None);
         let reason = "map WORKLOADS is full".to_owned();
         assert_eq!(add(Some(&enrolled), failed, 1), Some(Answer::Failed { reason }));
+    }
+
+    #[test]
+    fn a_pod_waits_a_little_for_its_certificate() {
+        let enrolled = pod(Enrollment::Enrolled, NETNS);
+        assert_eq!(add(Some(&enrolled), Capture::Uncertified, 0), None);
+        assert_eq!(
+            add(Some(&enrolled), Capture::Uncertified, 3),
+            Some(Answer::Captured)
+        );
     }
 
     #[test]

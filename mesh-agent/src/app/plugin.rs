@@ -1,0 +1,66 @@
+//! The CNI plug-in's life with the agent: it is served and installed once the agent is ready, and goes with the
+//! installation, not with the process.
+
+use super::config::AgentConfig;
+use crate::cni::SOCKET_NAME;
+use crate::cni::install::{self, CniStatus, Install};
+use crate::cni::server::{CniRequest, CniServer};
+use crate::sys::NetnsFiles;
+use anyhow::Context;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// The plug-in of an agent that runs.
+#[derive(Debug)]
+pub struct Plugin {
+    install: Install,
+    keeper: JoinHandle<()>,
+    /// Whether the runtime calls it.
+    pub status: watch::Receiver<CniStatus>,
+}
+
+impl Plugin {
+    /// Takes the plug-in's questions and puts it on the node, if the settings say so.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn start(
+        config: &AgentConfig,
+        files: Arc<NetnsFiles>,
+        requests: mpsc::Sender<CniRequest>,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(install) = config.cni.install(&config.state_dir) else {
+            return Ok(None);
+        };
+        let socket = config.state_dir.join(SOCKET_NAME);
+        let server = CniServer::bind(&socket, files, requests)
+            .with_context(|| format!("listen on {}", socket.display()))?;
+        drop(tokio::task::spawn_local(server.serve()));
+        let (sender, status) = watch::channel(CniStatus::default());
+        let what = install.clone();
+        let keeper = tokio::task::spawn_local(async move {
+            if let Err(error) = install::keep(what, sender).await {
+                tracing::error!(%error, "the CNI plug-in is not looked after");
+            }
+        });
+        Ok(Some(Self {
+            install,
+            keeper,
+            status,
+        }))
+    }
+
+    /// Looks after the plug-in no longer. It stays for the next agent, so that pods that start meanwhile wait, or goes
+    /// with the installation.
+    pub fn leave(self, for_good: bool) {
+        self.keeper.abort();
+        if !for_good {
+            return;
+        }
+        match install::uninstall(Some(&self.install.bin_dir), Some(&self.install.conf_dir)) {
+            Ok(changed) => tracing::info!(?changed, "the CNI plug-in is uninstalled"),
+            Err(error) => tracing::error!(%error, "the CNI plug-in cannot be uninstalled"),
+        }
+    }
+}
