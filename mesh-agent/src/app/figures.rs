@@ -1,6 +1,7 @@
 //! The data path's figures as metrics: read from the maps at a scrape, handed to the registry through a collector.
 
 use super::control::World;
+use crate::ca::CertificateState;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 struct Figures {
     decisions: Vec<(&'static str, u64)>,
     maps: Vec<(&'static str, i64, i64)>,
+    certificates: Vec<(&'static str, i64)>,
     captured_pods: i64,
     config_problems: i64,
     snapshot_version: i64,
@@ -55,6 +57,7 @@ impl DatapathCollector {
                 .into_iter()
                 .map(|map| (map.name, signed(map.entries), i64::from(map.max)))
                 .collect(),
+            certificates: certificates(world),
             captured_pods: signed(captured),
             config_problems: signed(world.problems.len()),
             snapshot_version: i64::try_from(snapshot.version).unwrap_or(i64::MAX),
@@ -95,6 +98,16 @@ impl Collector for DatapathCollector {
             "Entries that a BPF map can hold",
             max,
         )?;
+        let certificates = figures
+            .certificates
+            .iter()
+            .map(|(state, count)| ([("state", *state)], ConstGauge::new(*count)));
+        family(
+            &mut encoder,
+            "heddle_agent_certificates",
+            "Certificates of this node's identities by state",
+            certificates,
+        )?;
         let mut gauge = |name, help, value| {
             let metric = ConstGauge::<i64>::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
@@ -115,6 +128,23 @@ impl Collector for DatapathCollector {
             figures.snapshot_version,
         )
     }
+}
+
+/// Every state has a series, so that an alert on one sees its zero.
+fn certificates(world: &World) -> Vec<(&'static str, i64)> {
+    let all = world.certificates.list();
+    [
+        ("valid", CertificateState::Valid),
+        ("renewal_due", CertificateState::RenewalDue),
+        ("renewal_overdue", CertificateState::RenewalOverdue),
+        ("expired", CertificateState::Expired),
+        ("missing", CertificateState::Missing),
+    ]
+    .map(|(name, state)| {
+        let count = all.iter().filter(|one| one.state == state).count();
+        (name, i64::try_from(count).unwrap_or(i64::MAX))
+    })
+    .into()
 }
 
 fn family<M: EncodeMetric>(
