@@ -1,12 +1,17 @@
 //! The command line: one file per verb.
 
 mod ask;
+mod certs;
 mod check;
 mod cleanup;
 mod controller;
 mod crds;
+mod fleet;
+mod logs;
+mod routes;
 mod run;
 mod status;
+mod survey;
 mod verify;
 mod why;
 
@@ -36,14 +41,27 @@ enum Verb {
     Run(Box<crate::app::config::AgentConfig>),
     /// Run the controller: CA, templates of workloads, validating webhook.
     Controller(Box<crate::controller::config::ControllerConfig>),
-    /// Test what the agent needs of this kernel and machine, and say what is missing.
+    /// Say what the cluster, or this machine, lacks for the mesh; once installed, what is in it and what not, and why.
     Check(check::Args),
     /// Show the agent, its pods, what is captured and what not and why, and what is wrong with the config.
     Status(status::Args),
     /// Explain what becomes of a connection or request: which rule, which object, which field, why.
     Why(why::Args),
+    /// Show the route tables in force.
+    Routes(routes::Args),
+    /// Show the certificates in use.
+    Certs(certs::Args),
+    /// Show what passed through the mesh for one pod.
+    Logs(logs::Args),
+    /// Show what passes through the mesh for one pod, as it happens.
+    Tap(logs::Args),
+    /// Say whether what the chart installs is there and serves, and what is in the mesh.
+    VerifyInstall(check::Args),
     /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
     Cleanup(cleanup::Args),
+    /// The CNI plug-in, which the container runtime runs: reads its call from the environment and standard input.
+    #[command(hide = true)]
+    Cni,
     /// Print the CustomResourceDefinitions of the mesh as YAML.
     Crds,
     /// Load the BPF programs, print the verifier's statistics, and attach nothing.
@@ -53,6 +71,9 @@ enum Verb {
 /// Parses the command line and runs the verb.
 #[must_use]
 pub fn main() -> ExitCode {
+    if crate::cni::plugin::is_called() {
+        return crate::cni::plugin::main();
+    }
     let cli = Cli::parse();
     let result = match cli.verb {
         Verb::Run(config) => run::run(*config),
@@ -60,7 +81,13 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Why(args) => why::run(&args),
+        Verb::Routes(args) => routes::run(&args),
+        Verb::Certs(args) => certs::run(&args),
+        Verb::Logs(args) => logs::run(&args),
+        Verb::Tap(args) => logs::tap(&args),
+        Verb::VerifyInstall(args) => check::verify_install(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
+        Verb::Cni => Ok(crate::cni::plugin::main()),
         Verb::Crds => crds::run(),
         Verb::VerifyBpf(args) => verify::run(&args),
     };

@@ -69,6 +69,15 @@ impl DrainWatch {
         self.reach(Stage::Cut).await;
     }
 
+    /// What `work` yields; nothing if the deadline comes first, which drops it.
+    pub async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.cut() => None,
+        }
+    }
+
     async fn reach(&self, stage: Stage) {
         // An error means that the trigger is gone, which is the last stage.
         let mut receiver = self.0.clone();

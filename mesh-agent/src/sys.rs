@@ -1,5 +1,9 @@
 //! The system calls of the agent: network namespaces and socket options. All `unsafe` of the proxy side is here.
 
+mod netns_files;
+
+pub use netns_files::{NetnsFiles, NetnsId, netns_id};
+
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fs::File;

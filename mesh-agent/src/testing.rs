@@ -2,7 +2,9 @@
 
 use crate::contract::{CertificateError, Certificates, IdentityTls};
 use crate::tls::{IdentityMaterial, identity_tls};
+use mesh_core::model::ObjectName;
 use mesh_core::model::identity::SpiffeId;
+use mesh_core::model::workload::{Enrollment, FailMode, Names, Workload};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, SanType,
@@ -117,5 +119,32 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An enrolled pod of node `n1`, without addresses and network namespace.
+pub(crate) fn workload(namespace: &str, name: &str, uid: &str) -> Workload {
+    let text = Arc::<str>::from(name);
+    Workload {
+        id: 1,
+        pod: ObjectName::new(namespace, name),
+        uid: uid.into(),
+        node: "n1".into(),
+        ips: Vec::new(),
+        labels: Arc::default(),
+        identity: id(ALICE),
+        names: Names {
+            workload: Arc::clone(&text),
+            kind: "pod".into(),
+            app: Arc::clone(&text),
+            version: "unknown".into(),
+            canonical_service: text,
+            canonical_revision: "latest".into(),
+        },
+        enrollment: Enrollment::Enrolled,
+        ready: true,
+        netns: None,
+        probe_ports: Vec::new(),
+        fail_mode: FailMode::Closed,
     }
 }

@@ -1,13 +1,17 @@
-//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench`; each does what the one before it needs.
+//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|image`; each does what the one before it needs.
 
 mod bpf;
+mod cluster;
 mod generate;
+mod go;
+mod image;
 mod setup;
 mod shell;
 mod suite;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -26,7 +30,7 @@ enum Task {
     /// Writes the files of the tree that are made from the code: the chart's CRDs.
     Generate,
     /// Sets up, builds, and runs every check and test there is.
-    Test,
+    Test(suite::Options),
     /// Sets up, builds, and plays the mesh on two nodes made of network namespaces.
     Demo {
         /// Arguments of the demo: --json FILE, --keep, --quick.
@@ -38,6 +42,16 @@ enum Task {
         /// Arguments of the bench: --json FILE, --quick.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
+    },
+    /// Builds the agent and writes a container image of it, without a daemon.
+    Image(image::Options),
+    /// A real Kubernetes cluster on this machine.
+    Cluster {
+        /// A cluster that you have, for kubectl, helm and status in place of the one that `up` makes.
+        #[arg(long, env = "HEDDLE_KUBECONFIG")]
+        kubeconfig: Option<PathBuf>,
+        #[command(subcommand)]
+        task: cluster::Task,
     },
 }
 
@@ -59,23 +73,32 @@ fn run(task: Task) -> Result<ExitCode> {
             bpf::build()?;
             bpf::verify()?;
         }
+        Task::Test(options) => return suite::run(&options),
+        Task::Image(options) => {
+            image::run(&options)?;
+        }
+        Task::Cluster { kubeconfig, task } => return cluster::run(&task, kubeconfig.as_deref()),
+        Task::Demo { args } => return front("demo", &[], &args, "release"),
+        // What is measured is what the image ships.
+        Task::Bench { args } => return front("bench", setup::BENCH, &args, "dist"),
         Task::Generate => generate::run()?,
-        Task::Test => return suite::run(),
-        Task::Demo { args } => return front("demo", &[], &args),
-        Task::Bench { args } => return front("bench", setup::BENCH, &args),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds everything that a program of mesh-tests runs, and runs it in place of this one.
-fn front(program: &str, packages: &[setup::Package], args: &[String]) -> Result<ExitCode> {
+/// Builds everything that a program of mesh-tests runs, and runs it in place of this one, with the agent of `profile`.
+fn front(program: &str, packages: &[setup::Package], args: &[String], profile: &str) -> Result<ExitCode> {
     setup::run()?;
     setup::packages(packages)?;
     bpf::build()?;
     suite::build_release()?;
-    let path = shell::root().join("target/release").join(program);
-    let status = std::process::Command::new(path)
+    if profile != "release" {
+        suite::build_agent(profile)?;
+    }
+    let target = shell::root().join("target");
+    let status = std::process::Command::new(target.join("release").join(program))
         .args(args)
+        .env("HEDDLE_BIN_DIR", target.join(profile))
         .current_dir(shell::root())
         .status()?;
     Ok(if status.success() {

@@ -60,6 +60,23 @@ pub(crate) const BENCH: &[Package] = &[
     package("python3-venv", "/usr/share/doc/python3-venv"),
 ];
 
+/// What the test cluster's machines run, and what makes them.
+pub(crate) const CLUSTER: &[Package] = &[
+    package("containerd", "containerd"),
+    package("runc", "runc"),
+    package("containernetworking-plugins", "/usr/lib/cni/bridge"),
+    package("iproute2", "ip"),
+    package("iptables", "iptables"),
+    package("nftables", "nft"),
+    package("conntrack", "conntrack"),
+    package("socat", "socat"),
+    package("busybox-static", "/bin/busybox"),
+    package("curl", "curl"),
+    package("bpftool", "bpftool"),
+    package("procps", "pgrep"),
+    package("openssl", "openssl"),
+];
+
 /// Everything that `build-ebpf`, `demo` and `test` need.
 pub(crate) fn run() -> Result<()> {
     packages(BASE)?;
@@ -81,6 +98,11 @@ pub(crate) fn run() -> Result<()> {
     }
     eprintln!("✔ setup: everything needed is here");
     Ok(())
+}
+
+/// Whether this process may make namespaces and install packages.
+pub(crate) fn is_root() -> bool {
+    shell::quiet(shell::command("id").arg("-u")).is_some_and(|id| id.trim() == "0")
 }
 
 /// Whether the nightly toolchain can build `core` itself.
@@ -144,8 +166,7 @@ pub(crate) fn packages(wanted: &[Package]) -> Result<()> {
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!("this machine lacks {list} (names as in Debian) and has no apt-get: install them");
     }
-    let root = shell::quiet(shell::command("id").arg("-u")).is_some_and(|id| id.trim() == "0");
-    if !root {
+    if !is_root() {
         bail!("this machine lacks {list}: run `sudo apt-get install {list}`, or this command as root");
     }
     let apt = |args: &[&str]| {

@@ -62,8 +62,14 @@ pub(crate) fn quiet(command: &mut Command) -> Option<String> {
 
 /// Whether a program is on the PATH or in one of the folders that root's programs are in.
 pub(crate) fn installed(program: &str) -> bool {
+    which(program).is_some()
+}
+
+/// Where that is.
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .any(|dir| dir.join(program).is_file())
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }

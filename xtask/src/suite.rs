@@ -1,9 +1,28 @@
 //! `cargo xtask test`: every check and test, in the order of what is cheapest to know, and one line at the end.
 
-use crate::{bpf, setup, shell};
+use crate::cluster::{Cluster, Layout};
+use crate::{bpf, image, setup, shell};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+
+/// Which of the tests to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Skips the suites on a Kubernetes cluster, for quick turns.
+    #[arg(long)]
+    no_cluster: bool,
+    /// Runs those suites and nothing else.
+    #[arg(long, conflicts_with = "no_cluster")]
+    only_cluster: bool,
+    /// Runs those suites on a cluster that you have, with Heddle's image loaded, in place of one made for them.
+    #[arg(long, env = "HEDDLE_KUBECONFIG", conflicts_with = "no_cluster")]
+    kubeconfig: Option<PathBuf>,
+}
+
+/// Feature of the suites that need a cluster.
+const CLUSTER: &str = "mesh-tests/cluster";
 
 #[derive(Default)]
 struct Tally {
@@ -29,16 +48,49 @@ pub(crate) fn build_release() -> Result<()> {
     shell::run("building the agent and the test programs", &mut cargo)
 }
 
+/// Builds the agent alone, in another profile.
+pub(crate) fn build_agent(profile: &str) -> Result<()> {
+    let mut cargo = shell::command("cargo");
+    cargo.args(["build", "--profile", profile, "--bins", "-p", "mesh-agent"]);
+    shell::run(
+        &format!("building the agent (profile {profile}, minutes)"),
+        &mut cargo,
+    )
+}
+
 /// Runs all of it; a stage that fails does not keep the next from being known.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut tally = Tally::default();
     setup::run()?;
+    if options.only_cluster {
+        bpf::build()?;
+    } else {
+        off_cluster(&mut tally)?;
+    }
+    if options.no_cluster {
+        eprintln!("✘ NOT RUN: the suites on a cluster (--no-cluster)");
+    } else {
+        on_cluster(&mut tally, options)?;
+    }
+    for broken in &tally.broken {
+        eprintln!("✘ {broken}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Checks, unit tests, and the suites that need this machine only.
+fn off_cluster(tally: &mut Tally) -> Result<()> {
     tally.check("cargo fmt --check", &mut cargo(&["fmt", "--all", "--check"]));
     bpf::build()?;
     build_release()?;
     bpf::verify()?;
-    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    tally.check("cargo clippy", &mut cargo(&clippy));
+    let clippy = ["clippy", "--workspace", "--all-targets", "--features", CLUSTER];
+    tally.check("cargo clippy", cargo(&clippy).args(["--", "-D", "warnings"]));
     tally.check("cargo deny check", &mut deny()?);
     // With the profile of the agent above: dependencies are compiled once.
     tally.tests(
@@ -52,7 +104,7 @@ pub(crate) fn run() -> Result<ExitCode> {
             "--no-fail-fast",
         ]),
     )?;
-    if root() {
+    if setup::is_root() {
         let mut suites = cargo(&[
             "test",
             "--release",
@@ -70,25 +122,60 @@ pub(crate) fn run() -> Result<ExitCode> {
     } else {
         eprintln!("✘ NOT RUN: the suites on network namespaces need root: run `sudo -E cargo xtask test`");
     }
-    for broken in &tally.broken {
-        eprintln!("✘ {broken}");
+    Ok(())
+}
+
+/// Suites on a Kubernetes cluster: the user's, or one of this run's own, which ends with it.
+fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
+    let what = "suites on a cluster";
+    // All of them share the cluster, and some take parts of it away: one after the other.
+    let mut suites = cargo(&["test", "--release", "-p", "mesh-tests", "--features", CLUSTER]);
+    // The chart's own tests want the helm that the cluster brings.
+    suites.args(["--test", "cluster_*", "--test", "chart", "--no-fail-fast"]);
+    suites.args(["--", "--test-threads=1"]);
+    suites.env("HEDDLE_IMAGE", image::reference());
+    if let Some(kubeconfig) = &options.kubeconfig {
+        return tally.tests(
+            what,
+            suites.env("HEDDLE_KUBECONFIG", std::path::absolute(kubeconfig)?),
+        );
     }
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    Ok(if tally.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    if !setup::is_root() {
+        if std::env::var_os("CI").is_some() {
+            tally.fail("suites on a cluster need root, and CI has none");
+        } else {
+            eprintln!("✘ NOT RUN: the suites on a cluster need root: run `sudo -E cargo xtask test`");
+        }
+        return Ok(());
+    }
+    let cluster = Cluster::of_tests();
+    let before = tally.failed;
+    let ready = image::write(&image::Options::for_tests()).and_then(|image| {
+        cluster.down()?;
+        cluster.up(&Layout::default())?;
+        cluster.load(&[image])
+    });
+    let ran = match ready {
+        Ok(()) => tally.tests(what, suites.env("KC_WORK", cluster.work())),
+        Err(error) => {
+            tally.fail(&format!("{what}: {error:#}"));
+            Ok(())
+        }
+    };
+    if tally.failed > before {
+        // Reported or not, the failure is known; its explanation goes with the cluster.
+        let _ = cluster.report(&shell::root().join("target/cluster-test-report"));
+    }
+    if let Err(error) = cluster.down() {
+        tally.fail(&format!("{error:#}"));
+    }
+    ran
 }
 
 fn cargo(args: &[&str]) -> Command {
     let mut command = shell::command("cargo");
     command.args(args);
     command
-}
-
-fn root() -> bool {
-    shell::quiet(shell::command("id").arg("-u")).is_some_and(|id| id.trim() == "0")
 }
 
 /// Licences, sources and bans need no network; advisories need their database, which not every machine can have.

@@ -1,8 +1,13 @@
 //! What the BPF maps must hold: snapshot → [`Plan`] → [`diff`]. The edge only carries the operations out.
 
+mod basis;
 mod build;
 
+pub use basis::Basis;
+
 use crate::model::snapshot::Snapshot;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use mesh_common::{Backend, BackendKey, Ip, LocalPod, PortKey, Service, ServiceKey, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,13 +36,15 @@ pub struct Plan {
     pub node_addrs: BTreeSet<Ip>,
     /// `SERVICES`. `Service::id` is a *generation*: whenever the backends of a service change it gets a number that
     /// the previous plan did not use, so that the kernel never mixes an old count with new backends.
-    pub services: BTreeMap<ServiceKey, Service>,
+    pub services: OrdMap<ServiceKey, Service>,
     /// `BACKENDS`.
-    pub backends: BTreeMap<BackendKey, Backend>,
+    pub backends: OrdMap<BackendKey, Backend>,
     /// What did not fit into a map, by name; none of it is half there.
     pub refused: Vec<String>,
     /// The last generation given out; carried from plan to plan.
     pub last_generation: u32,
+    /// What it was made from, so that the next plan looks only at what is different.
+    pub basis: Basis,
 }
 
 /// One map operation.
@@ -69,7 +76,8 @@ pub enum Op {
     DeleteBackend(BackendKey),
 }
 
-/// Computes the wanted contents. `previous` is only used to keep generation numbers of what did not change.
+/// Computes the wanted contents. What did not change since `previous` keeps its generation number, and is not looked at
+/// if `previous` is a plan that was made here.
 #[must_use]
 pub fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> Plan {
     build::plan(snapshot, facts, previous)
@@ -80,9 +88,11 @@ pub fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> Plan {
 #[must_use]
 pub fn diff(old: &Plan, new: &Plan) -> Vec<Op> {
     let mut ops = Vec::new();
+    let (put_backends, delete_backends) = parts(&old.backends, &new.backends);
+    let (put_services, delete_services) = parts(&old.services, &new.services);
+    ops.extend(put_backends.into_iter().map(|(k, v)| Op::PutBackend(k, v)));
+    ops.extend(put_services.into_iter().map(|(k, v)| Op::PutService(k, v)));
     let mut put = |op| ops.push(op);
-    changed(&old.backends, &new.backends).for_each(|(k, v)| put(Op::PutBackend(k, v)));
-    changed(&old.services, &new.services).for_each(|(k, v)| put(Op::PutService(k, v)));
     changed(&old.local_pods, &new.local_pods).for_each(|(k, v)| put(Op::PutLocalPod(k, v)));
     new.node_addrs
         .difference(&old.node_addrs)
@@ -99,9 +109,24 @@ pub fn diff(old: &Plan, new: &Plan) -> Vec<Op> {
     old.node_addrs
         .difference(&new.node_addrs)
         .for_each(|ip| put(Op::DeleteNodeAddr(*ip)));
-    gone(&old.services, &new.services).for_each(|k| put(Op::DeleteService(k)));
-    gone(&old.backends, &new.backends).for_each(|k| put(Op::DeleteBackend(k)));
+    ops.extend(delete_services.into_iter().map(Op::DeleteService));
+    ops.extend(delete_backends.into_iter().map(Op::DeleteBackend));
     ops
+}
+
+/// What is new or different, and what is gone. Parts that both maps share are not walked.
+fn parts<K: Ord + Copy, V: PartialEq + Copy>(
+    old: &OrdMap<K, V>,
+    new: &OrdMap<K, V>,
+) -> (Vec<(K, V)>, Vec<K>) {
+    let (mut put, mut gone) = (Vec::new(), Vec::new());
+    for item in old.diff(new) {
+        match item {
+            DiffItem::Add(k, v) | DiffItem::Update { new: (k, v), .. } => put.push((*k, *v)),
+            DiffItem::Remove(k, _) => gone.push(*k),
+        }
+    }
+    (put, gone)
 }
 
 fn changed<'a, K: Ord + Copy, V: PartialEq + Copy>(

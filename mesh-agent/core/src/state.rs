@@ -1,19 +1,31 @@
 //! The known world: objects in, snapshots out.
 
+mod addresses;
+mod dirty;
 mod endpoints;
 mod ids;
+mod mentions;
+mod pods;
 mod routes;
+mod services;
 mod tables;
+mod templates;
+mod versions;
 mod workloads;
 mod world;
 
+use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Head, Rejected, Translated, describe, translate};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
+
+pub use pods::HeldOut;
+pub use versions::{ObjectVersion, Versions};
 
 /// Where an object came from and what it is, enough to name it in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +54,13 @@ pub enum Change {
     },
     /// The object is gone.
     Delete(ObjectKey),
+    /// What this node knows of one of its own pods, or `None` once the pod's sandbox is gone. Not part of listings.
+    Sandbox {
+        /// `metadata.uid` of the pod.
+        uid: Arc<str>,
+        /// The facts.
+        sandbox: Option<Sandbox>,
+    },
     /// Something of this listing could not be read at all: whatever came from `origin` before stays in force.
     Unreadable {
         /// Human-readable place.
@@ -51,6 +70,15 @@ pub enum Change {
     },
     /// The listing is complete.
     InitDone,
+}
+
+/// Where a pod of this node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Path of its network namespace.
+    pub netns: Arc<str>,
+    /// Its addresses, which count while its status has none.
+    pub ips: Vec<IpAddr>,
 }
 
 /// A problem with one object, kept until the object is right or gone.
@@ -71,9 +99,12 @@ pub struct Problem {
 pub struct State {
     tables: Tables,
     records: HashMap<ObjectKey, Record>,
+    /// Those of `records` that have a problem.
+    troubled: BTreeSet<ObjectKey>,
     /// Problems of what has no readable name, and of second versions: by origin and text.
     loose: BTreeMap<(String, String), Problem>,
     listing: Option<Listing>,
+    versions: Versions,
     world: World,
 }
 
@@ -95,15 +126,29 @@ struct Listing {
 }
 
 impl State {
-    /// Nothing known yet.
+    /// Nothing known yet; the source will give every pod.
     #[must_use]
     pub fn new(settings: MeshSettings) -> Self {
+        Self::with(settings, None)
+    }
+
+    /// Nothing known yet; the source will give the pods of `node`. Others are known by EndpointSlices and
+    /// WorkloadTemplates, services have the endpoints of their slices and no others, and a pod's network namespace is what
+    /// [`Change::Sandbox`] says, not what its annotation does.
+    #[must_use]
+    pub fn for_node(settings: MeshSettings, node: impl Into<Arc<str>>) -> Self {
+        Self::with(settings, Some(node.into()))
+    }
+
+    fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {
         Self {
             tables: Tables::default(),
             records: HashMap::new(),
+            troubled: BTreeSet::new(),
             loose: BTreeMap::new(),
             listing: None,
-            world: World::new(settings),
+            versions: Versions::default(),
+            world: World::new(settings, node),
         }
     }
 
@@ -116,6 +161,7 @@ impl State {
             }
             Change::Apply { object, origin } => self.apply_any(&object, &origin),
             Change::Delete(key) => self.remove(&key),
+            Change::Sandbox { uid, sandbox } => self.tables.sandbox(&uid, sandbox, self.world.dirty_mut()),
             Change::Unreadable { origin, reason } => {
                 let object = String::new();
                 self.unreadable(
@@ -129,6 +175,12 @@ impl State {
             }
             Change::InitDone => self.finish_listing(),
         }
+    }
+
+    /// Whether a listing is open: what is known is not the whole.
+    #[must_use]
+    pub fn listing(&self) -> bool {
+        self.listing.is_some()
     }
 
     /// The current view; built anew only if something changed.
@@ -157,7 +209,8 @@ impl State {
             last_good_in_force: false,
         };
         let mut problems: Vec<Problem> = self.loose.values().cloned().collect();
-        problems.extend(self.records.values().filter_map(of_record));
+        let troubled = self.troubled.iter().filter_map(|key| self.records.get(key));
+        problems.extend(troubled.filter_map(of_record));
         problems.extend(self.world.warnings.iter().map(of_world));
         problems.sort_by(|a, b| {
             let key = |p: &'_ Problem| {
@@ -170,6 +223,17 @@ impl State {
             key(a).cmp(&key(b))
         });
         problems
+    }
+
+    /// The versions that the next snapshot, and nothing newer, is made of.
+    #[must_use]
+    pub fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// Pods that endpoints name and that nobody is sent to, with the reason, sorted.
+    pub fn held_out(&self) -> impl Iterator<Item = (&ObjectName, HeldOut)> {
+        self.world.held_out().iter().map(|(pod, why)| (pod, *why))
     }
 
     /// An object, or a `List` of objects.
@@ -194,7 +258,9 @@ impl State {
             Err(rejected) => return self.unreadable(origin.to_owned(), rejected),
         };
         if let Some(listing) = &mut self.listing {
-            if let Some(first) = listing.seen.get(&head.key) {
+            // An API server has one version of an object, and a later one is a change.
+            let files = !self.world.of_one_node();
+            if let Some(first) = listing.seen.get(&head.key).filter(|_| files) {
                 let reason = format!("is already defined at {first}; this second version is ignored");
                 let rejected = Rejected {
                     object: describe(&head.key),
@@ -222,6 +288,7 @@ impl State {
         if translated == Ok(Translated::Nothing) {
             return false;
         }
+        self.versions.read(head);
         let record = self.records.entry(head.key.clone()).or_insert_with(|| Record {
             origin: origin.to_owned(),
             in_force: false,
@@ -231,12 +298,17 @@ impl State {
         match translated {
             Ok(translated) => {
                 record.in_force = true;
+                self.versions.put(head);
                 let had_problem = record.problem.take().is_some();
+                if had_problem {
+                    self.troubled.remove(&head.key);
+                }
                 self.tables.put(head, translated, self.world.dirty_mut()) | had_problem
             }
             Err(rejected) => {
                 let changed = record.problem.as_ref() != Some(&rejected);
                 record.problem = Some(rejected);
+                self.troubled.insert(head.key.clone());
                 changed
             }
         }
@@ -270,8 +342,10 @@ impl State {
     }
 
     fn remove(&mut self, key: &ObjectKey) -> bool {
+        self.versions.remove(key);
         match self.records.remove(key) {
             Some(record) => {
+                self.troubled.remove(key);
                 self.tables.remove(key, self.world.dirty_mut());
                 record.in_force || record.problem.is_some()
             }

@@ -4,10 +4,13 @@ mod destination_rule;
 mod head;
 mod kubernetes;
 mod service;
+mod slice;
+mod template;
 mod value;
 mod virtual_service;
 
 use crate::model::snapshot::MeshSettings;
+use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use serde_json::Value;
 use std::fmt;
 
@@ -15,7 +18,9 @@ pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
-pub use service::{PortSpec, ServiceSpec, SliceSpec};
+pub use service::{PortSpec, ServiceSpec};
+pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
+pub use template::{PodMatch, TemplateSpec};
 pub use virtual_service::VirtualServiceSpec;
 
 /// An object or a field that cannot be honoured.
@@ -52,6 +57,8 @@ pub enum Translated {
     Service(ServiceSpec),
     /// An EndpointSlice.
     EndpointSlice(SliceSpec),
+    /// A WorkloadTemplate.
+    WorkloadTemplate(TemplateSpec),
     /// A VirtualService.
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
@@ -69,7 +76,8 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("", "Namespace") => kubernetes::namespace(head).map(Translated::Namespace),
         ("", "Pod") => kubernetes::pod(head, value).map(Translated::Pod),
         ("", "Service") => service::service(head, value).map(Translated::Service),
-        ("discovery.k8s.io", "EndpointSlice") => service::slice(head, value).map(Translated::EndpointSlice),
+        ("discovery.k8s.io", "EndpointSlice") => slice::slice(head, value).map(Translated::EndpointSlice),
+        (GROUP, WORKLOAD_TEMPLATE) => template::template(head, value).map(Translated::WorkloadTemplate),
         ("networking.istio.io", "VirtualService") => istio_version(head)
             .and_then(|()| virtual_service::virtual_service(head, value, settings))
             .map(Translated::VirtualService),

@@ -1,7 +1,7 @@
 //! The agent's two HTTP faces: health and metrics on TCP, status and `why` on a Unix socket that only root can open.
 
 use super::control::World;
-use super::{report, why};
+use super::{report, routes, why};
 use anyhow::Context;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -121,6 +121,10 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
             response
         }
         (Face::Root, Method::GET, "/status") => json(StatusCode::OK, &report::status(&world.borrow())),
+        (Face::Root, Method::GET, "/routes") => {
+            let snapshot = world.borrow().snapshots.load_full();
+            json(StatusCode::OK, &routes::routes(&snapshot))
+        }
         (Face::Root, Method::POST, "/why") => {
             let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
             let question = match body {

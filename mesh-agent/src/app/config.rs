@@ -11,9 +11,9 @@ pub struct AgentConfig {
     /// Name of this node, as in the pods' `spec.nodeName`.
     #[arg(long, env = "HEDDLE_NODE")]
     pub node: String,
-    /// Folder of YAML to run on.
+    /// Folder of YAML to run on; without it, the Kubernetes API of the cluster that the agent runs in.
     #[arg(long, env = "HEDDLE_CONFIG")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
     /// Directory for the lock file and the admin socket.
     #[arg(long, env = "HEDDLE_STATE_DIR", default_value = "/run/heddle")]
     pub state_dir: PathBuf,
@@ -74,6 +74,9 @@ pub struct AgentConfig {
     /// `text` or `json` log lines.
     #[arg(long, env = "HEDDLE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
+    /// The chained CNI plug-in.
+    #[command(flatten)]
+    pub cni: crate::cni::CniConfig,
 }
 
 /// `meshConfig.outboundTrafficPolicy.mode`.

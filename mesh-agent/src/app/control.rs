@@ -4,27 +4,37 @@
 use super::admin;
 use super::certificates;
 use super::config::AgentConfig;
+use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
+use super::leaving;
 use super::node::Node;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
+use crate::cni::SOCKET_NAME;
+use crate::cni::decision::Capture;
+use crate::cni::install::{self, CniStatus};
+use crate::cni::server::{CniRequest, CniServer};
 use crate::contract::Certificates;
 use crate::drain;
+use crate::errors::chain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
-use crate::source::files;
+use crate::sandbox::Scanner;
+use crate::source::{files, kube};
+use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
-use mesh_core::state::{Change, Problem, State};
+use mesh_core::state::{Change, Problem, Sandbox, State};
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, LocalSet};
 
 const TICK: Duration = Duration::from_secs(1);
 /// What could not be captured or applied is tried again after this long.
@@ -57,6 +67,10 @@ pub struct World {
     pub last_listing: Option<Instant>,
     /// Whether everything is as the snapshot wants it.
     pub settled: bool,
+    /// Where this node's pods run; none where the source says so itself.
+    pub enrol: Option<Enrol>,
+    /// State of the CNI plug-in, if it is to be installed.
+    pub cni: Option<watch::Receiver<CniStatus>>,
 }
 
 impl World {
@@ -75,6 +89,9 @@ impl World {
         }
         if complete {
             self.last_listing = Some(Instant::now());
+        }
+        if self.state.listing() {
+            return;
         }
         self.report_problems();
         if changed || !self.settled {
@@ -98,7 +115,8 @@ impl World {
         self.problems = problems;
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
+        self.learn_sandboxes();
         let snapshot = self.state.snapshot();
         let snapshots = Arc::clone(&self.snapshots);
         self.settled = self
@@ -113,6 +131,82 @@ impl World {
         for identity in identities {
             self.certificates.want(identity);
         }
+        self.settle_cni();
+    }
+
+    /// Opens the plug-in's socket and keeps the plug-in installed, where the settings ask for it.
+    fn start_cni(&mut self, asked: mpsc::Sender<CniRequest>, files: Arc<NetnsFiles>) -> anyhow::Result<()> {
+        let Some(what) = self.config.cni.install(&self.config.state_dir) else {
+            return Ok(());
+        };
+        let socket = self.config.state_dir.join(SOCKET_NAME);
+        let server = CniServer::bind(&socket, files, asked)
+            .with_context(|| format!("listen on {}", socket.display()))?;
+        let (status, seen) = watch::channel(CniStatus::default());
+        self.cni = Some(seen);
+        tokio::task::spawn_local(server.serve());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = install::keep(what, status).await {
+                tracing::error!(error = %chain(&error), "the CNI plug-in cannot be kept installed");
+            }
+        });
+        Ok(())
+    }
+
+    /// Lets go of every pod, as if none were enrolled.
+    fn release_all(&mut self) {
+        let empty = Snapshot {
+            settings: self.snapshots.load().settings.clone(),
+            ..Snapshot::default()
+        };
+        self.node.reconcile(&empty, || {});
+    }
+
+    /// Tells the state what plug-in and `/proc` say of this node's pods. Returns whether it was news.
+    fn learn_sandboxes(&mut self) -> bool {
+        let Some(enrol) = &mut self.enrol else {
+            return false;
+        };
+        let facts = match enrol.facts(&self.state.snapshot()) {
+            Ok(facts) => facts,
+            Err(error) => {
+                tracing::error!(%error, "cannot look for the pods' network namespaces");
+                return false;
+            }
+        };
+        let mut news = false;
+        for SandboxFact { uid, netns, ips } in facts {
+            let sandbox = netns.map(|netns| Sandbox { netns, ips });
+            news |= self.state.apply(Change::Sandbox { uid, sandbox });
+        }
+        news
+    }
+
+    /// Takes a question of the plug-in, and answers it at once if that is possible.
+    fn take_cni(&mut self, question: CniRequest) {
+        if let Some(enrol) = &mut self.enrol {
+            enrol.take(question, Instant::now());
+        }
+        if self.learn_sandboxes() {
+            self.publish();
+        } else {
+            self.settle_cni();
+        }
+    }
+
+    /// Answers the questions of the plug-in that can be answered by now.
+    fn settle_cni(&mut self) {
+        let Some(enrol) = &mut self.enrol else {
+            return;
+        };
+        let node = &self.node;
+        enrol.settle(&self.snapshots.load(), Instant::now(), |pod| {
+            match (node.captured(pod.id), node.failure(pod.id)) {
+                (Some(_), _) if node.applied() => Capture::Captured,
+                (_, Some(reason)) => Capture::Failed(reason),
+                _ => Capture::NotYet,
+            }
+        });
     }
 
     fn tick(&mut self, ticks: u64) {
@@ -120,6 +214,9 @@ impl World {
             return;
         }
         self.node.tick();
+        if self.learn_sandboxes() {
+            self.publish();
+        }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
         {
@@ -185,9 +282,15 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         Arc::clone(&proxy),
     );
     let drain = config.drain_deadline();
-    let folder = config.config.clone();
+    let (sender, changes) = mpsc::channel(8);
+    let (state, source) = start_source(&config, &telemetry, sender).await?;
+    let files = Arc::new(NetnsFiles::new(&config.cni.host_root));
+    // Of a folder, each pod says itself where it runs.
+    let on_kubernetes = config.config.is_none();
+    let scanner = Scanner::new(Path::new("/proc"), Arc::clone(&files));
+    let enrol = on_kubernetes.then(|| Enrol::new(config.node.as_str().into(), scanner));
     let world = Rc::new(RefCell::new(World {
-        state: State::new(config.settings()),
+        state,
         problems: Vec::new(),
         node,
         snapshots,
@@ -197,6 +300,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         started: Instant::now(),
         last_listing: None,
         settled: false,
+        enrol,
+        cni: None,
         config,
     }));
     let (_serving, until_end) = drain::drain();
@@ -206,24 +311,63 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     if let Some(events) = events {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
     }
-    let (sender, changes) = mpsc::channel(8);
-    let source = tokio::task::spawn_local(files::watch(folder, sender));
     tokio::select! {
         ended = source => ended.context("config source")?.context("config source")?,
-        result = control(Rc::clone(&world), changes) => result?,
+        result = control(Rc::clone(&world), changes, files) => result?,
     }
-    tracing::info!(deadline_s = drain.as_secs(), "draining");
+    let config = world.borrow().config.clone();
+    let for_good = on_kubernetes && leaving::uninstalled(&config).await;
+    if for_good {
+        leaving::remove_cni(&config);
+        // Nobody will take over: what is captured goes on as it was before the mesh.
+        world.borrow_mut().release_all();
+    }
+    tracing::info!(deadline_s = drain.as_secs(), for_good, "draining");
     world.borrow_mut().node.stop_taking();
     proxy.drain(drain).await;
+    if for_good {
+        leaving::remove_everything(&config);
+    }
     Ok(())
 }
 
-async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Change>>) -> anyhow::Result<()> {
+/// Starts the config source: a folder, or the Kubernetes API. The state must know which: of the API it sees one node's
+/// pods only.
+async fn start_source(
+    config: &AgentConfig,
+    telemetry: &Telemetry,
+    sender: mpsc::Sender<Vec<Change>>,
+) -> anyhow::Result<(State, JoinHandle<anyhow::Result<()>>)> {
+    if let Some(folder) = config.config.clone() {
+        let source = async move { Ok(files::watch(folder, sender).await?) };
+        return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
+    }
+    let settings = kube::WatchSettings::default();
+    let client = kube::client(&settings)
+        .await
+        .context("no config folder is given (--config), and")?;
+    let figures = telemetry.register(kube::SourceFigures::register);
+    let node = config.node.clone();
+    let state = State::for_node(config.settings(), node.as_str());
+    let source = async move {
+        kube::watch(client, node, settings, figures, sender).await;
+        Ok(())
+    };
+    Ok((state, tokio::task::spawn_local(source)))
+}
+
+async fn control(
+    world: Rc<RefCell<World>>,
+    mut changes: mpsc::Receiver<Vec<Change>>,
+    files: Arc<NetnsFiles>,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
+    let (asked, mut questions) = mpsc::channel(256);
+    let mut cni_parts = Some((asked, files));
     loop {
         tokio::select! {
             biased;
@@ -237,15 +381,25 @@ async fn control(world: Rc<RefCell<World>>, mut changes: mpsc::Receiver<Vec<Chan
                     world.node.tick();
                     world.node.datapath_mut().keep();
                     tracing::info!("ready");
+                    // From here on pods can be captured before they start; an earlier agent answered until now.
+                    if let Some((asked, files)) = cni_parts.take().filter(|_| world.enrol.is_some()) {
+                        world.start_cni(asked, files)?;
+                    }
                 }
             }
+            Some(question) = questions.recv() => world.borrow_mut().take_cni(question),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().publish(),
+            () = tokio::time::sleep(RETRY), if anybody_waits(&world) => world.borrow_mut().settle_cni(),
             _ = ticker.tick() => {
                 ticks += 1;
                 world.borrow_mut().tick(ticks);
             }
         }
     }
+}
+
+fn anybody_waits(world: &RefCell<World>) -> bool {
+    world.borrow().enrol.as_ref().is_some_and(Enrol::has_waiting)
 }
 
 fn unsettled(world: &RefCell<World>) -> bool {

@@ -29,6 +29,7 @@ pub struct Node {
     plan: Plan,
     refused: Vec<String>,
     swept: bool,
+    applied: bool,
 }
 
 struct LivePod {
@@ -63,6 +64,7 @@ impl Node {
             plan,
             refused: Vec::new(),
             swept: false,
+            applied: false,
         }
     }
 
@@ -93,7 +95,14 @@ impl Node {
         if !self.swept {
             self.sweep_leftovers();
         }
+        self.applied = applied;
         applied && self.failures.is_empty()
+    }
+
+    /// Whether the maps were as wanted after the last [`Node::reconcile`].
+    #[must_use]
+    pub fn applied(&self) -> bool {
+        self.applied
     }
 
     fn open_all<'a>(&mut self, workloads: impl Iterator<Item = &'a Arc<Workload>>) {

@@ -34,6 +34,10 @@ pub fn status(world: &World) -> Value {
             "reason": problem.rejected.reason,
             "last_good_in_force": problem.last_good_in_force,
         })).collect::<Vec<_>>(),
+        "held_out": world.state.held_out().map(|(pod, why)| json!({
+            "pod": pod.to_string(), "why": why.describe(),
+        })).collect::<Vec<_>>(),
+        "cni": world.cni.as_ref().map(|status| format!("{:?}", *status.borrow())),
         "refused_by_datapath": node.plan().refused,
         "maps": node.datapath().usage().iter().map(|map| json!({
             "name": map.name, "entries": map.entries, "max": map.max,

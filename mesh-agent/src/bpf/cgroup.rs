@@ -72,6 +72,13 @@ pub fn remove_agent_cgroup(cgroup: &Path) -> std::io::Result<bool> {
     fs::remove_dir(&home).map(|()| true)
 }
 
+/// Whether this process has a cgroup namespace of its own, as containers on cgroup v2 have: its path says nothing then,
+/// and the container is a pod's.
+fn in_a_container() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/cgroup")).ok();
+    matches!((namespace("self"), namespace("1")), (Some(own), Some(node)) if own != node)
+}
+
 /// Moves this process below `cgroup` unless it is there already.
 pub(super) fn join(cgroup: &Path) -> Result<(), BpfError> {
     let mount = cgroup2_mount().unwrap_or_default();
@@ -80,7 +87,7 @@ pub(super) fn join(cgroup: &Path) -> Result<(), BpfError> {
         .lines()
         .find_map(|line| line.strip_prefix("0::/"))
         .unwrap_or_default();
-    if mount.join(own).starts_with(cgroup) {
+    if mount.join(own).starts_with(cgroup) || in_a_container() {
         return Ok(());
     }
     let home = cgroup.join(AGENT_CGROUP);

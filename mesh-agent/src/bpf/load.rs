@@ -209,6 +209,8 @@ pub(super) fn map_pin(dir: &Path, name: &str, layout: u32) -> PathBuf {
 
 pub(super) fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
     let mut loader = EbpfLoader::new();
+    // The kernel's types, parsed by `new`, are 20 MiB, and only CO-RE relocations need them: there are none here.
+    loader.btf(None);
     loader.verifier_log_level(VerifierLogLevel::STATS);
     if let Some(dir) = pins {
         for map in MAPS {

@@ -1,31 +1,142 @@
-//! A question to the agent over its Unix socket.
+//! Where questions go: to the agent of this machine over its Unix socket, or to the agents of a cluster.
 
+use super::fleet::Fleet;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use tokio::net::UnixStream;
 
-/// Where the agent is asked.
+/// Which agents are asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Agent {
-    /// The agent's Unix socket.
+    /// The agent's Unix socket. Without one here, the agents of the kubeconfig's cluster are asked.
     #[arg(long, env = "HEDDLE_ADMIN_SOCKET", default_value = "/run/heddle/admin.sock")]
     admin_socket: PathBuf,
+    /// Namespace that Heddle is installed in.
+    #[arg(long, env = "HEDDLE_NAMESPACE", default_value = "heddle-system")]
+    mesh_namespace: String,
+}
+
+/// Where the answer is.
+pub(super) enum Place {
+    /// An agent runs on this machine.
+    Here,
+    /// A cluster.
+    Cluster(Fleet),
 }
 
 impl Agent {
-    /// Asks and waits for the answer.
-    pub(super) fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(exchange(&self.admin_socket, method, path, body))
+    /// Whether an agent of this machine answers, else the cluster's.
+    pub(super) async fn place(&self) -> anyhow::Result<Place> {
+        // An agent's own pod always has the socket; elsewhere a path that was asked for must be meant.
+        let named = std::env::args().any(|arg| arg.starts_with("--admin-socket"));
+        if named || self.admin_socket.exists() {
+            return Ok(Place::Here);
+        }
+        Fleet::connect(&self.mesh_namespace).await.map(Place::Cluster)
     }
+
+    /// Asks for `path` here, or every agent of the cluster for `verb`, which asks for `path` there.
+    pub(super) async fn gather(&self, verb: &str, path: &str) -> anyhow::Result<Gathered> {
+        let fleet = match self.place().await? {
+            Place::Here => {
+                let answer = self.ask(Method::GET, path, None).await?;
+                let node = answer["agent"]["node"].as_str().unwrap_or("this node").to_owned();
+                return Ok(Gathered {
+                    answers: vec![(node, Ok(answer))],
+                    here: true,
+                });
+            }
+            Place::Cluster(fleet) => fleet,
+        };
+        let agents = fleet.agents().await?;
+        let answers = fleet.ask_all(&agents, &[verb.to_owned()]).await;
+        Ok(Gathered {
+            answers: answers
+                .into_iter()
+                .map(|(agent, answer)| (agent.node, answer))
+                .collect(),
+            here: false,
+        })
+    }
+
+    /// Asks the agent of this machine and waits for the answer.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        exchange(&self.admin_socket, method, path, body).await
+    }
+}
+
+/// Answers of one agent here or of a cluster's, by node.
+pub(super) struct Gathered {
+    answers: Vec<(String, anyhow::Result<Value>)>,
+    here: bool,
+}
+
+impl Gathered {
+    /// Those that answered: node and answer.
+    pub(super) fn answers(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let each = self.answers.iter();
+        each.filter_map(|(node, answer)| Some((node.as_str(), answer.as_ref().ok()?)))
+    }
+
+    /// Names those that did not.
+    pub(super) fn print_silent(&self) {
+        for (node, answer) in &self.answers {
+            if let Err(error) = answer {
+                println!("node {node}: NO ANSWER: {error:#}");
+            }
+        }
+    }
+
+    /// The answer as it came from one agent; of a cluster's, all in `agents`.
+    pub(super) fn json(&self) -> Value {
+        let row = |(node, answer): &(String, anyhow::Result<Value>)| match answer {
+            Ok(answer) => answer.clone(),
+            Err(error) => json!({"agent": {"node": node}, "error": format!("{error:#}")}),
+        };
+        let mut rows: Vec<Value> = self.answers.iter().map(row).collect();
+        match rows.pop() {
+            Some(only) if self.here => only,
+            last => {
+                rows.extend(last);
+                json!({"agents": rows})
+            }
+        }
+    }
+
+    /// Failure if anyone is silent.
+    pub(super) fn code(&self) -> ExitCode {
+        if self.answers.iter().all(|(_, answer)| answer.is_ok()) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    /// Whether these are a cluster's agents.
+    pub(super) const fn of_cluster(&self) -> bool {
+        !self.here
+    }
+}
+
+/// Runs a verb that waits for answers.
+pub(super) fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(verb)
 }
 
 async fn exchange(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {

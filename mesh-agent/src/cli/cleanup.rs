@@ -2,6 +2,7 @@
 
 use super::Output;
 use crate::bpf::{cgroup2_mount, find_residue, pods_cgroup, remove_agent_cgroup, remove_residue};
+use crate::cni;
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
@@ -21,6 +22,12 @@ pub(super) struct Args {
     /// The pods' cgroup that the agent was given; without it, the one that it would find.
     #[arg(long, env = "HEDDLE_CGROUP")]
     cgroup: Option<PathBuf>,
+    /// Plug-in directory of the container runtime: takes the CNI plug-in out of it.
+    #[arg(long, env = "HEDDLE_CNI_BIN_DIR")]
+    cni_bin_dir: Option<PathBuf>,
+    /// CNI configuration directory: takes the CNI plug-in's entry out of its files.
+    #[arg(long, env = "HEDDLE_CNI_CONF_DIR")]
+    cni_conf_dir: Option<PathBuf>,
     /// Only look, remove nothing.
     #[arg(long)]
     dry_run: bool,
@@ -37,7 +44,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|path| hold(path))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        removed =
+        // First: without an agent, the plug-in holds every pod that starts.
+        removed += cni::install::uninstall(args.cni_bin_dir.as_deref(), args.cni_conf_dir.as_deref())?.len();
+        removed +=
             remove_residue(&args.bpf_dir).with_context(|| format!("remove {}", args.bpf_dir.display()))?;
         let found = || cgroup2_mount().map(|mount| pods_cgroup(&mount));
         if let Some(cgroup) = args.cgroup.clone().or_else(found) {
@@ -46,7 +55,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 gone.with_context(|| format!("remove the agent's place in {}", cgroup.display()))?,
             );
         }
-        for name in ["admin.sock", "agent.lock"] {
+        for name in ["admin.sock", cni::SOCKET_NAME, "agent.lock"] {
             let path = args.state_dir.join(name);
             if path.exists() {
                 std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
@@ -55,13 +64,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let left = find_residue(&args.bpf_dir);
+    let plugin = cni::install::find(args.cni_bin_dir.as_deref(), args.cni_conf_dir.as_deref())?;
     match args.output {
         Output::Json => println!(
             "{}",
-            json!({"removed": removed, "pins": left.pins, "programs": left.programs, "maps": left.maps})
+            json!({"removed": removed, "cni": plugin, "pins": left.pins, "programs": left.programs, "maps": left.maps})
         ),
         Output::Text => {
             println!("removed {removed} files");
+            for file in &plugin {
+                println!("left: CNI plug-in in {}", file.display());
+            }
             for pin in &left.pins {
                 println!("left: pin {}", pin.display());
             }
@@ -70,7 +83,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if left.pins.is_empty() {
+    Ok(if left.pins.is_empty() && plugin.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

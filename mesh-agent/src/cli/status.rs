@@ -1,8 +1,7 @@
 //! `status`: the agent in a page.
 
 use super::Output;
-use super::ask::Agent;
-use http::Method;
+use super::ask::{Agent, block_on};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -17,12 +16,17 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let status = args.agent.ask(Method::GET, "/status", None)?;
+    let gathered = block_on(args.agent.gather("status", "/status"))?;
     match args.output {
-        Output::Json => println!("{status}"),
-        Output::Text => print(&status),
+        Output::Json => println!("{}", gathered.json()),
+        Output::Text => {
+            for (node, status) in gathered.answers() {
+                print(status, gathered.of_cluster().then_some(node));
+            }
+            gathered.print_silent();
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(gathered.code())
 }
 
 fn text(value: &Value) -> String {
@@ -37,7 +41,8 @@ fn rows(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn print(status: &Value) {
+/// Prints one agent's answer; of a cluster's agents, each for the pods of its own node.
+fn print(status: &Value, only_node: Option<&str>) {
     let agent = &status["agent"];
     println!(
         "agent {} on node {}, pid {}, up {} s, {}, snapshot {}",
@@ -56,7 +61,8 @@ fn print(status: &Value) {
         "\n{:<38} {:<22} {:<9} {:<12} WHY",
         "POD", "WORKLOAD", "VERSION", "NODE"
     );
-    for pod in rows(&status["pods"]) {
+    let mine = |pod: &&Value| only_node.is_none_or(|node| pod["node"] == node);
+    for pod in rows(&status["pods"]).iter().filter(mine) {
         let before = pod["connections_before_enrollment"]
             .as_u64()
             .filter(|count| *count > 0);

@@ -1,7 +1,7 @@
 //! `why`: the path of a connection or request, explained by the code that decides it.
 
 use super::Output;
-use super::ask::Agent;
+use super::ask::{Agent, Place, block_on};
 use anyhow::Context;
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -30,6 +30,20 @@ pub(super) struct Args {
     output: Output,
 }
 
+impl Args {
+    /// The same question as a command line.
+    fn again(&self) -> Vec<String> {
+        let mut words = vec![
+            "why".to_owned(),
+            format!("--path={}", self.path),
+            format!("--method={}", self.method),
+        ];
+        words.extend(self.headers.iter().map(|header| format!("--header={header}")));
+        words.extend(["--".to_owned(), self.source.clone(), self.destination.clone()]);
+        words
+    }
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut headers = Map::new();
     for header in &args.headers {
@@ -42,7 +56,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "source": args.source, "destination": args.destination,
         "path": args.path, "method": args.method, "headers": headers,
     });
-    let answer = args.agent.ask(Method::POST, "/why", Some(&question))?;
+    let answer = block_on(async {
+        match args.agent.place().await? {
+            Place::Here => args.agent.ask(Method::POST, "/why", Some(&question)).await,
+            Place::Cluster(fleet) => {
+                let agent = fleet.agent_of(&args.source).await?;
+                fleet.ask(&agent, &args.again()).await
+            }
+        }
+    })?;
     match args.output {
         Output::Json => println!("{answer}"),
         Output::Text => {

@@ -113,20 +113,14 @@ fn serve(worker: &Rc<Worker>, pod: &Arc<LocalPod>, stream: TcpStream, role: Role
         return;
     }
     let (worker_, pod) = (Rc::clone(worker), Arc::clone(pod));
+    // Each ends by itself at the drain's deadline: what carries bytes turns that into a reset.
     worker.spawn_fenced(async move {
         let _live = live;
-        let cut = pod.watch.clone();
-        let work = async {
-            match role {
-                Role::Outbound => outbound::serve(worker_, pod, stream).await,
-                Role::Inbound => inbound::serve_plain(worker_, pod, stream).await,
-                Role::Tunnel => inbound::serve_tunnel(worker_, pod, stream).await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = cut.cut() => {}
-            () = work => {}
+        match role {
+            Role::Outbound => outbound::serve(worker_, pod, stream).await,
+            Role::Inbound => inbound::serve_plain(worker_, pod, stream).await,
+            // Few, and large: in a box, so that the many are small.
+            Role::Tunnel => Box::pin(inbound::serve_tunnel(worker_, pod, stream)).await,
         }
     });
 }

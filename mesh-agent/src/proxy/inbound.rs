@@ -3,7 +3,7 @@
 use super::LocalPod;
 use super::detect::{self, Detected};
 use super::http::{self, Side};
-use super::io::{Io, Prefixed};
+use super::io::{Io, Prefixed, Reset as _};
 use super::lookup;
 use super::pair::Pair;
 use super::tcp::{self, TcpRecord};
@@ -212,7 +212,7 @@ impl Inbound {
         let mut client = Io::Tunnel(Box::new(stream));
         if opaque {
             let record = TcpRecord::open(&self.worker, self.pair(RequestProtocol::Tcp), tcp::CARRIED);
-            return tcp::forward(&mut client, &mut server, &record).await;
+            return tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
         }
         self.first_speaker(client, server).await;
     }
@@ -231,19 +231,23 @@ impl Inbound {
         let http = loop {
             tokio::select! {
                 biased;
-                read = server.read_buf(&mut from_server) => {
-                    if matches!(read, Ok(n) if n > 0) && detect::speaks_first(&from_server) {
-                        self.worker.shared.learned.server_first(self.target);
-                    }
-                    break None;
-                }
+                read = server.read_buf(&mut from_server) => break read.map(|_| None),
                 read = client.read_buf(&mut from_client) => match (read, detect::classify(&from_client)) {
                     (Ok(n), None) if n > 0 => {}
-                    (Ok(_), Some(http @ (Detected::Http1 | Detected::Http2))) => break Some(http),
-                    _ => break None,
+                    (Ok(_), Some(http @ (Detected::Http1 | Detected::Http2))) => break Ok(Some(http)),
+                    (read, _) => break read.map(|_| None),
                 },
+                () = self.pod.watch.cut() => return,
             }
         };
+        let Ok(http) = http else {
+            // An error is told once: read again, it would look like an end.
+            server.reset_on_drop();
+            return client.reset_on_drop();
+        };
+        if detect::speaks_first(&from_server) {
+            self.worker.shared.learned.server_first(self.target);
+        }
         let client = Prefixed::new(from_client.freeze(), client);
         if let Some(version) = http {
             drop(server);
@@ -251,35 +255,31 @@ impl Inbound {
         }
         let record = TcpRecord::open(&self.worker, self.pair(RequestProtocol::Tcp), tcp::CARRIED);
         let (mut client, mut server) = (client, Prefixed::new(from_server.freeze(), server));
-        tcp::forward(&mut client, &mut server, &record).await;
+        tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
     }
 
     async fn http(self: Rc<Self>, version: Detected, io: Prefixed<Io>) {
         let watch = self.pod.watch.clone();
-        http::serve(Side::Inbound(self), version, io, watch).await;
+        // In a box of its own: most connections would carry its size for nothing.
+        let serve = Box::pin(http::serve(Side::Inbound(self), version, io, watch.clone()));
+        watch.unless_cut(serve).await;
     }
 
     async fn carry(self: Rc<Self>, mut client: Prefixed<Io>) {
         match self.connect().await {
             Ok(mut server) => {
                 let record = TcpRecord::open(&self.worker, self.pair(RequestProtocol::Tcp), tcp::CARRIED);
-                tcp::forward(&mut client, &mut server, &record).await;
+                tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
             }
             Err(error) => self.failed(&error),
         }
     }
 
     async fn connect(&self) -> Result<Io, ConnectError> {
-        let path = Path::App(Arc::clone(&self.pod));
-        upstream::connect(
-            &self.worker,
-            &path,
-            self.target,
-            &self.origin(),
-            TunnelKind::Tcp,
-            None,
-        )
-        .await
+        let (path, origin) = (Path::App(Arc::clone(&self.pod)), self.origin());
+        // In a box that is gone once connected: dialling is larger than what follows.
+        let dial = upstream::connect(&self.worker, &path, self.target, &origin, TunnelKind::Tcp, None);
+        Box::pin(dial).await
     }
 
     /// Who connects on behalf of this connection.

@@ -2,6 +2,7 @@
 
 use super::tunnel::TunnelStream;
 use bytes::{Buf, Bytes};
+use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use std::io;
 use std::pin::Pin;
@@ -16,6 +17,16 @@ pub(super) enum Io {
     Tcp(TcpStream),
     /// A stream in a mutual TLS tunnel.
     Tunnel(Box<TunnelStream>),
+}
+
+impl Io {
+    /// Until when new requests may use it, seconds since the Unix epoch; none for what needs no certificate.
+    pub(super) const fn not_after(&self) -> Option<u64> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tunnel(stream) => stream.not_after(),
+        }
+    }
 }
 
 /// A stream whose drop can be made to reset it. A connection that broke must not look to its other end like one that
@@ -39,6 +50,11 @@ impl Reset for Io {
             io.reset_on_drop();
         }
     }
+}
+
+/// A stream of a connection that carries others: dropped before it has ended, it is reset.
+impl Reset for TokioIo<hyper::upgrade::Upgraded> {
+    fn reset_on_drop(&self) {}
 }
 
 impl<T: Reset> Reset for Prefixed<T> {

@@ -3,7 +3,7 @@
 use super::LocalPod;
 use super::detect::{self, Detected};
 use super::http::{self, Side};
-use super::io::{Io, Prefixed};
+use super::io::{Io, Prefixed, Reset as _};
 use super::lookup;
 use super::pair::{Outgoing, Pair};
 use super::tcp::{self, TcpRecord};
@@ -113,14 +113,19 @@ impl Outbound {
         };
         let mut from_server = BytesMut::new();
         let mut from_client = BytesMut::with_capacity(FIRST);
-        tokio::select! {
+        let read = tokio::select! {
             biased;
-            read = server.read_buf(&mut from_server) => {
-                if matches!(read, Ok(n) if n > 0) && detect::speaks_first(&from_server) {
-                    self.worker.shared.learned.server_first(self.original);
-                }
-            }
-            _ = stream.read_buf(&mut from_client) => {}
+            read = server.read_buf(&mut from_server) => read,
+            read = stream.read_buf(&mut from_client) => read,
+            () = self.pod.watch.cut() => return,
+        };
+        if read.is_err() {
+            // An error is told once: read again, it would look like an end.
+            server.reset_on_drop();
+            return stream.reset_on_drop();
+        }
+        if detect::speaks_first(&from_server) {
+            self.worker.shared.learned.server_first(self.original);
         }
         if let Some(http @ (Detected::Http1 | Detected::Http2)) = detect::classify(&from_client) {
             drop((hop, server));
@@ -129,18 +134,15 @@ impl Outbound {
         let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
         let mut client = Prefixed::new(from_client.freeze(), stream);
         let mut server = Prefixed::new(from_server.freeze(), server);
-        tcp::forward(&mut client, &mut server, &record).await;
+        tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
     }
 
     async fn http(self: Rc<Self>, version: Detected, stream: TcpStream, prefix: Bytes) {
         let watch = self.pod.watch.clone();
-        http::serve(
-            Side::Outbound(self),
-            version,
-            Prefixed::new(prefix, Io::Tcp(stream)),
-            watch,
-        )
-        .await;
+        let io = Prefixed::new(prefix, Io::Tcp(stream));
+        // In a box of its own: most connections would carry its size for nothing.
+        let serve = Box::pin(http::serve(Side::Outbound(self), version, io, watch.clone()));
+        watch.unless_cut(serve).await;
     }
 
     /// Carries bytes to an endpoint of the target.
@@ -150,7 +152,7 @@ impl Outbound {
         };
         let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
         let mut client = Prefixed::new(prefix, client);
-        tcp::forward(&mut client, &mut server, &record).await;
+        tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
     }
 
     /// Tries endpoints until one answers: nothing was sent yet, so that another one is as good.
@@ -169,15 +171,10 @@ impl Outbound {
             };
             let addr = hop.endpoint.addr;
             let host = Some(&hop.service.host);
-            let opened = upstream::connect(
-                &self.worker,
-                &hop.path,
-                addr,
-                &self.origin(),
-                TunnelKind::Tcp,
-                host,
-            )
-            .await;
+            let origin = self.origin();
+            // In a box that is gone once connected: handshakes are an order of magnitude larger than what follows.
+            let connect = upstream::connect(&self.worker, &hop.path, addr, &origin, TunnelKind::Tcp, host);
+            let opened = Box::pin(connect).await;
             match opened {
                 Ok(io) => return Ok((hop, io)),
                 Err(error) if avoid.len() + 1 >= CONNECT_TRIES => {

@@ -4,6 +4,7 @@ use super::copy::{CopyError, Counters, copy_bidirectional};
 use super::io::Reset;
 use super::pair::{NO_FLAGS, Numbers, Pair};
 use super::worker::Worker;
+use crate::drain::DrainWatch;
 use crate::errors::chain;
 use crate::telemetry::metrics::TcpSeries;
 use std::cell::{Cell, RefCell};
@@ -87,16 +88,27 @@ impl Drop for TcpRecord {
 }
 
 /// Carries bytes both ways until both directions have ended. When either breaks, dropping the streams resets both.
-pub(super) async fn forward<A, B>(client: &mut A, server: &mut B, record: &TcpRecord)
+pub(super) async fn forward<A, B>(client: &mut A, server: &mut B, record: &TcpRecord, watch: &DrainWatch)
 where
     A: AsyncRead + AsyncWrite + Reset + Unpin,
     B: AsyncRead + AsyncWrite + Reset + Unpin,
 {
-    if let Err(error) = carry(client, server, record).await {
+    let carried = watch.unless_cut(carry(client, server, record)).await;
+    let carried = carried.map_or(Err(Broken::Cut), |done| done.map_err(Broken::Copy));
+    if let Err(error) = carried {
         record.fail(&error);
         client.reset_on_drop();
         server.reset_on_drop();
     }
+}
+
+/// Why a carried connection did not end by itself.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Copy(CopyError),
+    #[error("cut at the drain deadline")]
+    Cut,
 }
 
 async fn carry<A, B>(client: &mut A, server: &mut B, record: &TcpRecord) -> Result<(), CopyError>

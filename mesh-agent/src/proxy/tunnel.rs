@@ -23,6 +23,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(super) use client::unix_now;
 pub use client::{PoolStats, TunnelClient};
 pub use error::{Reason, Retry, Side, TunnelError};
 pub use server::{TunnelHandler, TunnelIncoming, serve};

@@ -112,11 +112,12 @@ impl Worker {
     /// Runs a task whose panic ends nothing but itself.
     pub(super) fn spawn_fenced(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let worker = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        // Not an async block around the task: that would hold it twice, once as captured and once as awaited.
+        tokio::task::spawn_local(AssertUnwindSafe(task).catch_unwind().map(move |done| {
+            if done.is_err() {
                 worker.telemetry().proxy.panics.inc();
             }
-        });
+        }));
     }
 }
 

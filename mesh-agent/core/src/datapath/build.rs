@@ -1,5 +1,6 @@
 //! Snapshot → plan.
 
+use super::basis::{Basis, Settings};
 use super::{NodeFacts, Plan};
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
@@ -11,39 +12,44 @@ use mesh_common::{
     AddrPort, Backend, BackendKey, Ip, LocalPod, PortKey, ServiceKey, backend_flags, service_flags,
     workload_flags,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> Plan {
-    let mut builder = Builder {
-        facts,
-        previous,
-        taken: previous.services.values().map(|s| s.id).collect(),
-        new_backends: 0,
-        plan: Plan {
-            last_generation: previous.last_generation,
-            ..Plan::default()
-        },
+    let settings = Settings {
+        node: facts.node.clone(),
+        l4_only: snapshot.l4_only.clone(),
     };
-    builder.node_addrs();
-    for workload in &snapshot.workloads {
-        builder.local_pod(snapshot, workload);
+    // Who holds an address that two claim, and what does not fit, is decided over everything.
+    if previous.refused.is_empty() && previous.basis.settings.as_ref() == Some(&settings) {
+        let basis = previous.basis.clone();
+        let plan =
+            Builder::new(snapshot, facts, previous, previous, &basis).plan(settings.clone(), basis.clone());
+        if plan.refused.is_empty() {
+            return plan;
+        }
     }
-    for service in &snapshot.services {
-        builder.virtual_addresses(service);
-    }
-    for workload in snapshot.workloads.iter().filter(|w| w.enrolled()) {
-        builder.pod_addresses(snapshot, workload);
-    }
-    builder.opaque_pod_ports(snapshot);
-    builder.plan
+    let mut basis = Basis::default();
+    basis.generations.extend(previous.services.values().map(|s| s.id));
+    let nothing = Plan {
+        last_generation: previous.last_generation,
+        ..Plan::default()
+    };
+    Builder::new(snapshot, facts, previous, &nothing, &basis).plan(settings, basis.clone())
 }
 
 struct Builder<'a> {
+    snapshot: &'a Snapshot,
     facts: &'a NodeFacts,
+    /// What the kernel has.
     previous: &'a Plan,
+    /// What `plan` began with was made from.
+    old: &'a Basis,
     /// Generations of the previous plan and those given out since.
-    taken: HashSet<u32>,
+    taken: imbl::HashSet<u32>,
+    /// Generations that left the plan, and those that came back.
+    dropped: Vec<u32>,
+    kept: HashSet<u32>,
     /// Backends under generations that the previous plan did not have.
     new_backends: usize,
     plan: Plan,
@@ -55,7 +61,79 @@ struct Entry {
     backends: Vec<Backend>,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    fn new(
+        snapshot: &'a Snapshot,
+        facts: &'a NodeFacts,
+        previous: &'a Plan,
+        start: &Plan,
+        old: &'a Basis,
+    ) -> Self {
+        Self {
+            snapshot,
+            facts,
+            previous,
+            old,
+            taken: old.generations.clone(),
+            dropped: Vec::new(),
+            kept: HashSet::new(),
+            new_backends: 0,
+            plan: Plan {
+                services: start.services.clone(),
+                backends: start.backends.clone(),
+                last_generation: start.last_generation,
+                ..Plan::default()
+            },
+        }
+    }
+
+    /// Follows what is different between the old basis and the snapshot: takes out every entry that may be different, then
+    /// puts in what is wanted now.
+    fn plan(mut self, settings: Settings, mut basis: Basis) -> Plan {
+        self.node_addrs();
+        for workload in &self.snapshot.workloads {
+            self.local_pod(workload);
+        }
+        let services = self.old.services(self.snapshot);
+        let ips = self.old.addresses(self.snapshot);
+        let mut touched = BTreeSet::new();
+        for (old, new) in &services {
+            old.iter()
+                .flat_map(|s| &s.ports)
+                .for_each(|p| basis.expose(p, false, &mut touched));
+            new.iter()
+                .flat_map(|s| &s.ports)
+                .for_each(|p| basis.expose(p, true, &mut touched));
+            old.iter().for_each(|s| self.remove_virtual_addresses(s));
+        }
+        for ip in &ips {
+            touched.extend(basis.exposed(*ip));
+            self.remove_pod_entry(&AddrPort::new((*ip).into(), 0));
+        }
+        touched
+            .iter()
+            .for_each(|addr| self.remove_pod_entry(&(*addr).into()));
+        services
+            .iter()
+            .for_each(|(_, new)| new.iter().for_each(|s| self.virtual_addresses(s)));
+        ips.iter().for_each(|ip| self.pod_address(*ip));
+        touched
+            .iter()
+            .for_each(|addr| self.opaque_pod_port(*addr, &basis));
+        for id in self.dropped.iter().filter(|id| !self.kept.contains(id)) {
+            self.taken.remove(id);
+        }
+        self.plan.basis = Basis {
+            settings: Some(settings),
+            workloads: self.snapshot.workloads.clone(),
+            remotes: self.snapshot.remotes.clone(),
+            services: self.snapshot.services.clone(),
+            exposures: basis.exposures,
+            generations: self.taken,
+        };
+        self.plan
+    }
+
     fn node_addrs(&mut self) {
         for addr in &self.facts.addrs {
             let ip = addr.to_canonical().into();
@@ -70,7 +148,7 @@ impl Builder<'_> {
     }
 
     /// `WORKLOADS`, `LOCAL_PODS` and `PROBE_PORTS` of a captured pod.
-    fn local_pod(&mut self, snapshot: &Snapshot, workload: &Workload) {
+    fn local_pod(&mut self, workload: &Workload) {
         let Some(cookie) = self.facts.captured.get(&workload.id) else {
             return;
         };
@@ -89,7 +167,7 @@ impl Builder<'_> {
         if workload.fail_mode == FailMode::Open {
             flags |= workload_flags::FAIL_OPEN;
         }
-        if snapshot.settings.registry_only {
+        if self.snapshot.settings.registry_only {
             flags |= workload_flags::REGISTRY_ONLY;
         }
         let of_family = |v4: bool| {
@@ -189,54 +267,73 @@ impl Builder<'_> {
         flags
     }
 
-    /// Every port of an enrolled pod, dialled by the pod's own address.
-    fn pod_addresses(&mut self, snapshot: &Snapshot, workload: &Workload) {
-        let opaque = snapshot.l4_only.contains(&workload.pod.namespace);
-        for ip in &workload.ips {
-            if !owns(snapshot, *ip, workload) {
-                continue;
+    fn remove_virtual_addresses(&mut self, service: &Service) {
+        for vip in &service.vips {
+            for port in &service.ports {
+                self.remove(&AddrPort::new((*vip).into(), port.number));
             }
-            let entry = if opaque {
-                self.itself(SocketAddr::new(*ip, 0), workload)
-            } else {
-                Entry {
-                    flags: service_flags::POD | service_flags::L7,
-                    backends: Vec::new(),
-                }
-            };
-            self.add(AddrPort::new((*ip).into(), 0), entry, || {
-                format!("pod {} {ip}", workload.pod)
-            });
         }
     }
 
-    /// Ports of enrolled pods that a service declares opaque. A port that two services see differently goes to the
+    fn remove_pod_entry(&mut self, key: &ServiceKey) {
+        let of_pod = |s: &mesh_common::Service| s.flags & service_flags::POD != 0;
+        if self.plan.services.get(key).is_some_and(of_pod) {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: &ServiceKey) {
+        let Some(gone) = self.plan.services.remove(key) else {
+            return;
+        };
+        for slot in 0..gone.backends {
+            self.plan.backends.remove(&BackendKey {
+                service: gone.id,
+                slot,
+            });
+        }
+        self.dropped.push(gone.id);
+    }
+
+    /// The enrolled pod that has an address.
+    fn holder(&self, ip: IpAddr) -> Option<&'a Workload> {
+        let workload = self.snapshot.workload_by_ip(ip)?;
+        workload.enrolled().then_some(workload)
+    }
+
+    /// Every port of an enrolled pod, dialled by the pod's own address.
+    fn pod_address(&mut self, ip: IpAddr) {
+        let Some(workload) = self.holder(ip) else { return };
+        let entry = if self.snapshot.l4_only.contains(&workload.pod.namespace) {
+            self.itself(SocketAddr::new(ip, 0), workload)
+        } else {
+            Entry {
+                flags: service_flags::POD | service_flags::L7,
+                backends: Vec::new(),
+            }
+        };
+        self.add(AddrPort::new(ip.into(), 0), entry, || {
+            format!("pod {} {ip}", workload.pod)
+        });
+    }
+
+    /// A port of an enrolled pod that a service declares opaque. A port that two services see differently goes to the
     /// proxy, which can do both.
-    fn opaque_pod_ports(&mut self, snapshot: &Snapshot) {
-        let mut inspected = HashSet::new();
-        let mut opaque = BTreeMap::new();
-        for port in snapshot.services.iter().flat_map(|s| &s.ports) {
-            for endpoint in port.endpoints.iter() {
-                match endpoint.workload.as_deref().filter(|w| w.enrolled()) {
-                    Some(_) if port.protocol.needs_bytes() => _ = inspected.insert(endpoint.addr),
-                    Some(workload) => _ = opaque.insert(endpoint.addr, workload),
-                    None => {}
-                }
-            }
+    fn opaque_pod_port(&mut self, addr: SocketAddr, basis: &Basis) {
+        let exposure = basis.exposures.get(&addr).copied().unwrap_or_default();
+        let Some(workload) = self.holder(addr.ip()) else {
+            return;
+        };
+        let whole_pod_is_opaque = self
+            .plan
+            .services
+            .get(&AddrPort::new(addr.ip().into(), 0))
+            .is_some_and(|s| s.flags == service_flags::POD);
+        if exposure.opaque == 0 || exposure.inspected > 0 || whole_pod_is_opaque {
+            return;
         }
-        for (addr, workload) in opaque {
-            let any_port = AddrPort::new(addr.ip().into(), 0);
-            let whole_pod_is_opaque = self
-                .plan
-                .services
-                .get(&any_port)
-                .is_some_and(|s| s.flags == service_flags::POD);
-            if whole_pod_is_opaque || inspected.contains(&addr) || !owns(snapshot, addr.ip(), workload) {
-                continue;
-            }
-            let entry = self.itself(addr, workload);
-            self.add(addr.into(), entry, || format!("pod {} {addr}", workload.pod));
-        }
+        let entry = self.itself(addr, workload);
+        self.add(addr.into(), entry, || format!("pod {} {addr}", workload.pod));
     }
 
     fn itself(&self, addr: SocketAddr, workload: &Workload) -> Entry {
@@ -293,6 +390,7 @@ impl Builder<'_> {
             kept = self.kept(&key, &as_service(flags, &backends), &backends);
         }
         let mut service = as_service(flags, &backends);
+        self.kept.extend(kept);
         service.id = kept.unwrap_or_else(|| {
             self.new_backends += backends.len();
             self.next_generation()
@@ -329,14 +427,9 @@ impl Builder<'_> {
     fn next_generation(&mut self) -> u32 {
         loop {
             self.plan.last_generation = self.plan.last_generation.wrapping_add(1).max(1);
-            if self.taken.insert(self.plan.last_generation) {
+            if self.taken.insert(self.plan.last_generation).is_none() {
                 return self.plan.last_generation;
             }
         }
     }
-}
-
-/// Whether the address is this pod's and no other's.
-fn owns(snapshot: &Snapshot, ip: IpAddr, workload: &Workload) -> bool {
-    snapshot.workload_by_ip(ip).is_some_and(|w| w.id == workload.id)
 }

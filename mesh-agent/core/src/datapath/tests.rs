@@ -359,6 +359,8 @@ proptest! {
             list(&mut state, &world.objects());
             let snapshot = state.snapshot();
             let new = plan(&snapshot, &facts(&snapshot), &old);
+            let from_nothing = Plan { basis: Basis::default(), ..old.clone() };
+            prop_assert_eq!(&plan(&snapshot, &facts(&snapshot), &from_nothing), &new);
             for op in diff(&old, &new) {
                 maps.run(&op);
                 maps.consistent()?;

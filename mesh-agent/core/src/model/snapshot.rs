@@ -1,5 +1,6 @@
 //! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
 
+use super::ObjectName;
 use super::route::{HostSubsets, RouteTable};
 use super::service::{Service, ServicePort};
 use super::workload::Workload;
@@ -31,23 +32,27 @@ impl Default for MeshSettings {
     }
 }
 
-/// See the module's description. Cheap to clone through `Arc`.
+/// See the module's description. Cheap to clone through `Arc`, and still cheap by itself: what is large is shared.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Raised by one with each published change.
     pub version: u64,
     /// Settings.
     pub settings: MeshSettings,
-    /// Every live pod, sorted by namespace and name.
+    /// The pods that the source gives in full, sorted by namespace and name: all, or this node's.
     pub workloads: Vec<Arc<Workload>>,
+    /// Other nodes' pods, as far as endpoints and templates tell of them.
+    pub remotes: imbl::OrdMap<ObjectName, Arc<Workload>>,
+    /// Pods that nobody is sent to, because who they are is not known.
+    pub held_out: usize,
     /// Every service, sorted by namespace and name.
     pub services: Vec<Arc<Service>>,
     /// Pod address → pod.
-    pub workloads_by_ip: HashMap<IpAddr, Arc<Workload>>,
+    pub workloads_by_ip: imbl::HashMap<IpAddr, Arc<Workload>>,
     /// ClusterIP → service.
-    pub services_by_vip: HashMap<IpAddr, Arc<Service>>,
+    pub services_by_vip: imbl::HashMap<IpAddr, Arc<Service>>,
     /// Fully qualified host → service.
-    pub services_by_host: HashMap<Arc<str>, Arc<Service>>,
+    pub services_by_host: imbl::HashMap<Arc<str>, Arc<Service>>,
     /// Host → VirtualService that routes it for every client. `*.example.com` is kept as `.example.com`.
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Client namespace → as `routes`, for VirtualServices that only some namespaces see. These come first.

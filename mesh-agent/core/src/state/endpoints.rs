@@ -1,46 +1,134 @@
-//! Services with their endpoints: from EndpointSlices where there are any, else from the selector.
+//! A service's endpoints: from EndpointSlices where there are any, else from the selector.
 
-use super::ids::Ids;
+use super::pods::{Knowledge, Pods};
 use super::tables::Tables;
 use crate::model::ObjectName;
-use crate::model::service::{Endpoint, Protocol, Service, ServicePort};
+use crate::model::service::Endpoint;
+use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
-use crate::translate::{PodSpec, PortSpec, ServiceSpec, SliceSpec, resolve_port};
+use crate::translate::{Condition, EndpointSpec, PodSpec, PortSpec, ServiceSpec, SliceSpec, resolve_port};
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Numbers of service ports.
-pub(super) type PortIds = Ids<(ObjectName, u16)>;
-/// Pods of one namespace by name.
-pub(super) type Pods = BTreeMap<Arc<str>, Arc<Workload>>;
-
-/// What the services of one namespace are made of.
-pub(super) struct Namespace<'a> {
-    name: &'a Arc<str>,
-    tables: &'a Tables,
-    pods: Vec<(&'a PodSpec, &'a Arc<Workload>)>,
-    by_label: HashMap<(&'a str, &'a str), Vec<usize>>,
-    slices: HashMap<&'a str, Vec<&'a SliceSpec>>,
-    by_ip: &'a HashMap<IpAddr, Arc<Workload>>,
-    cluster_domain: &'a str,
-    /// Whether an endpoint's pod is not of this namespace, so that changes elsewhere matter here.
-    pub(super) foreign: bool,
+/// Finds the endpoints of a service's port.
+pub(super) enum Finder<'a> {
+    /// Those of its slices.
+    Slices {
+        slices: Vec<&'a SliceSpec>,
+        pods: &'a Pods,
+        snapshot: &'a Snapshot,
+        namespace: &'a Arc<str>,
+        /// Whether an endpoint's pod was found by its address, so that a change of any address matters here.
+        by_address: bool,
+    },
+    /// The pods that its selector finds.
+    Selector(&'a Selectable<'a>, &'a BTreeMap<Arc<str>, Arc<str>>),
+    /// None.
+    Nowhere,
 }
 
-impl<'a> Namespace<'a> {
-    /// Indexes the namespace's pods and slices.
-    pub(super) fn new(
-        name: &'a Arc<str>,
-        tables: &'a Tables,
-        workloads: Option<&'a Pods>,
-        by_ip: &'a HashMap<IpAddr, Arc<Workload>>,
-        cluster_domain: &'a str,
-    ) -> Self {
-        let specs = tables.pods.get(name).into_iter().flatten();
+impl Finder<'_> {
+    /// The endpoints, sorted by address.
+    pub(super) fn endpoints(&mut self, spec: &ServiceSpec, port: &PortSpec) -> Vec<Arc<Endpoint>> {
+        let mut found = match self {
+            Self::Slices { .. } => self.sliced(port),
+            Self::Selector(selectable, selector) => {
+                selectable.endpoints(selector, spec.publish_not_ready, port)
+            }
+            Self::Nowhere => Vec::new(),
+        };
+        found.sort_by_key(|e| e.addr);
+        found.dedup_by_key(|e| e.addr);
+        found
+    }
+
+    /// Those that are ready; where there is none, those that drain but still serve (KEP-1669).
+    fn sliced(&mut self, port: &PortSpec) -> Vec<Arc<Endpoint>> {
+        let ready = self.in_condition(Condition::Ready, port);
+        if ready.is_empty() {
+            self.in_condition(Condition::Draining, port)
+        } else {
+            ready
+        }
+    }
+
+    fn in_condition(&mut self, condition: Condition, port: &PortSpec) -> Vec<Arc<Endpoint>> {
+        let Self::Slices {
+            slices,
+            pods,
+            snapshot,
+            namespace,
+            by_address,
+        } = self
+        else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for slice in slices.iter() {
+            for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
+                for endpoint in slice.endpoints.iter().filter(|e| e.condition == condition) {
+                    *by_address |= endpoint.pod.is_none();
+                    add(&mut found, endpoint, *number, namespace, pods, snapshot);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Adds the addresses of an endpoint, unless nobody is to be sent there.
+fn add(
+    found: &mut Vec<Arc<Endpoint>>,
+    endpoint: &EndpointSpec,
+    port: u16,
+    namespace: &Arc<str>,
+    pods: &Pods,
+    snapshot: &Snapshot,
+) {
+    let mut push = |ip, workload| {
+        let addr = SocketAddr::new(ip, port);
+        found.push(Arc::new(Endpoint { addr, workload }));
+    };
+    let Some(pod) = &endpoint.pod else {
+        for ip in &endpoint.addresses {
+            push(*ip, snapshot.workloads_by_ip.get(ip).cloned());
+        }
+        return;
+    };
+    let name = ObjectName::new(Arc::clone(namespace), Arc::clone(&pod.name));
+    let Some(known) = pods.known.get(&name) else {
+        return;
+    };
+    for ip in &endpoint.addresses {
+        match &known.pod {
+            // A pod that does not have this address (any more) is not the one that would answer there.
+            Knowledge::Workload(workload) if workload.ips.contains(ip) => {
+                push(*ip, Some(Arc::clone(workload)))
+            }
+            Knowledge::Plain => push(*ip, None),
+            Knowledge::Workload(_) | Knowledge::HeldOut(_) => {}
+        }
+    }
+}
+
+/// The pods of one namespace, as selectors look for them.
+pub(super) struct Selectable<'a> {
+    pods: Vec<(&'a PodSpec, &'a Arc<Workload>)>,
+    by_label: HashMap<(&'a str, &'a str), Vec<usize>>,
+}
+
+impl<'a> Selectable<'a> {
+    /// Indexes the namespace's pods.
+    pub(super) fn new(namespace: &Arc<str>, tables: &'a Tables, known: &'a Pods) -> Self {
+        let specs = tables.pods.get(namespace).into_iter().flatten();
+        let workload = |name: &Arc<str>| {
+            let name = ObjectName::new(Arc::clone(namespace), Arc::clone(name));
+            known.known.get(&name)?.workload()
+        };
         let pods: Vec<_> = specs
-            .filter_map(|(pod, spec)| Some((spec, workloads?.get(pod)?)))
-            .filter(|(s, _)| !s.ended)
+            .filter_map(|(pod, spec)| Some((spec, workload(pod)?)))
+            .filter(|(spec, _)| !spec.ended)
             .collect();
         let mut by_label: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
         for (place, (spec, _)) in pods.iter().enumerate() {
@@ -48,110 +136,10 @@ impl<'a> Namespace<'a> {
                 by_label.entry((key, value)).or_default().push(place);
             }
         }
-        let mut slices: HashMap<&str, Vec<&SliceSpec>> = HashMap::new();
-        for slice in tables.slices.get(name).into_iter().flat_map(BTreeMap::values) {
-            if let Some(service) = &slice.service {
-                slices.entry(service).or_default().push(slice);
-            }
-        }
-        Self {
-            name,
-            tables,
-            pods,
-            by_label,
-            slices,
-            by_ip,
-            cluster_domain,
-            foreign: false,
-        }
+        Self { pods, by_label }
     }
 
-    /// Every service of the namespace; those that did not change stay the same allocation.
-    pub(super) fn services(
-        &mut self,
-        old: Option<&BTreeMap<Arc<str>, Arc<Service>>>,
-        ids: &mut PortIds,
-    ) -> BTreeMap<Arc<str>, Arc<Service>> {
-        let specs = self.tables.services.get(self.name).into_iter().flatten();
-        specs
-            .map(|(name, spec)| {
-                let old = old.and_then(|services| services.get(name));
-                let new = self.service(name, spec, old, ids);
-                (Arc::clone(name), reuse(old, new))
-            })
-            .collect()
-    }
-
-    fn service(
-        &mut self,
-        name: &Arc<str>,
-        spec: &ServiceSpec,
-        old: Option<&Arc<Service>>,
-        ids: &mut PortIds,
-    ) -> Service {
-        let object = ObjectName::new(Arc::clone(self.name), Arc::clone(name));
-        let l4_only = self.tables.namespaces.get(self.name).is_some_and(|n| n.l4_only);
-        let mut ports = Vec::with_capacity(spec.ports.len());
-        for port in &spec.ports {
-            let old = old.and_then(|s| s.port(port.number));
-            let endpoints = self.endpoints(name, spec, port);
-            let endpoints = match old {
-                Some(old) if *old.endpoints == *endpoints => Arc::clone(&old.endpoints),
-                _ => endpoints.into(),
-            };
-            let protocol = if l4_only && port.protocol != Protocol::Tls {
-                Protocol::Tcp
-            } else {
-                port.protocol
-            };
-            let id = ids.of((object.clone(), port.number));
-            let new = ServicePort {
-                id,
-                number: port.number,
-                name: Arc::clone(&port.name),
-                protocol,
-                endpoints,
-            };
-            ports.push(reuse(old, new));
-        }
-        let host = format!("{name}.{}.svc.{}", self.name, self.cluster_domain);
-        Service {
-            name: object,
-            host: host.into(),
-            vips: spec.vips.clone(),
-            ports,
-        }
-    }
-
-    fn endpoints(&mut self, service: &str, spec: &ServiceSpec, port: &PortSpec) -> Vec<Arc<Endpoint>> {
-        let mut found = match (self.slices.get(service), &spec.selector) {
-            (Some(_), _) => self.sliced(service, port),
-            (None, Some(selector)) => self.selected_by(selector, spec.publish_not_ready, port),
-            (None, None) => Vec::new(),
-        };
-        found.sort_by_key(|e| e.addr);
-        found.dedup_by_key(|e| e.addr);
-        found
-    }
-
-    fn sliced(&mut self, service: &str, port: &PortSpec) -> Vec<Arc<Endpoint>> {
-        let mut found = Vec::new();
-        for slice in self.slices.get(service).into_iter().flatten() {
-            for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
-                for ip in &slice.addresses {
-                    let workload = self.by_ip.get(ip).cloned();
-                    self.foreign |= workload.as_ref().is_none_or(|w| w.pod.namespace != *self.name);
-                    found.push(Arc::new(Endpoint {
-                        addr: SocketAddr::new(*ip, *number),
-                        workload,
-                    }));
-                }
-            }
-        }
-        found
-    }
-
-    fn selected_by(
+    fn endpoints(
         &self,
         selector: &BTreeMap<Arc<str>, Arc<str>>,
         not_ready_too: bool,
@@ -173,10 +161,8 @@ impl<'a> Namespace<'a> {
             };
             for ip in &spec.ips {
                 let addr = SocketAddr::new(*ip, number);
-                found.push(Arc::new(Endpoint {
-                    addr,
-                    workload: Some(Arc::clone(workload)),
-                }));
+                let workload = Some(Arc::clone(workload));
+                found.push(Arc::new(Endpoint { addr, workload }));
             }
         }
         found

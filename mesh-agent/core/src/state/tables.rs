@@ -1,11 +1,14 @@
 //! The translated objects in force, and what their changes touch.
 
-use super::ObjectKey;
+use super::dirty::Dirty;
+use super::templates::Templates;
+use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
+use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::{
     DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Objects of one kind: namespace → name → object.
@@ -16,68 +19,45 @@ pub(super) type ByNamespace<T> = BTreeMap<Arc<str>, BTreeMap<Arc<str>, T>>;
 pub(super) struct Tables {
     pub(super) namespaces: BTreeMap<Arc<str>, NamespaceSpec>,
     pub(super) pods: ByNamespace<PodSpec>,
+    /// By the pod's `metadata.uid`.
+    pub(super) sandboxes: HashMap<Arc<str>, Sandbox>,
     pub(super) services: ByNamespace<ServiceSpec>,
-    pub(super) slices: ByNamespace<SliceSpec>,
+    pub(super) slices: ByNamespace<Arc<SliceSpec>>,
+    /// Service → its slices.
+    slices_of: HashMap<ObjectName, BTreeSet<Arc<str>>>,
+    pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
-}
-
-/// What must be built anew.
-#[derive(Default)]
-pub(super) struct Dirty {
-    /// Namespaces whose pods changed, or what they mean.
-    pub(super) pods: BTreeSet<Arc<str>>,
-    /// Namespaces whose services or endpoints changed.
-    pub(super) services: BTreeSet<Arc<str>>,
-    /// VirtualServices.
-    pub(super) routes: bool,
-    /// DestinationRules.
-    pub(super) subsets: bool,
-}
-
-impl Dirty {
-    pub(super) fn is_clean(&self) -> bool {
-        self.pods.is_empty() && self.services.is_empty() && !self.routes && !self.subsets
-    }
-
-    /// Endpoints are pods: their services are touched as well.
-    fn pods(&mut self, namespace: &Arc<str>, changed: bool) -> bool {
-        if changed {
-            self.pods.insert(Arc::clone(namespace));
-        }
-        self.services(namespace, changed)
-    }
-
-    fn services(&mut self, namespace: &Arc<str>, changed: bool) -> bool {
-        if changed {
-            self.services.insert(Arc::clone(namespace));
-        }
-        changed
-    }
 }
 
 impl Tables {
     /// Puts an object in force; whether it differs from the version before.
     pub(super) fn put(&mut self, head: &Head, object: Translated, dirty: &mut Dirty) -> bool {
         let name = head.name();
-        let namespace = Arc::clone(&name.namespace);
         match object {
             Translated::Namespace(spec) => {
                 let changed = put(&mut self.namespaces, Arc::clone(&name.name), spec);
-                dirty.pods(&name.name, changed)
+                if changed {
+                    dirty.namespaces.insert(name.name);
+                }
+                changed
             }
             Translated::Pod(spec) => {
-                let changed = put(self.pods.entry(name.namespace).or_default(), name.name, spec);
-                dirty.pods(&namespace, changed)
+                let changed = put_in(&mut self.pods, &name, spec);
+                if changed {
+                    dirty.pods.insert(name);
+                }
+                changed
             }
             Translated::Service(spec) => {
-                let changed = put(self.services.entry(name.namespace).or_default(), name.name, spec);
-                dirty.services(&namespace, changed)
+                let changed = put_in(&mut self.services, &name, spec);
+                if changed {
+                    dirty.services.insert(name);
+                }
+                changed
             }
-            Translated::EndpointSlice(spec) => {
-                let changed = put(self.slices.entry(name.namespace).or_default(), name.name, spec);
-                dirty.services(&namespace, changed)
-            }
+            Translated::EndpointSlice(spec) => self.put_slice(name, spec, dirty),
+            Translated::WorkloadTemplate(spec) => self.templates.put(name, spec, dirty),
             Translated::VirtualService(spec) => {
                 let changed = put(&mut self.virtual_services, name, spec);
                 dirty.routes |= changed;
@@ -95,14 +75,29 @@ impl Tables {
     /// Takes an object out of force.
     pub(super) fn remove(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
         let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
-        let namespace = &name.namespace;
         match (key.group.as_str(), key.kind.as_str()) {
-            ("", "Namespace") => _ = dirty.pods(&name.name, self.namespaces.remove(&name.name).is_some()),
-            ("", "Pod") => _ = dirty.pods(namespace, take(&mut self.pods, &name)),
-            ("", "Service") => _ = dirty.services(namespace, take(&mut self.services, &name)),
-            ("discovery.k8s.io", "EndpointSlice") => {
-                _ = dirty.services(namespace, take(&mut self.slices, &name));
+            ("", "Namespace") => {
+                if self.namespaces.remove(&name.name).is_some() {
+                    dirty.namespaces.insert(name.name);
+                }
             }
+            ("", "Pod") => {
+                if take(&mut self.pods, &name).is_some() {
+                    dirty.pods.insert(name);
+                }
+            }
+            ("", "Service") => {
+                if take(&mut self.services, &name).is_some() {
+                    dirty.services.insert(name);
+                }
+            }
+            ("discovery.k8s.io", "EndpointSlice") => {
+                if let Some(old) = take(&mut self.slices, &name) {
+                    self.unlink_slice(&name, &old, dirty);
+                    dirty.slice(name, Some(old));
+                }
+            }
+            (GROUP, WORKLOAD_TEMPLATE) => self.templates.remove(&name, dirty),
             ("networking.istio.io", "VirtualService") => {
                 dirty.routes |= self.virtual_services.remove(&name).is_some();
             }
@@ -111,6 +106,86 @@ impl Tables {
             }
             _ => {}
         }
+    }
+
+    /// Facts of a pod that runs on this node; whether they change anything known.
+    pub(super) fn sandbox(&mut self, uid: &Arc<str>, sandbox: Option<Sandbox>, dirty: &mut Dirty) -> bool {
+        let before = match &sandbox {
+            Some(new) => self.sandboxes.insert(Arc::clone(uid), new.clone()),
+            None => self.sandboxes.remove(uid),
+        };
+        if before == sandbox {
+            return false;
+        }
+        let of_uid = |spec: &PodSpec| spec.uid.as_ref() == Some(uid);
+        let mut changed = false;
+        for (namespace, pods) in &self.pods {
+            for (name, _) in pods.iter().filter(|(_, spec)| of_uid(spec)) {
+                changed = true;
+                dirty
+                    .pods
+                    .insert(ObjectName::new(Arc::clone(namespace), Arc::clone(name)));
+            }
+        }
+        changed
+    }
+
+    pub(super) fn pod(&self, name: &ObjectName) -> Option<&PodSpec> {
+        self.pods.get(&name.namespace)?.get(&name.name)
+    }
+
+    pub(super) fn service(&self, name: &ObjectName) -> Option<&ServiceSpec> {
+        self.services.get(&name.namespace)?.get(&name.name)
+    }
+
+    pub(super) fn slice(&self, namespace: &str, name: &str) -> Option<&Arc<SliceSpec>> {
+        self.slices.get(namespace)?.get(name)
+    }
+
+    /// The slices of a service, sorted by name; `None` if there are none.
+    pub(super) fn slices_of<'a>(
+        &'a self,
+        service: &'a ObjectName,
+    ) -> Option<impl Iterator<Item = &'a Arc<SliceSpec>> + 'a> {
+        let slices = self.slices_of.get(service)?;
+        Some(
+            slices
+                .iter()
+                .filter_map(|name| self.slice(&service.namespace, name)),
+        )
+    }
+
+    fn put_slice(&mut self, name: ObjectName, spec: SliceSpec, dirty: &mut Dirty) -> bool {
+        let slices = self.slices.entry(Arc::clone(&name.namespace)).or_default();
+        let old = slices.get(&name.name).cloned();
+        if old.as_deref() == Some(&spec) {
+            return false;
+        }
+        let new = Arc::new(spec);
+        slices.insert(Arc::clone(&name.name), Arc::clone(&new));
+        if let Some(old) = &old {
+            self.unlink_slice(&name, old, dirty);
+        }
+        if let Some(service) = &new.service {
+            let service = ObjectName::new(Arc::clone(&name.namespace), Arc::clone(service));
+            let slices = self.slices_of.entry(service.clone()).or_default();
+            slices.insert(Arc::clone(&name.name));
+            dirty.services.insert(service);
+        }
+        dirty.slice(name, old);
+        true
+    }
+
+    fn unlink_slice(&mut self, name: &ObjectName, old: &SliceSpec, dirty: &mut Dirty) {
+        let Some(service) = &old.service else { return };
+        let service = ObjectName::new(Arc::clone(&name.namespace), Arc::clone(service));
+        if let Some(slices) = self.slices_of.get_mut(&service) {
+            slices.remove(&name.name);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        dirty.services.insert(service);
     }
 }
 
@@ -122,11 +197,14 @@ fn put<K: Ord, T: PartialEq>(table: &mut BTreeMap<K, T>, key: K, object: T) -> b
     true
 }
 
-fn take<T>(table: &mut ByNamespace<T>, name: &ObjectName) -> bool {
-    let Some(objects) = table.get_mut(&name.namespace) else {
-        return false;
-    };
-    let taken = objects.remove(&name.name).is_some();
+fn put_in<T: PartialEq>(table: &mut ByNamespace<T>, name: &ObjectName, object: T) -> bool {
+    let objects = table.entry(Arc::clone(&name.namespace)).or_default();
+    put(objects, Arc::clone(&name.name), object)
+}
+
+fn take<T>(table: &mut ByNamespace<T>, name: &ObjectName) -> Option<T> {
+    let objects = table.get_mut(&name.namespace)?;
+    let taken = objects.remove(&name.name);
     if objects.is_empty() {
         table.remove(&name.namespace);
     }

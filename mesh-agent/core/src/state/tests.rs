@@ -1,3 +1,5 @@
+mod remote;
+
 use super::*;
 use crate::model::workload::Enrollment;
 use crate::testing::{WEATHER, addrs, documents, list, state, virtual_service};

@@ -9,6 +9,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Under this hash the kubelet runs a static pod; the `uid` in the API is that of its mirror.
+pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
 /// `apiVersion`, `kind` and the parts of `metadata` that mean something to the mesh.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -28,6 +31,10 @@ pub struct Head {
     pub deleting: bool,
     /// The controlling owner: kind and name.
     pub owner: Option<(String, String)>,
+    /// `generation`: raised with each change of the object's spec.
+    pub generation: Option<i64>,
+    /// `resourceVersion`.
+    pub resource_version: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +56,8 @@ struct Metadata {
     labels: Option<BTreeMap<Arc<str>, Option<Arc<str>>>>,
     annotations: Option<BTreeMap<String, Option<String>>>,
     owner_references: Option<Vec<OwnerReference>>,
+    generation: Option<i64>,
+    resource_version: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -157,7 +166,8 @@ impl Head {
         }
         let owners = metadata.owner_references.unwrap_or_default();
         let owner = owners.into_iter().find(|o| o.controller.unwrap_or(true));
-        let ours = |key: &str| key.starts_with("heddle.io/") || key.starts_with("istio.io/");
+        let ours =
+            |key: &str| key.starts_with("heddle.io/") || key.starts_with("istio.io/") || key == CONFIG_HASH;
         Ok(Self {
             key: key.clone(),
             version: version.into(),
@@ -173,6 +183,8 @@ impl Head {
                 .collect(),
             deleting: metadata.deletion_timestamp.is_some(),
             owner: owner.map(|o| (o.kind, o.name)),
+            generation: metadata.generation,
+            resource_version: metadata.resource_version.filter(|v| !v.is_empty()),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Pods and namespaces. Only what the mesh reads is decoded; the rest of these large objects is not looked at.
 
-use super::head::Head;
+use super::head::{CONFIG_HASH, Head};
 use super::value::{FieldError, decode};
 use crate::model::workload::FailMode;
 use serde::Deserialize;
@@ -32,7 +32,7 @@ pub struct NamespaceSpec {
 /// A Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSpec {
-    /// `metadata.uid`.
+    /// `metadata.uid`; of a static pod the hash under which its node knows it.
     pub uid: Option<Arc<str>>,
     /// `metadata.labels`.
     pub labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
@@ -139,8 +139,22 @@ struct Condition {
     status: String,
 }
 
+/// Whether pods of this runtime class have sockets that the node's kernel does not see.
+pub(super) fn is_sandboxed(runtime_class: &str) -> bool {
+    let class = runtime_class.to_ascii_lowercase();
+    class == "gvisor" || class == "runsc" || class.starts_with("kata")
+}
+
 pub(super) fn membership(head: &Head) -> Result<Option<Membership>, FieldError> {
-    let ours = match head.setting("heddle.io/mesh") {
+    membership_by(head.setting("heddle.io/mesh"), &head.labels)
+}
+
+/// Membership as `heddle.io/mesh` (`ours`) says, else as Istio's label does.
+pub(super) fn membership_by(
+    ours: Option<&str>,
+    labels: &BTreeMap<Arc<str>, Arc<str>>,
+) -> Result<Option<Membership>, FieldError> {
+    let ours = match ours {
         None => None,
         Some("enabled") => Some(Membership::In),
         Some("disabled") => Some(Membership::Out),
@@ -152,7 +166,7 @@ pub(super) fn membership(head: &Head) -> Result<Option<Membership>, FieldError> 
         }
     };
     Ok(
-        ours.or(match head.labels.get("istio.io/dataplane-mode").map(|v| &**v) {
+        ours.or(match labels.get("istio.io/dataplane-mode").map(|v| &**v) {
             Some("ambient") => Some(Membership::In),
             Some("none") => Some(Membership::Out),
             _ => None,
@@ -228,16 +242,17 @@ pub(super) fn pod(head: &Head, value: &Value) -> Result<PodSpec, FieldError> {
     // Without conditions nobody watches the pod's readiness: files describe pods that run.
     let ready = condition.unwrap_or(status.conditions.is_none()) && !head.deleting && !ended;
     Ok(PodSpec {
-        uid: head.uid.clone(),
+        uid: head
+            .annotations
+            .get(CONFIG_HASH)
+            .map(|hash| hash.as_str().into())
+            .or_else(|| head.uid.clone()),
         labels: Arc::new(head.labels.clone()),
         node: spec.node_name.unwrap_or_else(|| "".into()),
         ips: addresses(status.pod_ips, status.pod_ip)?,
         service_account,
         host_network: spec.host_network.unwrap_or(false),
-        sandboxed: spec.runtime_class_name.is_some_and(|class| {
-            let class = class.to_ascii_lowercase();
-            class == "gvisor" || class == "runsc" || class.starts_with("kata")
-        }),
+        sandboxed: spec.runtime_class_name.is_some_and(|class| is_sandboxed(&class)),
         ended,
         ready,
         owner: owner(head),

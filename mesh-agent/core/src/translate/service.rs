@@ -1,4 +1,4 @@
-//! Services and EndpointSlices.
+//! Services.
 
 use super::head::Head;
 use super::kubernetes::{PortRef, l4_only, part};
@@ -38,17 +38,6 @@ pub struct PortSpec {
     pub protocol: Protocol,
 }
 
-/// An EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SliceSpec {
-    /// Label `kubernetes.io/service-name`; a slice without belongs to nobody.
-    pub service: Option<Arc<str>>,
-    /// TCP ports: name and number.
-    pub ports: Vec<(Arc<str>, u16)>,
-    /// Ready addresses.
-    pub addresses: Vec<IpAddr>,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct RawService {
@@ -71,32 +60,6 @@ struct RawPort {
     protocol: Option<String>,
     app_protocol: Option<String>,
     target_port: Option<PortRef>,
-}
-
-#[derive(Deserialize)]
-struct RawSlice {
-    #[serde(rename = "addressType")]
-    address_type: Option<String>,
-    ports: Option<Vec<SlicePort>>,
-    endpoints: Option<Vec<SliceEndpoint>>,
-}
-
-#[derive(Deserialize)]
-struct SlicePort {
-    name: Option<Arc<str>>,
-    port: Option<u16>,
-    protocol: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct SliceEndpoint {
-    addresses: Vec<String>,
-    conditions: Option<SliceConditions>,
-}
-
-#[derive(Deserialize)]
-struct SliceConditions {
-    ready: Option<bool>,
 }
 
 pub(super) fn service(head: &Head, value: &Value) -> Result<ServiceSpec, FieldError> {
@@ -208,47 +171,4 @@ fn protocol(app_protocol: Option<&str>, name: &str, number: u16) -> Protocol {
             25 | 53 | 3306 | 27017 => Protocol::Tcp,
             _ => Protocol::Auto,
         })
-}
-
-pub(super) fn slice(head: &Head, value: &Value) -> Result<SliceSpec, FieldError> {
-    let raw: RawSlice = super::value::decode(value, "")?;
-    let service = head.labels.get("kubernetes.io/service-name").cloned();
-    let ports = raw
-        .ports
-        .into_iter()
-        .flatten()
-        .filter(|p| p.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
-        .filter_map(|p| {
-            Some((
-                p.name.unwrap_or_else(|| "".into()),
-                p.port.filter(|port| *port != 0)?,
-            ))
-        })
-        .collect();
-    let mut addresses = Vec::new();
-    if raw.address_type.as_deref() == Some("FQDN") {
-        return Err(FieldError::new("addressType", "FQDN is not supported yet"));
-    }
-    for (i, endpoint) in raw.endpoints.into_iter().flatten().enumerate() {
-        // An absent condition means ready (discovery.k8s.io/v1 EndpointConditions).
-        if !endpoint.conditions.and_then(|c| c.ready).unwrap_or(true) {
-            continue;
-        }
-        for (j, text) in endpoint.addresses.iter().enumerate() {
-            let field = || format!("endpoints[{i}].addresses[{j}]");
-            let ip: IpAddr = text
-                .parse()
-                .map_err(|_| FieldError::new(field(), format!("{text:?} is no IP address")))?;
-            let ip = ip.to_canonical();
-            if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-                return Err(FieldError::new(field(), format!("{ip} cannot be an endpoint")));
-            }
-            addresses.push(ip);
-        }
-    }
-    Ok(SliceSpec {
-        service,
-        ports,
-        addresses,
-    })
 }

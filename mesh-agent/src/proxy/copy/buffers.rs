@@ -10,7 +10,7 @@ pub const READ_BUFFER: usize = 64 * 1024 - 4;
 /// Size that a copy grows to when it fills its buffer, in bytes: eight TLS records with the header.
 pub const LARGE_BUFFER: usize = 128 * 1024 - 4;
 /// Free buffers that a worker keeps of each size.
-const KEEP: usize = 16;
+const KEEP: usize = 4;
 
 thread_local! {
     static FREE: RefCell<[Vec<Box<[u8]>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };

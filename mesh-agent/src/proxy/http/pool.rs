@@ -3,7 +3,7 @@
 //! A connection serves one source at one way to one endpoint. Sources never share: what the far end knows of its
 //! peer, be it a certificate or an address, is true of each request.
 
-use super::super::tunnel::TunnelKind;
+use super::super::tunnel::{TunnelKind, unix_now};
 use super::super::upstream::{self, ConnectError, Origin, Path};
 use super::super::worker::Worker;
 use super::LocalExec;
@@ -49,6 +49,7 @@ pub(super) struct Key {
 pub(super) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     switched: Rc<RefCell<Option<oneshot::Sender<Switched>>>>,
+    not_after: Option<u64>,
 }
 
 struct Idle {
@@ -67,6 +68,7 @@ struct Shared {
 struct Http2 {
     sender: http2::SendRequest<RequestBody>,
     streams: Cell<usize>,
+    not_after: Option<u64>,
 }
 
 /// A connection in use by one request.
@@ -140,7 +142,7 @@ impl Pools {
         while at > 0 {
             at -= 1;
             let sender = &list[at].conn.sender;
-            if sender.is_closed() {
+            if sender.is_closed() || expired(list[at].conn.not_after) {
                 list.remove(at);
             } else if sender.is_ready() {
                 return Some(list.remove(at).conn);
@@ -194,6 +196,7 @@ async fn connect_http1(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Http1
         wanted.host,
     )
     .await?;
+    let not_after = io.not_after();
     let (sender, mut conn) = http1::Builder::new()
         .max_headers(super::HEADERS)
         .handshake(TokioIo::new(io))
@@ -212,7 +215,11 @@ async fn connect_http1(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Http1
             let _nobody_waits = waiter.send(upgrade::switched(parts.read_buf, parts.io.into_inner()));
         }
     });
-    Ok(Http1 { sender, switched })
+    Ok(Http1 {
+        sender,
+        switched,
+        not_after,
+    })
 }
 
 async fn lease_http2(
@@ -238,6 +245,7 @@ async fn lease_http2(
         wanted.host,
     )
     .await?;
+    let not_after = io.not_after();
     let (sender, conn) = http2::Builder::new(LocalExec)
         .timer(TokioTimer::new())
         .initial_stream_window_size(UPSTREAM_STREAM_WINDOW)
@@ -254,6 +262,7 @@ async fn lease_http2(
     let conn = Rc::new(Http2 {
         sender,
         streams: Cell::new(0),
+        not_after,
     });
     shared.conns.borrow_mut().push(Rc::clone(&conn));
     Ok((Lease::Http2(Stream::new(conn)), false))
@@ -262,12 +271,19 @@ async fn lease_http2(
 impl Shared {
     fn pick(&self) -> Option<Stream> {
         let mut conns = self.conns.borrow_mut();
-        conns.retain(|c| !c.sender.is_closed());
+        // One whose certificate has expired serves what it has; nothing new.
+        conns.retain(|c| !c.sender.is_closed() && !expired(c.not_after));
         conns
             .iter()
             .find(|c| c.streams.get() < super::STREAMS as usize)
             .map(|c| Stream::new(Rc::clone(c)))
     }
+}
+
+/// Whether the certificate behind a pooled connection is no longer good: an expired identity proves nothing for a new
+/// request, though the connection would carry it.
+fn expired(not_after: Option<u64>) -> bool {
+    not_after.is_some_and(|end| end <= unix_now())
 }
 
 impl Stream {

@@ -2,7 +2,7 @@
 //! protocol move only after the server has agreed.
 
 use super::super::copy::{Counters, copy_bidirectional};
-use super::super::io::{Io, Prefixed};
+use super::super::io::{Io, Prefixed, Reset};
 use super::record::Record;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -47,7 +47,7 @@ impl Slot {
 
 impl Upgraded {
     /// Carries the new protocol until both directions have ended.
-    pub(super) async fn run<T: AsyncRead + AsyncWrite + Unpin>(mut self, mut client: T) {
+    pub(super) async fn run<T: AsyncRead + AsyncWrite + Reset + Unpin>(mut self, mut client: T) {
         let counters = Counters::default();
         if let Err(error) = copy_bidirectional(
             &mut client,
@@ -58,6 +58,8 @@ impl Upgraded {
         .await
         {
             tracing::debug!(%error, "upgraded connection ended");
+            client.reset_on_drop();
+            self.server.reset_on_drop();
         }
         self.record.complete();
     }

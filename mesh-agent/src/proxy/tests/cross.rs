@@ -14,21 +14,39 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 struct Ca {
     ca: Mutex<TestCa>,
     made: Mutex<HashMap<SpiffeId, Arc<IdentityTls>>>,
+    /// Seconds that the first certificate of each identity is good for; those that follow live an hour.
+    first_life: Option<u64>,
+    renewed: AtomicUsize,
 }
 
 impl Certificates for Ca {
     fn tls(&self, identity: &SpiffeId) -> Result<Arc<IdentityTls>, CertificateError> {
         let mut made = self.made.lock();
-        let tls = made
-            .entry(identity.clone())
-            .or_insert_with(|| self.ca.lock().tls(&identity.to_string()));
-        Ok(Arc::clone(tls))
+        let now = crate::proxy::tunnel::unix_now();
+        let old = made.get(identity);
+        if let Some(tls) = old.filter(|tls| tls.not_after > now) {
+            return Ok(Arc::clone(tls));
+        }
+        let first = old.is_none();
+        let mut tls = self.ca.lock().tls(&identity.to_string());
+        match (first, self.first_life) {
+            (true, Some(life)) => {
+                let short = Arc::get_mut(&mut tls).unwrap();
+                short.not_after = now + life;
+            }
+            (true, None) => {}
+            (false, _) => _ = self.renewed.fetch_add(1, Ordering::Relaxed),
+        }
+        made.insert(identity.clone(), Arc::clone(&tls));
+        Ok(tls)
     }
 }
 
@@ -38,12 +56,23 @@ struct Nodes {
     near: Arc<Telemetry>,
     far: Arc<Telemetry>,
     announced: Arc<Records>,
+    ca: Arc<Ca>,
     outbound: SocketAddr,
     from: IpAddr,
 }
 
 /// Addresses are `127.0.<net>.x`, so that tests do not meet on the tunnel's port.
 fn start(net: u8, protocol: Protocol, app: SocketAddr, identity: Option<SpiffeId>) -> Nodes {
+    start_with(net, protocol, app, identity, None)
+}
+
+fn start_with(
+    net: u8,
+    protocol: Protocol,
+    app: SocketAddr,
+    identity: Option<SpiffeId>,
+    first_life: Option<u64>,
+) -> Nodes {
     let from = IpAddr::from([127, 0, net, 1]);
     let client = pod(1, "frontend", from, true);
     let mut server = Workload::clone(&pod(2, "web", app.ip(), true));
@@ -70,10 +99,13 @@ fn start(net: u8, protocol: Protocol, app: SocketAddr, identity: Option<SpiffeId
         .insert(Arc::clone(&service.host), Arc::clone(&service));
     snapshot.services.push(service);
     let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
-    let certs: Arc<dyn Certificates> = Arc::new(Ca {
+    let ca = Arc::new(Ca {
         ca: Mutex::new(TestCa::new()),
         made: Mutex::default(),
+        first_life,
+        renewed: AtomicUsize::default(),
     });
+    let certs = Arc::clone(&ca) as Arc<dyn Certificates>;
     let agent = |node: &str, records: &Arc<Records>| {
         let telemetry = Telemetry::new(&TelemetryConfig::default());
         let deps = ProxyDeps {
@@ -107,6 +139,7 @@ fn start(net: u8, protocol: Protocol, app: SocketAddr, identity: Option<SpiffeId
         near,
         far,
         announced,
+        ca,
         outbound,
         from,
     }
@@ -167,8 +200,34 @@ async fn requests_between_nodes_are_decided_on_both_and_prove_both_ends() {
             assert!(line.contains(label), "{label} is not in {line}");
         }
     }
-    nodes.server.drain(std::time::Duration::from_secs(1)).await;
-    nodes.client.drain(std::time::Duration::from_secs(1)).await;
+    nodes.server.drain(Duration::from_secs(1)).await;
+    nodes.client.drain(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn security_a_kept_connection_carries_no_request_after_its_certificate_has_expired() {
+    let app = server_at("127.0.75.2:0", |s| {
+        web_connection(s, Seen::default(), |_| ok("far"))
+    })
+    .await;
+    let nodes = start_with(75, Protocol::Http, app, None, Some(2));
+    let mut stream = nodes.dial().await;
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        let head = read_head(stream).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        stream.read_exact(&mut [0; 3]).await.unwrap();
+    };
+    ask(&mut stream).await;
+    ask(&mut stream).await;
+    assert_eq!(nodes.ca.renewed.load(Ordering::Relaxed), 0, "one kept connection");
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    ask(&mut stream).await;
+    assert_eq!(
+        nodes.ca.renewed.load(Ordering::Relaxed),
+        2,
+        "a new handshake, at both ends"
+    );
 }
 
 #[tokio::test]
@@ -210,7 +269,7 @@ async fn a_server_that_speaks_first_is_heard_across_nodes() {
     let nodes = start(73, Protocol::Auto, app, None);
     let mut banner = [0; 8];
     let mut stream = nodes.dial().await;
-    tokio::time::timeout(std::time::Duration::from_secs(3), stream.read_exact(&mut banner))
+    tokio::time::timeout(Duration::from_secs(3), stream.read_exact(&mut banner))
         .await
         .unwrap()
         .unwrap();

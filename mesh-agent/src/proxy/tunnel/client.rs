@@ -208,9 +208,12 @@ impl TunnelClient {
         reused: bool,
     ) -> Result<TunnelStream, Failed> {
         let conn = place.connection();
+        let not_after = conn.not_after;
         let opening = place.open(request, &self.config, Active::new(Rc::clone(me)));
         match self.in_time(opening).await {
-            Ok((stream, baggage)) => Ok(TunnelStream::hbone(stream, request.peer.clone(), baggage, reused)),
+            Ok((stream, baggage)) => {
+                Ok(TunnelStream::hbone(stream, request.peer.clone(), baggage, reused).until(not_after))
+            }
             Err(error) => {
                 // A reset of the stream alone is an answer; so is the end of a fresh connection, but for GOAWAY.
                 let ended = conn.went_away() || (reused && conn.is_gone());
@@ -274,17 +277,16 @@ impl TunnelClient {
                 stale: false,
             });
         }
+        let not_after = conn.not_after;
         let stream = match request.kind {
             TunnelKind::Tcp => NativeStream::chunked(conn, give_back),
             TunnelKind::Http1 | TunnelKind::Http2 => NativeStream::raw(conn),
         };
         let baggage = Some(Baggage::parse(&text));
-        Ok(TunnelStream::native(
-            stream.guarded(active),
-            request.peer.clone(),
-            baggage,
-            reused,
-        ))
+        Ok(
+            TunnelStream::native(stream.guarded(active), request.peer.clone(), baggage, reused)
+                .until(not_after),
+        )
     }
 
     async fn in_time<T>(
@@ -342,7 +344,8 @@ fn lost(error: io::Error, to: SocketAddr) -> TunnelError {
     TunnelError::Reset(error)
 }
 
-fn unix_now() -> u64 {
+/// Seconds since the Unix epoch, as certificates count.
+pub(in super::super) fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

@@ -16,6 +16,7 @@ pub struct TunnelStream {
     peer: SpiffeId,
     baggage: Option<Baggage>,
     reused: bool,
+    not_after: Option<u64>,
 }
 
 enum Inner {
@@ -35,6 +36,7 @@ impl TunnelStream {
             peer,
             baggage,
             reused,
+            not_after: None,
         }
     }
 
@@ -44,7 +46,21 @@ impl TunnelStream {
             peer,
             baggage,
             reused,
+            not_after: None,
         }
+    }
+
+    /// The same stream, on a connection made with a certificate that is good until `not_after`.
+    pub(super) const fn until(mut self, not_after: u64) -> Self {
+        self.not_after = Some(not_after);
+        self
+    }
+
+    /// End of life of the certificate that the connection below was opened with, seconds since the Unix epoch: no new
+    /// request may use this stream after it. None on the accepting side.
+    #[must_use]
+    pub const fn not_after(&self) -> Option<u64> {
+        self.not_after
     }
 
     /// What the peer says about the workload it stands for; telemetry only. None on the accepting side.

@@ -1,0 +1,142 @@
+//! What a plan was made from.
+
+use crate::model::ObjectName;
+use crate::model::service::{Service, ServicePort};
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Workload;
+use imbl::{HashSet, OrdMap};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// The parts of a snapshot that a plan was made from. Two plans that say the same are equal whatever they were made from.
+#[derive(Clone, Default)]
+pub struct Basis {
+    pub(super) settings: Option<Settings>,
+    pub(super) workloads: Vec<Arc<Workload>>,
+    pub(super) remotes: OrdMap<ObjectName, Arc<Workload>>,
+    pub(super) services: Vec<Arc<Service>>,
+    /// Where endpoints of enrolled pods listen, and how the services see that.
+    pub(super) exposures: OrdMap<SocketAddr, Exposure>,
+    /// Generations in the plan.
+    pub(super) generations: HashSet<u32>,
+}
+
+/// What every entry depends on.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Settings {
+    pub(super) node: String,
+    pub(super) l4_only: std::collections::HashSet<Arc<str>>,
+}
+
+/// How many service ports see an address as something to look into, and how many as opaque.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Exposure {
+    pub(super) inspected: u32,
+    pub(super) opaque: u32,
+}
+
+impl PartialEq for Basis {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Basis {}
+
+impl std::fmt::Debug for Basis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Basis")
+            .field("services", &self.services.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One service before and after.
+pub(super) type ServiceChange<'a> = (Option<&'a Arc<Service>>, Option<&'a Arc<Service>>);
+
+impl Basis {
+    /// The services that are different in `snapshot`.
+    pub(super) fn services<'a>(&'a self, snapshot: &'a Snapshot) -> Vec<ServiceChange<'a>> {
+        changes(&self.services, &snapshot.services, |s| &s.name)
+    }
+
+    /// The addresses of pods that are different in `snapshot`: before and after.
+    pub(super) fn addresses(&self, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+        let full = changes(&self.workloads, &snapshot.workloads, |w| &w.pod);
+        let mut changed: Vec<&Arc<Workload>> = full
+            .into_iter()
+            .flat_map(|(a, b)| a.into_iter().chain(b))
+            .collect();
+        for item in self.remotes.diff(&snapshot.remotes) {
+            use imbl::ordmap::DiffItem::{Add, Remove, Update};
+            match item {
+                Add(_, new) => changed.push(new),
+                Remove(_, old) => changed.push(old),
+                Update { old, new } => changed.extend([old.1, new.1]),
+            }
+        }
+        changed.into_iter().flat_map(|w| &w.ips).copied().collect()
+    }
+
+    /// Counts the endpoints of a port in or out. `touched` gets their addresses.
+    pub(super) fn expose(&mut self, port: &ServicePort, there: bool, touched: &mut BTreeSet<SocketAddr>) {
+        let enrolled = |w: &Arc<Workload>| w.enrolled();
+        for endpoint in port
+            .endpoints
+            .iter()
+            .filter(|e| e.workload.as_ref().is_some_and(enrolled))
+        {
+            let mut exposure = self.exposures.get(&endpoint.addr).copied().unwrap_or_default();
+            let count = if port.protocol.needs_bytes() {
+                &mut exposure.inspected
+            } else {
+                &mut exposure.opaque
+            };
+            *count = if there {
+                *count + 1
+            } else {
+                count.saturating_sub(1)
+            };
+            if exposure == Exposure::default() {
+                self.exposures.remove(&endpoint.addr);
+            } else {
+                self.exposures.insert(endpoint.addr, exposure);
+            }
+            touched.insert(endpoint.addr);
+        }
+    }
+
+    /// The ports of an address that endpoints have.
+    pub(super) fn exposed(&self, ip: IpAddr) -> impl Iterator<Item = SocketAddr> {
+        self.exposures
+            .range(SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX))
+            .map(|(addr, _)| *addr)
+    }
+}
+
+/// What is different between two lists sorted by `key`; the same allocation is the same.
+fn changes<'a, T>(
+    old: &'a [Arc<T>],
+    new: &'a [Arc<T>],
+    key: impl Fn(&T) -> &ObjectName,
+) -> Vec<(Option<&'a Arc<T>>, Option<&'a Arc<T>>)> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    let mut changed = Vec::new();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return changed,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {
+                (_, _) = (old.next(), new.next());
+                continue;
+            }
+            (Some(a), Some(b)) => key(a).cmp(key(b)),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        changed.push((before, after));
+    }
+}

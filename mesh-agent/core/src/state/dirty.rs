@@ -1,0 +1,42 @@
+//! What changed since the last snapshot.
+
+use crate::model::ObjectName;
+use crate::translate::{PodMatch, SliceSpec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What must be built anew.
+#[derive(Default)]
+pub(super) struct Dirty {
+    /// Namespaces whose own settings changed.
+    pub(super) namespaces: BTreeSet<Arc<str>>,
+    /// Pods that the source gives in full.
+    pub(super) pods: BTreeSet<ObjectName>,
+    /// Services: their own objects or their slices.
+    pub(super) services: BTreeSet<ObjectName>,
+    /// EndpointSlices, and what they were in the last snapshot.
+    pub(super) slices: BTreeMap<ObjectName, Option<Arc<SliceSpec>>>,
+    /// Pods of which another template speaks now: namespace and which.
+    pub(super) templates: BTreeSet<(Arc<str>, PodMatch)>,
+    /// VirtualServices.
+    pub(super) routes: bool,
+    /// DestinationRules.
+    pub(super) subsets: bool,
+}
+
+impl Dirty {
+    pub(super) fn is_clean(&self) -> bool {
+        self.namespaces.is_empty()
+            && self.pods.is_empty()
+            && self.services.is_empty()
+            && self.slices.is_empty()
+            && self.templates.is_empty()
+            && !self.routes
+            && !self.subsets
+    }
+
+    /// Remembers what a slice was, unless it has changed before.
+    pub(super) fn slice(&mut self, name: ObjectName, old: Option<Arc<SliceSpec>>) {
+        self.slices.entry(name).or_insert(old);
+    }
+}

@@ -1,0 +1,62 @@
+//! The route tables in force, as `heddle routes` shows them.
+
+use mesh_core::model::route::{Destination, RouteRule, RouteTable};
+use mesh_core::model::snapshot::Snapshot;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Every table: host, who sees it, the object behind it and its rules. Sorted by host.
+#[must_use]
+pub fn routes(snapshot: &Snapshot) -> Value {
+    let for_all = snapshot.routes.iter().map(|(host, table)| (host, None, table));
+    let scoped = snapshot.scoped_routes.iter().flat_map(|(namespace, tables)| {
+        tables
+            .iter()
+            .map(move |(host, table)| (host, Some(namespace), table))
+    });
+    let mut tables: Vec<(_, Option<&Arc<str>>, &Arc<RouteTable>)> = for_all.chain(scoped).collect();
+    tables.sort_by_key(|(host, namespace, _)| (*host, *namespace));
+    let rows: Vec<Value> = tables
+        .into_iter()
+        .map(|(host, namespace, table)| {
+            json!({
+                "host": if host.starts_with('.') { format!("*{host}") } else { host.to_string() },
+                "clients": namespace.map_or_else(|| "*".to_owned(), ToString::to_string),
+                "object": format!("VirtualService {}", table.object),
+                "rules": table.rules.iter().map(|rule| row(snapshot, rule)).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({"snapshot": snapshot.version, "routes": rows})
+}
+
+fn row(snapshot: &Snapshot, rule: &RouteRule) -> Value {
+    json!({
+        "field": format!("spec.http[{}]", rule.index),
+        "name": rule.name,
+        "matches": rule.matches.len(),
+        "destinations": rule.destinations.iter().map(|to| json!({
+            "host": to.destination.host,
+            "subset": to.destination.subset,
+            "weight": to.weight,
+            "endpoints": endpoints(snapshot, &to.destination),
+        })).collect::<Vec<_>>(),
+        "mirrors": rule.mirrors.iter().map(|mirror| json!({
+            "host": mirror.destination.host, "subset": mirror.destination.subset,
+            "share": f64::from(mirror.per_million) / 1e6,
+        })).collect::<Vec<_>>(),
+        "timeout_ms": rule.timeout.map(|timeout| timeout.as_millis()),
+        "retries": rule.retries.attempts,
+    })
+}
+
+/// How many ready endpoints the destination has, over all ports; none if the host or subset is not known.
+fn endpoints(snapshot: &Snapshot, to: &Destination) -> Option<usize> {
+    let service = snapshot.services_by_host.get(&to.host)?;
+    let Some(subset) = &to.subset else {
+        return Some(service.ports.iter().map(|port| port.endpoints.len()).sum());
+    };
+    let rules = snapshot.subsets_for(service, None)?;
+    let subset = rules.subsets.iter().find(|found| found.name == *subset)?;
+    Some(subset.endpoints.iter().map(|list| list.len()).sum())
+}
