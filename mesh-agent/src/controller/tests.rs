@@ -3,7 +3,11 @@
 mod api;
 
 use crate::ca::remote::{RootSource, server_name};
-use crate::ca::{CaError, CertificateAuthority, Issued, RemoteCa, RemoteConfig, system_clock};
+use crate::ca::{
+    CaError, CertificateAuthority, CertificateStore, Issued, RemoteCa, RemoteConfig, system_clock,
+};
+use crate::contract::{CertificateError, Certificates, certificate};
+use crate::drain::drain;
 use crate::testing::{TempDir, id};
 use crate::tls::{IdentityMaterial, identity_tls, peer_identity};
 use api::Api;
@@ -455,4 +459,33 @@ async fn the_api_server_is_told_whom_to_trust_and_everything_else_of_its_setting
         (2, &json!("Ignore"))
     );
     assert_ne!(replica.webhook, replica.ca);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_has_certificates_as_soon_as_its_pods_are_known_to_the_controller() {
+    let (api, client) = cluster().await;
+    let replica = Replica::start(&client);
+    replica.ready().await;
+    until("roots announced", async || {
+        api.get("configmaps/heddle-system/heddle-ca-root-cert").is_some()
+    })
+    .await;
+    let asker = Asker::new(replica.ca, "agent-n1", announced(&api));
+    let store = Arc::new(CertificateStore::new(asker.ca, system_clock()));
+    let (_trigger, until_end) = drain();
+    tokio::spawn(Arc::clone(&store).run(until_end));
+    let (known, new, elsewhere) = (
+        id(FORECAST),
+        id("spiffe://cluster.local/ns/weather/sa/new"),
+        id(FRONTEND),
+    );
+    for identity in [&known, &new, &elsewhere] {
+        store.want(identity);
+    }
+    certificate(&*store, &known).await.unwrap();
+    // The agent saw the pod first.
+    assert!(matches!(store.tls(&new), Err(CertificateError::Pending(_))));
+    pod(&api, "new-1", "new", "n1");
+    assert_eq!(certificate(&*store, &new).await.unwrap().identity, new);
+    assert!(store.tls(&elsewhere).is_err(), "a pod of another node");
 }
