@@ -46,6 +46,18 @@ pub enum HeldOut {
     NotHere,
 }
 
+impl HeldOut {
+    /// One line for `heddle status`.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::NoTemplate => "no WorkloadTemplate says who it is, and its namespace is in the mesh",
+            Self::NoNamespace => "its namespace is not known yet",
+            Self::NotHere => "it is said to be of this node, which does not have it",
+        }
+    }
+}
+
 impl Known {
     pub(super) fn workload(&self) -> Option<&Arc<Workload>> {
         match &self.pod {
