@@ -343,13 +343,19 @@ impl State {
 
     fn remove(&mut self, key: &ObjectKey) -> bool {
         self.versions.remove(key);
+        let before = self.loose.len();
+        if before > 0 {
+            let object = describe(key);
+            self.loose.retain(|_, problem| problem.rejected.object != object);
+        }
+        let cleared = self.loose.len() != before;
         match self.records.remove(key) {
             Some(record) => {
                 self.troubled.remove(key);
                 self.tables.remove(key, self.world.dirty_mut());
-                record.in_force || record.problem.is_some()
+                cleared || record.in_force || record.problem.is_some()
             }
-            None => false,
+            None => cleared,
         }
     }
 

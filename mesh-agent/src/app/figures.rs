@@ -18,6 +18,7 @@ struct Figures {
     certificates: Vec<(&'static str, i64)>,
     captured_pods: i64,
     config_problems: i64,
+    held_out_pods: i64,
     snapshot_version: i64,
 }
 
@@ -60,6 +61,7 @@ impl DatapathCollector {
             certificates: certificates(world.certificates.list().iter().map(|one| one.state)),
             captured_pods: signed(captured),
             config_problems: signed(world.problems.len()),
+            held_out_pods: signed(snapshot.held_out),
             snapshot_version: i64::try_from(snapshot.version).unwrap_or(i64::MAX),
         };
     }
@@ -121,6 +123,11 @@ impl Collector for DatapathCollector {
             "heddle_agent_config_problems",
             "Objects that are not in force as written",
             figures.config_problems,
+        )?;
+        gauge(
+            "heddle_agent_held_out_pods",
+            "Pods of other nodes that nobody is sent to, because who they are is not known",
+            figures.held_out_pods,
         )?;
         gauge(
             "heddle_agent_snapshot_version",

@@ -5,8 +5,12 @@ use mesh_common::verdict::Reason;
 use mesh_common::{Event, EventKind};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
+use mesh_core::translate::describe;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+
+/// Of many pods that are held out, the first tell as much as all.
+const MOST_HELD_OUT: usize = 100;
 
 /// The answer to `heddle status`.
 #[must_use]
@@ -34,9 +38,16 @@ pub fn status(world: &World) -> Value {
             "reason": problem.rejected.reason,
             "last_good_in_force": problem.last_good_in_force,
         })).collect::<Vec<_>>(),
-        "held_out": world.state.held_out().map(|(pod, why)| json!({
-            "pod": pod.to_string(), "why": why.describe(),
+        "held_out": world.state.held_out().take(MOST_HELD_OUT).map(|(pod, why)| json!({
+            "pod": pod.to_string(),
+            "why": why.describe(),
         })).collect::<Vec<_>>(),
+        "rules_in_force": world.state.versions().rules().iter().map(|(key, version)| json!({
+            "object": describe(key),
+            "generation": version.generation,
+            "resource_version": version.resource_version,
+        })).collect::<Vec<_>>(),
+        "newest_resource_versions": world.state.versions().newest(),
         "cni": world.plugin.as_ref().map(|plugin| format!("{:?}", *plugin.status.borrow())),
         "refused_by_datapath": node.plan().refused,
         "maps": node.datapath().usage().iter().map(|map| json!({

@@ -28,9 +28,9 @@ use tokio::sync::mpsc;
 /// How the API is watched.
 #[derive(Clone, Debug)]
 pub struct WatchSettings {
-    /// What arrives within this time of an event is handed over with it.
+    /// Changes are handed over in batches at least this far apart.
     pub gather: Duration,
-    /// As `gather`, while more keeps coming.
+    /// As `gather`, while many come.
     pub gather_at_most: Duration,
     /// The server ends each watch after this many seconds, and a watch that has been silent for longer is given up.
     pub watch_timeout_s: u32,

@@ -53,12 +53,12 @@ impl std::fmt::Debug for Basis {
     }
 }
 
-/// One service before and after.
-pub(super) type ServiceChange<'a> = (Option<&'a Arc<Service>>, Option<&'a Arc<Service>>);
+/// Something before and after.
+pub(super) type Difference<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
 
 impl Basis {
     /// The services that are different in `snapshot`.
-    pub(super) fn services<'a>(&'a self, snapshot: &'a Snapshot) -> Vec<ServiceChange<'a>> {
+    pub(super) fn services<'a>(&'a self, snapshot: &'a Snapshot) -> Vec<Difference<'a, Service>> {
         changes(&self.services, &snapshot.services, |s| &s.name)
     }
 
@@ -121,7 +121,7 @@ fn changes<'a, T>(
     old: &'a [Arc<T>],
     new: &'a [Arc<T>],
     key: impl Fn(&T) -> &ObjectName,
-) -> Vec<(Option<&'a Arc<T>>, Option<&'a Arc<T>>)> {
+) -> Vec<Difference<'a, T>> {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     let mut changed = Vec::new();
     loop {

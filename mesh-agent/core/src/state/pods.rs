@@ -51,9 +51,9 @@ impl HeldOut {
     #[must_use]
     pub const fn describe(self) -> &'static str {
         match self {
-            Self::NoTemplate => "the controller has not said yet whose pod this is (WorkloadTemplate)",
+            Self::NoTemplate => "no WorkloadTemplate says who it is, and its namespace is in the mesh",
             Self::NoNamespace => "its namespace is not known yet",
-            Self::NotHere => "it is said to be on this node, which does not have it",
+            Self::NotHere => "it is said to be of this node, which does not have it",
         }
     }
 }

@@ -95,7 +95,9 @@ fn template(ns: usize, service: usize) -> Value {
             "owner": {"kind": "deployment", "name": format!("s{service}")}}})
 }
 
+/// As it comes from an API server.
 fn apply(state: &mut State, object: Value) {
+    let object = serde_json::from_str(&object.to_string()).unwrap();
     let origin = "x".into();
     state.apply(Change::Apply { object, origin });
 }

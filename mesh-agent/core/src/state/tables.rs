@@ -77,24 +77,22 @@ impl Tables {
         let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
         match (key.group.as_str(), key.kind.as_str()) {
             ("", "Namespace") => {
-                if self.namespaces.remove(&name.name).is_some() {
-                    dirty.namespaces.insert(name.name);
-                }
+                let gone = self.namespaces.remove(&name.name);
+                dirty.namespaces.extend(gone.map(|_| name.name));
             }
             ("", "Pod") => {
-                if take(&mut self.pods, &name).is_some() {
-                    dirty.pods.insert(name);
-                }
+                let gone = take(&mut self.pods, &name);
+                dirty.pods.extend(gone.map(|_| name));
             }
             ("", "Service") => {
-                if take(&mut self.services, &name).is_some() {
-                    dirty.services.insert(name);
-                }
+                let gone = take(&mut self.services, &name);
+                dirty.services.extend(gone.map(|_| name));
             }
             ("discovery.k8s.io", "EndpointSlice") => {
-                if let Some(old) = take(&mut self.slices, &name) {
-                    self.unlink_slice(&name, &old, dirty);
-                    dirty.slice(name, Some(old));
+                let old = take(&mut self.slices, &name);
+                if let Some(old) = &old {
+                    self.unlink_slice(&name, old, dirty);
+                    dirty.slice(name, Some(Arc::clone(old)));
                 }
             }
             (GROUP, WORKLOAD_TEMPLATE) => self.templates.remove(&name, dirty),

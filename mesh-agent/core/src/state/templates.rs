@@ -11,8 +11,11 @@ use std::sync::Arc;
 pub(super) struct Templates {
     objects: BTreeMap<ObjectName, Arc<TemplateSpec>>,
     /// Namespace → which pods → the objects that speak for them; more than one only by mistake.
-    by_match: BTreeMap<Arc<str>, BTreeMap<PodMatch, BTreeMap<Arc<str>, Arc<TemplateSpec>>>>,
+    by_match: BTreeMap<Arc<str>, BTreeMap<PodMatch, Claims>>,
 }
+
+/// The objects that speak for the same pods, by name.
+type Claims = BTreeMap<Arc<str>, Arc<TemplateSpec>>;
 
 impl Templates {
     pub(super) fn put(&mut self, name: ObjectName, spec: TemplateSpec, dirty: &mut Dirty) -> bool {
@@ -79,7 +82,7 @@ impl Templates {
     }
 }
 
-fn unanimous(objects: &BTreeMap<Arc<str>, Arc<TemplateSpec>>) -> Option<&Arc<TemplateSpec>> {
+fn unanimous(objects: &Claims) -> Option<&Arc<TemplateSpec>> {
     let mut specs = objects.values();
     let first = specs.next()?;
     specs.all(|other| other == first).then_some(first)

@@ -195,12 +195,13 @@ impl Follower {
         let Some(name) = name(&item) else {
             self.figures.malformed();
             let reason = "the API server sent an object without a name".to_owned();
-            let origin = format!("{ORIGIN}:{}", self.kind.kind);
+            let origin = format!("{ORIGIN}/{}", self.kind.plural);
             return self
                 .send(Step::Change(Change::Unreadable { origin, reason }))
                 .await;
         };
         let version = item.meta().resource_version.clone().unwrap_or_default();
+        let origin = format!("{ORIGIN}/{}/{}/{}", self.kind.plural, name.0, name.1);
         if !known.put(name, &version) {
             return Ok(());
         }
@@ -211,7 +212,6 @@ impl Follower {
             fields.insert("apiVersion".into(), resource.api_version.as_str().into());
             fields.insert("kind".into(), self.kind.kind.into());
         }
-        let origin = ORIGIN.to_owned();
         self.send(Step::Change(Change::Apply { object, origin })).await
     }
 

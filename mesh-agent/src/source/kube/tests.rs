@@ -89,10 +89,11 @@ impl Watched {
     }
 
     async fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        let until = tokio::time::Instant::now() + PATIENCE;
         while !holds(self) {
-            if timeout(PATIENCE, self.take()).await.is_err() {
-                panic!("never: {what}");
-            }
+            let services = self.services();
+            let taken = tokio::time::timeout_at(until, self.take()).await;
+            assert!(taken.is_ok(), "never: {what}; services are {services:?}");
         }
     }
 
@@ -270,13 +271,24 @@ async fn what_the_server_cannot_mean_costs_nobody_else() {
     let problems = watched.state.problems();
     assert_eq!(problems.len(), 1);
     assert!(problems[0].rejected.object.contains("shop/odd"), "{problems:?}");
+    server.put(SERVICES, service("more"));
+    watched.has(&["a", "more"]).await;
+    assert_eq!(
+        watched.state.problems(),
+        problems,
+        "it is told until it is right or gone"
+    );
+    server.delete(SERVICES, "odd", true);
+    watched
+        .until("no problem", |w| w.state.problems().is_empty())
+        .await;
     server.say(
         SERVICES,
         "{\"type\": \"ADDED\", \"object\": {\"metadata\": {\"resourceVersion\": \"9\"}}}",
     );
     server.say(SERVICES, "{{{");
     server.put(SERVICES, service("b"));
-    watched.has(&["a", "b"]).await;
+    watched.has(&["a", "b", "more"]).await;
     assert!(
         server.requests(&["/services?", "sendInitialEvents"]) >= 2,
         "an event was lost"

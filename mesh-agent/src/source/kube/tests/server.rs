@@ -128,11 +128,9 @@ impl Server {
         }
     }
 
-    /// Sends a line on the watches of `path`, whatever it is.
+    /// Sends a line on the watches of `path` that are open now, whatever it is.
     pub(super) fn say(&self, path: &str, line: &str) {
-        let inner = self.inner.lock();
-        let version = inner.version;
-        self.tell(inner, path, version + 1_000_000, line.to_owned());
+        self.tell(self.inner.lock(), path, 0, line.to_owned());
     }
 
     fn tell(&self, mut inner: parking_lot::MutexGuard<'_, Inner>, path: &str, version: u64, line: String) {
