@@ -142,7 +142,10 @@ impl Stage {
         let heddle = ["heddle", "status", "--output", "json"];
         let answer = self.cluster.kubectl(&[&status[..], &heddle[..]].concat()).ok()?;
         let status: Value = serde_json::from_str(&answer).ok()?;
-        Some(status["pods"][0]["why"].as_str()?.to_owned())
+        let why = status["pods"][0]["why"].as_str()?;
+        // Until it has tried, the agent says why the pod is enrolled.
+        let tried = why == "captured" || why.starts_with("cannot");
+        (status["agent"]["ready"] == true && tried).then(|| why.to_owned())
     }
 
     fn last_words(&self) -> Option<String> {
