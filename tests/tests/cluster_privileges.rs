@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// By which the pod's process is found on its node.
+/// By which the pod's process is found on its node; the newest, as an earlier run's may be ending.
 const MARK: &str = "86399";
 
 /// One node with a pod of the mesh that runs as an ordinary user, and an agent on a folder.
@@ -46,7 +46,7 @@ impl Stage {
         ];
         cluster.kubectl(&ready).unwrap();
         let pid = cluster
-            .node_exec(&node, &["pgrep", "-f", &format!("^sleep {MARK}")])
+            .node_exec(&node, &["pgrep", "-n", "-f", &format!("^sleep {MARK}")])
             .unwrap();
         let mut pod = cluster
             .json(&["-n", &space.name, "get", "pod", "victim"])
