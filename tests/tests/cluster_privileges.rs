@@ -152,10 +152,8 @@ impl Stage {
         let pods = ["-n", &self.space.name, "get", "pods", "-l", "app=heddle-agent"];
         let pods = self.cluster.json(&pods).ok()?;
         let state = &pods["items"][0]["status"]["containerStatuses"][0];
-        state["lastState"]["terminated"]["exitCode"].as_i64()?;
-        self.cluster
-            .kubectl(&["-n", &self.space.name, "logs", "deployment/agent", "--previous"])
-            .ok()
+        let ended = ["lastState", "state"].map(|when| state[when]["terminated"]["message"].as_str());
+        ended.into_iter().flatten().next().map(str::to_owned)
     }
 
     fn remove(&self) {
