@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// By which the pod's process is found on its node.
+/// By which the pod's process is found on its node; the newest, as an earlier run's may be ending.
 const MARK: &str = "86399";
 
 /// One node with a pod of the mesh that runs as an ordinary user, and an agent on a folder.
@@ -46,7 +46,7 @@ impl Stage {
         ];
         cluster.kubectl(&ready).unwrap();
         let pid = cluster
-            .node_exec(&node, &["pgrep", "-f", &format!("^sleep {MARK}")])
+            .node_exec(&node, &["pgrep", "-n", "-f", &format!("^sleep {MARK}")])
             .unwrap();
         let mut pod = cluster
             .json(&["-n", &space.name, "get", "pod", "victim"])
@@ -142,17 +142,18 @@ impl Stage {
         let heddle = ["heddle", "status", "--output", "json"];
         let answer = self.cluster.kubectl(&[&status[..], &heddle[..]].concat()).ok()?;
         let status: Value = serde_json::from_str(&answer).ok()?;
-        Some(status["pods"][0]["why"].as_str()?.to_owned())
+        let why = status["pods"][0]["why"].as_str()?;
+        // Until it has tried, the agent says why the pod is enrolled.
+        let tried = why == "captured" || why.starts_with("cannot");
+        (status["agent"]["ready"] == true && tried).then(|| why.to_owned())
     }
 
     fn last_words(&self) -> Option<String> {
         let pods = ["-n", &self.space.name, "get", "pods", "-l", "app=heddle-agent"];
         let pods = self.cluster.json(&pods).ok()?;
         let state = &pods["items"][0]["status"]["containerStatuses"][0];
-        state["lastState"]["terminated"]["exitCode"].as_i64()?;
-        self.cluster
-            .kubectl(&["-n", &self.space.name, "logs", "deployment/agent", "--previous"])
-            .ok()
+        let ended = ["lastState", "state"].map(|when| state[when]["terminated"]["message"].as_str());
+        ended.into_iter().flatten().next().map(str::to_owned)
     }
 
     fn remove(&self) {
