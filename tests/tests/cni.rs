@@ -1,4 +1,8 @@
 //! The CNI plug-in as a container runtime runs it: the built program under its plug-in name, an agent that the test plays.
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test that asked for it"
+)]
 
 use mesh_tests::process::built;
 use serde_json::{Value, json};
