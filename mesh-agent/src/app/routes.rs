@@ -50,13 +50,20 @@ fn row(snapshot: &Snapshot, rule: &RouteRule) -> Value {
     })
 }
 
-/// How many ready endpoints the destination has, over all ports; none if the host or subset is not known.
+/// How many ready endpoints the destination has on its port that has most; none if the host or subset is not known.
 fn endpoints(snapshot: &Snapshot, to: &Destination) -> Option<usize> {
     let service = snapshot.services_by_host.get(&to.host)?;
     let Some(subset) = &to.subset else {
-        return Some(service.ports.iter().map(|port| port.endpoints.len()).sum());
+        return Some(
+            service
+                .ports
+                .iter()
+                .map(|port| port.endpoints.len())
+                .max()
+                .unwrap_or(0),
+        );
     };
     let rules = snapshot.subsets_for(service, None)?;
     let subset = rules.subsets.iter().find(|found| found.name == *subset)?;
-    Some(subset.endpoints.iter().map(|list| list.len()).sum())
+    Some(subset.endpoints.iter().map(|list| list.len()).max().unwrap_or(0))
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{AttachParams, ListParams};
 use kube::{Api, Client};
 use serde_json::Value;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 
@@ -70,16 +71,35 @@ impl Fleet {
         Ok(agents)
     }
 
+    /// Addresses of a pod (`namespace/name`).
+    ///
+    /// # Errors
+    /// No such pod, or it has none yet.
+    pub(super) async fn addresses_of(&self, pod: &str) -> anyhow::Result<Vec<IpAddr>> {
+        let ips = self.pod(pod).await?.status.and_then(|status| status.pod_ips);
+        let ips: Vec<IpAddr> = ips
+            .into_iter()
+            .flatten()
+            .filter_map(|ip| ip.ip.parse().ok())
+            .collect();
+        ensure!(!ips.is_empty(), "pod {pod} has no address yet");
+        Ok(ips)
+    }
+
+    async fn pod(&self, pod: &str) -> anyhow::Result<Pod> {
+        let (namespace, name) = pod
+            .split_once('/')
+            .with_context(|| format!("{pod:?}: write namespace/pod"))?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        api.get(name).await.with_context(|| format!("pod {pod}"))
+    }
+
     /// The agent of the node that runs this pod (`namespace/name`).
     ///
     /// # Errors
     /// No such pod, or its node has no agent.
     pub(super) async fn agent_of(&self, pod: &str) -> anyhow::Result<AgentPod> {
-        let (namespace, name) = pod
-            .split_once('/')
-            .with_context(|| format!("{pod:?}: write namespace/pod"))?;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let found = api.get(name).await.with_context(|| format!("pod {pod}"))?;
+        let found = self.pod(pod).await?;
         let node = found.spec.and_then(|spec| spec.node_name);
         let node = node.with_context(|| format!("pod {pod} is not scheduled yet"))?;
         let mut agents = self.agents().await?.into_iter();

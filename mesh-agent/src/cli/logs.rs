@@ -2,10 +2,11 @@
 
 use super::ask::block_on;
 use super::fleet::Fleet;
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use futures_util::io::AsyncBufReadExt as _;
 use futures_util::stream::{StreamExt as _, TryStreamExt as _, select_all};
 use kube::api::LogParams;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 /// Arguments of both.
@@ -36,8 +37,11 @@ pub(super) fn tap(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Both ends of a connection may have said something, each on its own node: all agents are read.
 async fn print(args: &Args, follow: bool, since: i64) -> anyhow::Result<ExitCode> {
-    ensure!(args.pod.contains('/'), "{:?}: write namespace/pod", args.pod);
     let fleet = Fleet::connect(&args.mesh_namespace).await?;
+    let pod = PodWords {
+        ips: fleet.addresses_of(&args.pod).await?,
+        name: &args.pod,
+    };
     let params = LogParams {
         follow,
         since_seconds: Some(since.max(1)),
@@ -51,21 +55,39 @@ async fn print(args: &Args, follow: bool, since: i64) -> anyhow::Result<ExitCode
     }
     let mut lines = select_all(streams);
     while let Some(line) = lines.try_next().await? {
-        if concerns(&line, &args.pod) {
+        if pod.in_line(&line) {
             println!("{line}");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether an access line names the pod at either end.
-fn concerns(line: &str, pod: &str) -> bool {
-    let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else {
-        return false;
-    };
-    ["src.workload", "dst.workload"]
-        .iter()
-        .any(|key| line[key] == pod)
+/// The words by which lines name a pod: its addresses in access lines, whose workloads are owners; its name in lines of
+/// kernel events.
+struct PodWords<'a> {
+    ips: Vec<IpAddr>,
+    name: &'a str,
+}
+
+impl PodWords<'_> {
+    /// Whether a line is about a connection of the pod, at either end.
+    fn in_line(&self, line: &str) -> bool {
+        let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else {
+            return false;
+        };
+        let at = |key: &str| {
+            line[key]
+                .as_str()
+                .and_then(|addr| addr.parse::<SocketAddr>().ok())
+        };
+        ["src.addr", "dst.addr", "upstream"]
+            .iter()
+            .filter_map(|key| at(key))
+            .any(|addr| self.ips.contains(&addr.ip()))
+            || ["src.workload", "dst.workload"]
+                .iter()
+                .any(|key| line[key] == self.name)
+    }
 }
 
 #[cfg(test)]
@@ -74,9 +96,15 @@ mod tests {
 
     #[test]
     fn a_line_concerns_the_pod_at_either_end_and_no_other() {
-        let line = r#"{"src.workload":"shop/web-1","dst.workload":"shop/db-0","bytes":4}"#;
-        assert!(concerns(line, "shop/web-1") && concerns(line, "shop/db-0"));
-        assert!(!concerns(line, "shop/web"));
-        assert!(!concerns("shop/web-1 in plain words", "shop/web-1"));
+        let pod = |ip: &str, name| PodWords {
+            ips: vec![ip.parse().unwrap()],
+            name,
+        };
+        let line = r#"{"src.addr":"10.0.0.1:4000","dst.addr":"10.0.0.2:80","src.workload":"web"}"#;
+        assert!(pod("10.0.0.1", "shop/web-1").in_line(line) && pod("10.0.0.2", "shop/db-0").in_line(line));
+        assert!(!pod("10.0.0.3", "shop/web").in_line(line));
+        let event = r#"{"src.workload":"shop/web-1","dst.addr":"10.96.0.1:80"}"#;
+        assert!(pod("10.0.0.1", "shop/web-1").in_line(event));
+        assert!(!pod("10.0.0.1", "shop/web-1").in_line("10.0.0.1:80 in plain words"));
     }
 }
