@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod enrol;
 pub mod figures;
+pub mod handover;
 mod leaving;
 pub mod node;
 pub mod plugin;

@@ -20,7 +20,7 @@ pub use attach::NetnsLink;
 pub use cgroup::{AGENT_CGROUP, cgroup2_mount, pods_cgroup, remove_agent_cgroup};
 pub use check::{Feature, check_features};
 pub use events::EventReader;
-pub use load::{BpfConfig, Datapath};
+pub use load::{BpfConfig, Datapath, agent_is_locked};
 pub use maps::{MapUsage, PodTotals};
 pub use records::Records;
 pub use residue::{Residue, find_residue, remove_residue};

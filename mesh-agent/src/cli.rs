@@ -8,6 +8,7 @@ mod controller;
 mod crds;
 mod fleet;
 mod logs;
+mod ready;
 mod routes;
 mod run;
 mod status;
@@ -59,6 +60,9 @@ enum Verb {
     VerifyInstall(check::Args),
     /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
     Cleanup(cleanup::Args),
+    /// Succeed if the agent of this container serves; for the kubelet's probe.
+    #[command(hide = true)]
+    Ready(ready::Args),
     /// The CNI plug-in, which the container runtime runs: reads its call from the environment and standard input.
     #[command(hide = true)]
     Cni,
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
         Verb::Tap(args) => logs::tap(&args),
         Verb::VerifyInstall(args) => check::verify_install(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
+        Verb::Ready(args) => Ok(ready::run(&args)),
         Verb::Cni => Ok(crate::cni::plugin::main()),
         Verb::Crds => crds::run(),
         Verb::VerifyBpf(args) => verify::run(&args),

@@ -138,6 +138,8 @@ pub fn listen_any(port: u16, mark: u32) -> io::Result<std::net::TcpListener> {
         ),
     };
     socket.set_reuse_address(true)?;
+    // Two agents listen side by side while one takes over from the other.
+    socket.set_reuse_port(true)?;
     socket.set_mark(mark)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;

@@ -42,10 +42,14 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     finish(pod, &facts, outcome)
 }
 
+/// `BPF_SK_LOOKUP_F_NO_REUSEPORT` (linux/bpf.h).
+const NO_REUSEPORT: u64 = 2;
+
 #[inline(always)]
 fn assign(ctx: &SkLookupContext, pod: &LocalPod, kind: u32, reason: Reason) -> Steer {
     let key = ListenerKey { cookie: pod.cookie, kind, pad: 0 };
-    match LISTENERS.redirect_sk_lookup(SkLookupContext::new(ctx.lookup), key, 0) {
+    // The socket in the map and no other of its port: the predecessor's may still listen.
+    match LISTENERS.redirect_sk_lookup(SkLookupContext::new(ctx.lookup), key, NO_REUSEPORT) {
         Ok(()) => Steer::Assign(kind, reason),
         Err(_) => steer_without_listener(kind, pod.flags),
     }

@@ -4,7 +4,7 @@ pub(crate) mod archive;
 pub(crate) mod elf;
 pub(crate) mod layer;
 
-use crate::{bpf, setup, shell};
+use crate::{bpf, setup, shell, suite};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use layer::Layer;
@@ -146,6 +146,11 @@ pub(crate) fn write(options: &Options) -> Result<PathBuf> {
 }
 
 fn compile(profile: Profile, machine: &Machine, cross: bool) -> Result<PathBuf> {
+    if matches!(profile, Profile::Release) && !cross {
+        // As the other suites have it: alone, its dependencies would have other features and be compiled again.
+        suite::build_release()?;
+        return Ok(shell::root().join("target/release/mesh-agent"));
+    }
     let mut cargo = shell::command("cargo");
     cargo.args([
         "build",

@@ -1,6 +1,7 @@
 //! The agent's two HTTP faces: health and metrics on TCP, status and `why` on a Unix socket that only root can open.
 
 use super::control::World;
+use super::handover::{Handover, PROTOCOL};
 use super::{report, routes, why};
 use anyhow::Context;
 use bytes::Bytes;
@@ -17,10 +18,13 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// On root's socket: a successor is silent for as long as it needs to serve.
+const SUCCESSOR_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Which of the two faces a request came to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,7 +89,10 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
+        .header_read_timeout(match face {
+            Face::Public => HEAD_DEADLINE,
+            Face::Root => SUCCESSOR_DEADLINE,
+        })
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "admin connection");
@@ -125,6 +132,18 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
             let snapshot = world.borrow().snapshots.load_full();
             json(StatusCode::OK, &routes::routes(&snapshot))
         }
+        (Face::Root, Method::POST, "/handover") => handover(request, world).await,
+        (Face::Root, Method::POST, "/handover/done") => {
+            let rung = world
+                .borrow_mut()
+                .successor_serves
+                .take()
+                .map(|bell| bell.send(()));
+            json(
+                StatusCode::OK,
+                &serde_json::json!({"draining": rung == Some(Ok(()))}),
+            )
+        }
         (Face::Root, Method::POST, "/why") => {
             let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
             let question = match body {
@@ -137,6 +156,36 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
             }
         }
         _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+    }
+}
+
+/// Answers a successor once it may take the locks.
+async fn handover(request: Request<Incoming>, world: &RefCell<World>) -> Response<Full<Bytes>> {
+    let refuse = |reason: &str| json(StatusCode::CONFLICT, &serde_json::json!({"error": reason}));
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
+    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let asked: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    if asked["protocol"] != PROTOCOL {
+        return refuse("another version of the hand-over");
+    }
+    let (released, mark) = oneshot::channel();
+    let (bell, done) = oneshot::channel();
+    {
+        let mut world = world.borrow_mut();
+        if !world.ready() {
+            return refuse("this agent does not serve yet");
+        }
+        if world.handovers.try_send(Handover { released, done }).is_err() {
+            return refuse("another agent is taking over already");
+        }
+        world.successor_serves = Some(bell);
+    }
+    match mark.await {
+        Ok(mark) => json(
+            StatusCode::OK,
+            &serde_json::json!({"protocol": PROTOCOL, "mark": mark}),
+        ),
+        Err(_) => refuse("this agent ends"),
     }
 }
 

@@ -6,6 +6,7 @@ use super::certificates;
 use super::config::AgentConfig;
 use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
+use super::handover::{self, Handover, Predecessor};
 use super::leaving;
 use super::node::Node;
 use super::plugin::Plugin;
@@ -31,7 +32,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -71,6 +72,10 @@ pub struct World {
     pub enrol: Option<Enrol>,
     /// The CNI plug-in, once the agent is ready and if it is wanted.
     pub plugin: Option<Plugin>,
+    /// Takes the question of a successor.
+    pub handovers: mpsc::Sender<Handover>,
+    /// Rung when the successor serves.
+    pub successor_serves: Option<oneshot::Sender<()>>,
 }
 
 impl World {
@@ -78,6 +83,37 @@ impl World {
     #[must_use]
     pub fn ready(&self) -> bool {
         self.last_listing.is_some()
+    }
+
+    /// Whether the pods are served, all of them, or those that could be within a few seconds.
+    fn serves_what_can_be_served(&self) -> bool {
+        const STRAGGLERS: Duration = Duration::from_secs(3);
+        self.last_listing
+            .is_some_and(|at| self.settled || at.elapsed() > STRAGGLERS)
+    }
+
+    /// Takes a batch; the first complete listing makes the agent ready.
+    fn take_batch(
+        &mut self,
+        batch: Vec<Change>,
+        netns_files: &Arc<NetnsFiles>,
+        plugins: &mpsc::Sender<CniRequest>,
+    ) -> anyhow::Result<()> {
+        let first = !self.ready();
+        self.take(batch);
+        if !(first && self.ready()) {
+            return Ok(());
+        }
+        self.node.tick();
+        self.node.datapath_mut().keep();
+        if self.enrol.is_some() {
+            self.plugin = Plugin::start(&self.config, Arc::clone(netns_files), plugins.clone())?;
+        }
+        if let Some(path) = &self.config.ready_file {
+            std::fs::write(path, "").with_context(|| format!("write {}", path.display()))?;
+        }
+        tracing::info!("ready");
+        Ok(())
     }
 
     fn take(&mut self, changes: Vec<Change>) {
@@ -216,7 +252,21 @@ pub fn run(config: AgentConfig) -> anyhow::Result<()> {
 }
 
 async fn serve(config: AgentConfig) -> anyhow::Result<()> {
-    let mark = getrandom::u32().map_err(|error| anyhow::anyhow!("draw the socket mark: {error}"))? | 1;
+    let telemetry = Telemetry::new(&TelemetryConfig::default());
+    telemetry.access.set_on(config.access_log);
+    let (sender, mut changes) = mpsc::channel(8);
+    let (state, source) = start_source(&config, &telemetry, sender).await?;
+    // What can fail without the other agent's help fails before it is asked to step aside.
+    let early = if handover::is_due(&config) {
+        first_listing(&mut changes).await
+    } else {
+        Vec::new()
+    };
+    let predecessor = handover::ask(&config).await?;
+    let mark = match &predecessor {
+        Some(predecessor) => predecessor.mark,
+        None => getrandom::u32().map_err(|error| anyhow::anyhow!("draw the socket mark: {error}"))? | 1,
+    };
     let cgroup = match &config.cgroup {
         Some(path) => path.clone(),
         None => pods_cgroup(&cgroup2_mount().context("no cgroup v2 mount: see `heddle check`")?),
@@ -227,12 +277,12 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         state_dir: config.state_dir.clone(),
     };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
-    datapath.begin(mark).context("announce the socket mark")?;
+    if predecessor.is_none() {
+        datapath.begin(mark).context("announce the socket mark")?;
+    }
     let events = datapath.take_events().context("open the event ring")?;
     let certificates = Arc::new(certificates::store(&config)?);
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let telemetry = Telemetry::new(&TelemetryConfig::default());
-    telemetry.access.set_on(config.access_log);
     let figures = DatapathCollector::new();
     telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
     let proxy = Arc::new(
@@ -260,13 +310,12 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         Arc::clone(&proxy),
     );
     let drain = config.drain_deadline();
-    let (sender, changes) = mpsc::channel(8);
-    let (state, source) = start_source(&config, &telemetry, sender).await?;
     let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
     let enrol = config.config.is_none().then(|| {
         let scanner = Scanner::new(Path::new("/proc"), Arc::clone(&netns_files));
         Enrol::new(config.node.as_str().into(), scanner)
     });
+    let (handovers, successors) = mpsc::channel(1);
     let world = Rc::new(RefCell::new(World {
         state,
         problems: Vec::new(),
@@ -280,18 +329,40 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         settled: false,
         enrol,
         plugin: None,
+        handovers,
+        successor_serves: None,
         config,
     }));
     let (_serving, until_end) = drain::drain();
     let store = Arc::clone(&world.borrow().certificates);
     tokio::task::spawn_local(store.run(until_end));
-    let _admin = admin::start(&world).await?;
+    let admin = admin::start(&world).await?;
     if let Some(events) = events {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
     }
-    tokio::select! {
-        ended = source => ended.context("config source")?.context("config source")?,
-        result = control(Rc::clone(&world), changes, netns_files) => result?,
+    let inputs = Inputs {
+        early,
+        changes,
+        successors,
+        predecessor,
+        netns_files,
+    };
+    let end = tokio::select! {
+        ended = source => {
+            ended.context("config source")?.context("config source")?;
+            End::Signal
+        }
+        end = control(Rc::clone(&world), inputs) => end?,
+    };
+    if let End::HandedOver(handover) = end {
+        // The successor listens there. What is being answered goes on.
+        for listener in admin {
+            listener.abort();
+            // Its port is free once it has ended.
+            let _aborted = listener.await;
+        }
+        world.borrow_mut().plugin = None;
+        return handover::hand_over(&world, &proxy, handover).await;
     }
     let config = world.borrow().config.clone();
     let for_good = config.config.is_none() && leaving::uninstalled(&config).await;
@@ -336,11 +407,37 @@ async fn start_source(
     Ok((state, tokio::task::spawn_local(source)))
 }
 
-async fn control(
-    world: Rc<RefCell<World>>,
-    mut changes: mpsc::Receiver<Vec<Change>>,
+/// Batches up to the end of the first listing; fewer if the source ends.
+async fn first_listing(changes: &mut mpsc::Receiver<Vec<Change>>) -> Vec<Vec<Change>> {
+    let mut early = Vec::new();
+    while let Some(batch) = changes.recv().await {
+        let whole = batch.iter().any(|change| matches!(change, Change::InitDone));
+        early.push(batch);
+        if whole {
+            break;
+        }
+    }
+    early
+}
+
+/// What the control loop listens to.
+struct Inputs {
+    /// What came before the loop began.
+    early: Vec<Vec<Change>>,
+    changes: mpsc::Receiver<Vec<Change>>,
+    successors: mpsc::Receiver<Handover>,
+    /// The agent that drains once this one serves.
+    predecessor: Option<Predecessor>,
     netns_files: Arc<NetnsFiles>,
-) -> anyhow::Result<()> {
+}
+
+/// Why the control loop has ended.
+enum End {
+    Signal,
+    HandedOver(Handover),
+}
+
+async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Result<End> {
     let (plugins, mut requests) = mpsc::channel(PLUGIN_QUEUE);
     let mut asked = Vec::new();
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
@@ -348,24 +445,25 @@ async fn control(
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
+    for batch in inputs.early.drain(..) {
+        world
+            .borrow_mut()
+            .take_batch(batch, &inputs.netns_files, &plugins)?;
+    }
     loop {
+        if inputs.predecessor.is_some() && world.borrow().serves_what_can_be_served() {
+            inputs
+                .predecessor
+                .take()
+                .map(|it| tokio::task::spawn_local(it.done()));
+        }
         tokio::select! {
             biased;
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            Some(batch) = changes.recv() => {
-                let first = !world.borrow().ready();
-                world.borrow_mut().take(batch);
-                if first && world.borrow().ready() {
-                    let mut world = world.borrow_mut();
-                    world.node.tick();
-                    world.node.datapath_mut().keep();
-                    if world.enrol.is_some() {
-                        let plugin = Plugin::start(&world.config, Arc::clone(&netns_files), plugins.clone())?;
-                        world.plugin = plugin;
-                    }
-                    tracing::info!("ready");
-                }
+            _ = terminate.recv() => return Ok(End::Signal),
+            _ = interrupt.recv() => return Ok(End::Signal),
+            Some(handover) = inputs.successors.recv() => return Ok(End::HandedOver(handover)),
+            Some(batch) = inputs.changes.recv() => {
+                world.borrow_mut().take_batch(batch, &inputs.netns_files, &plugins)?;
             }
             _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),

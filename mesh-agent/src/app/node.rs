@@ -215,12 +215,23 @@ impl Node {
         }
     }
 
-    /// One second's upkeep: tells the programs that the agent lives, and removes what nobody took.
-    pub fn tick(&mut self) {
-        const UNTAKEN_NS: u64 = 60_000_000_000;
+    /// Mark of this agent's sockets.
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// Tells the programs that an agent lives.
+    pub fn beat(&mut self) {
         if let Err(error) = self.datapath.beat(self.mark, 0) {
             tracing::error!(error = %chain(&error), "cannot write the heartbeat");
         }
+    }
+
+    /// One second's upkeep: tells the programs that the agent lives, and removes what nobody took.
+    pub fn tick(&mut self) {
+        const UNTAKEN_NS: u64 = 60_000_000_000;
+        self.beat();
         let swept = self.datapath.sweep_flows(UNTAKEN_NS);
         if swept > 0 {
             tracing::warn!(

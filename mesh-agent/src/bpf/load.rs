@@ -32,7 +32,7 @@ pub struct Datapath {
     records: Arc<Records>,
     // Dropped in this order: what is unwanted goes while nobody else may come.
     unproven: Unproven,
-    _locks: [Flock<File>; 2],
+    locks: Option<[Flock<File>; 2]>,
 }
 
 /// Removes what a first start has pinned, unless that start succeeds. What an earlier agent pinned stays whatever
@@ -84,7 +84,6 @@ impl Datapath {
         };
         let mut ebpf = load_object(Some(&config.bpf_dir))?;
         load_programs(&mut ebpf)?;
-        sweep_old_layouts(&config.bpf_dir);
         let records = Arc::new(Records::open(&mut ebpf)?);
         let maps = Maps::open(&mut ebpf)?;
         let mut this = Self {
@@ -93,7 +92,7 @@ impl Datapath {
             maps,
             records,
             unproven,
-            _locks: [lock, pins],
+            locks: Some([lock, pins]),
         };
         cgroup::join(&this.config.cgroup)?;
         attach::attach_cgroup_hooks(&mut this)?;
@@ -104,6 +103,13 @@ impl Datapath {
     /// The start has succeeded: from here on the pins outlive the agent.
     pub fn keep(&mut self) {
         self.unproven.dir = None;
+        // Only now: a start that failed must leave an agent of another layout what it needs.
+        sweep_old_layouts(&self.config.bpf_dir);
+    }
+
+    /// Lets another agent have the data path. This one must not change it any more.
+    pub fn release_locks(&mut self) {
+        self.locks = None;
     }
 
     /// Access to socket records, shared with the proxy.
@@ -150,6 +156,15 @@ fn lock(dir: &Path) -> Result<Flock<File>, BpfError> {
     let path = dir.join("agent.lock");
     let file = File::create(&path).map_err(BpfError::io(format!("create {}", path.display())))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| BpfError::Locked(path))
+}
+
+/// Whether an agent runs on this state directory.
+#[must_use]
+pub fn agent_is_locked(state_dir: &Path) -> bool {
+    let Ok(file) = File::open(state_dir.join("agent.lock")) else {
+        return false;
+    };
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
 }
 
 /// Agents with different state directories must not meet on one data path either.

@@ -89,6 +89,15 @@ impl Datapath {
         self.maps.agent.set(0, agent, 0).map_err(map_error("AGENT"))
     }
 
+    /// By which mark the programs know the agent's sockets.
+    ///
+    /// # Errors
+    /// The kernel's words.
+    pub fn known_mark(&self) -> Result<u32, BpfError> {
+        let agent = self.maps.agent.get(&0, 0).map_err(map_error("AGENT"))?;
+        Ok(agent.mark)
+    }
+
     /// Tells the programs that the agent lives, and by which mark its sockets are known.
     ///
     /// # Errors

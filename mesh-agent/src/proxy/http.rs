@@ -29,11 +29,13 @@ use guard::Guard;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
 /// Which direction a connection has, and what is known of it.
@@ -52,6 +54,8 @@ struct Context {
     /// HTTP/1.1 only.
     guard: Option<Rc<guard::Shared>>,
     upgrade: upgrade::Slot,
+    /// HTTP/1.1 only: every response is the connection's last.
+    closing: Cell<bool>,
 }
 
 /// Serves a connection until it ends; a drain ends it between requests.
@@ -65,6 +69,9 @@ pub(super) async fn serve(side: Side, version: Detected, io: Prefixed<Io>, drain
     }
 }
 
+/// How long a draining HTTP/1.1 connection waits for one more request.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
 async fn serve_http1(side: Side, io: Prefixed<Io>, draining: DrainWatch) -> hyper::Result<()> {
     let (guard, shared) = Guard::new(io);
     let context = Rc::new(Context {
@@ -72,6 +79,7 @@ async fn serve_http1(side: Side, io: Prefixed<Io>, draining: DrainWatch) -> hype
         version: Detected::Http1,
         guard: Some(shared),
         upgrade: upgrade::Slot::default(),
+        closing: Cell::new(false),
     });
     let served = Rc::clone(&context);
     let service = service_fn(move |request| Box::pin(forward::handle(Rc::clone(&served), request)));
@@ -83,7 +91,13 @@ async fn serve_http1(side: Side, io: Prefixed<Io>, draining: DrainWatch) -> hype
         .max_headers(HEADERS)
         .auto_date_header(false);
     let mut conn = builder.serve_connection(guard, service);
-    let mut drain = pin!(draining.draining());
+    // A request may be on its way on a connection that seems idle. So the next response says that it is the last one,
+    // and only what stays silent is closed without.
+    let mut drain = pin!(async {
+        draining.draining().await;
+        context.closing.set(true);
+        tokio::time::sleep(LAST_REQUEST).await;
+    });
     let mut told = false;
     let ended = poll_fn(|cx| {
         if !told && drain.as_mut().poll(cx).is_ready() {
@@ -111,6 +125,7 @@ async fn serve_http2(side: Side, io: Prefixed<Io>, draining: DrainWatch) -> hype
         version: Detected::Http2,
         guard: None,
         upgrade: upgrade::Slot::default(),
+        closing: Cell::new(false),
     });
     let service = service_fn(move |request| forward::handle(Rc::clone(&context), request));
     let mut builder = http2::Builder::new(LocalExec);

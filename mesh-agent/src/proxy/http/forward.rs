@@ -29,14 +29,18 @@ pub(super) async fn handle(
     if let Some(violation) = context.guard.as_ref().and_then(|g| g.next_request()) {
         return Ok(refuse(&context, violation));
     }
-    let response = match admit(&context, request) {
+    let mut response = match admit(&context, request) {
         Ok((exchange, plan)) => exchange.run(plan.as_ref()).await,
         Err(response) => *response,
     };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS
-        && let Some(guard) = &context.guard
-    {
-        guard.release();
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if let Some(guard) = &context.guard {
+            guard.release();
+        }
+        if context.closing.get() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
     }
     Ok(response)
 }

@@ -1,0 +1,129 @@
+//! One agent takes the place of another: nothing is refused, nothing is reset before its time.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests end the test, as the tests do"
+)]
+
+use mesh_tests::mesh::{Builder, Mesh};
+use mesh_tests::podkit::last_json;
+use mesh_tests::process::Proc;
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+
+const DRAIN: Duration = Duration::from_secs(5);
+const UPGRADES: usize = 6;
+
+fn builder() -> Builder {
+    Mesh::build()
+        .pod(1, "client")
+        .pod(1, "near")
+        .http()
+        .pod(2, "far")
+        .http()
+        .echo()
+        .service("near", "near", 1, "http", 80, 8080)
+        .service("far", "far", 2, "http", 80, 8080)
+        .service("far-l4", "far", 3, "tcp-http", 81, 8080)
+        .service("echo", "far", 4, "tcp-echo", 7000, 7000)
+        .agent_args(&["--takeover", "--drain-seconds", "5"])
+}
+
+fn load(mesh: &Mesh, service: &str, family: usize, keepalive: bool) -> Proc {
+    let to = mesh.service(service).vips()[family].to_string();
+    let mut args = vec!["load", "--to", &to, "--rate", "100", "--host", service];
+    if keepalive {
+        args.push("--keepalive");
+    }
+    mesh.pod("client").start_podkit(&args).unwrap()
+}
+
+/// Starts a successor on a node and waits until its predecessor has drained and ended.
+fn upgrade(mesh: &mut Mesh, node: usize) {
+    let successor = mesh.agents[node].spec.start().unwrap();
+    let mut old = std::mem::replace(&mut mesh.agents[node], successor);
+    let ended = old.proc.wait(DRAIN + Duration::from_secs(15)).unwrap();
+    assert!(ended.success(), "{ended}: {}", old.proc.stderr());
+    assert!(
+        mesh.agents[node].proc.running(),
+        "{}",
+        mesh.agents[node].proc.stderr()
+    );
+}
+
+#[test]
+fn an_upgrade_refuses_no_connection_and_loses_no_request() {
+    let mut mesh = builder().start().unwrap();
+    let mut loads = [
+        load(&mesh, "near", 0, true),
+        load(&mesh, "near", 1, false),
+        load(&mesh, "far", 0, true),
+        load(&mesh, "far", 1, false),
+        load(&mesh, "far-l4", 0, false),
+        load(&mesh, "far-l4", 1, false),
+    ];
+    for round in 0..UPGRADES {
+        upgrade(&mut mesh, round % 2);
+    }
+    for proc in &mut loads {
+        proc.signal(Signal::SIGTERM).unwrap();
+        proc.wait(Duration::from_secs(20)).unwrap();
+    }
+    for proc in &loads {
+        let summary = last_json(&proc.stdout()).unwrap();
+        assert!(summary["ok"].as_u64() > Some(500), "{summary}");
+        assert_eq!(summary["failed"], 0, "{}: {summary}", proc.name());
+    }
+}
+
+#[test]
+fn a_long_connection_lives_until_the_old_agents_drain_deadline() {
+    let mut mesh = builder().start().unwrap();
+    let to = mesh.service("echo").vips()[0].to_string();
+    let mut chat = mesh
+        .pod("client")
+        .start_podkit(&["chat", "--to", &to, "--seconds", "60"])
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let successor = mesh.agents[0].spec.start().unwrap();
+    let mut old = std::mem::replace(&mut mesh.agents[0], successor);
+    std::thread::sleep(DRAIN - Duration::from_secs(2));
+    assert!(chat.running(), "cut before the deadline: {}", chat.stdout());
+    old.proc.wait(Duration::from_secs(15)).unwrap();
+    let ended = Instant::now();
+    chat.wait(Duration::from_secs(5)).unwrap();
+    assert!(
+        ended.elapsed() < Duration::from_secs(5),
+        "the connection outlived its agent"
+    );
+}
+
+#[test]
+fn a_successor_that_dies_on_the_way_leaves_a_node_that_the_next_start_repairs() {
+    let mut mesh = builder().start().unwrap();
+    let to = mesh.service("far").vips()[0].to_string();
+    for round in 0..6u64 {
+        let mut successor = mesh.agents[0].spec.start().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + round * 25));
+        successor.kill();
+        // Not asked yet, asked and left alone, or already replaced: in each case the kubelet starts another one.
+        let next = mesh.agents[0].spec.start().unwrap();
+        let old = std::mem::replace(&mut mesh.agents[0], next);
+        mesh_tests::eventually("the next agent to serve", Duration::from_secs(15), || {
+            if !mesh.agents[0].proc.running() {
+                let again = mesh.agents[0].spec.start().unwrap();
+                mesh.agents[0] = again;
+            }
+            let answer = mesh
+                .pod("client")
+                .podkit(&["get", "--to", &to, "--host", "far"])
+                .ok()?;
+            let mine = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
+            let here = mine["agent"]["pid"] == mesh.agents[0].proc.pid() && mine["agent"]["ready"] == true;
+            (here && answer["status"] == 200).then_some(())
+        })
+        .unwrap();
+        drop(old);
+    }
+}
