@@ -172,7 +172,7 @@ fn install(cluster: &Cluster, args: &[&str]) -> Release {
 /// What an installation may change on a node.
 fn marks_of(cluster: &Cluster, node: &str) -> String {
     let look = "cat /etc/cni/net.d/*; ls -A /etc/cni/net.d /opt/cni/bin; ls -dA /run/heddle* /sys/fs/bpf/* 2>/dev/null; \
-                nft list ruleset | grep -i heddle; bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | grep -i heddle; true";
+                bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | grep -i heddle; true";
     cluster.node_exec(node, &["sh", "-c", look]).unwrap()
 }
 
@@ -370,7 +370,7 @@ fn traffic_goes_on_while_the_api_server_is_away_and_comes_back_after_an_agents_d
 
     let load_on = app.space.pods("load").unwrap()[0].node.clone();
     cluster
-        .node_exec(&load_on, &["sh", "-c", "kill -9 $(pgrep -f 'mesh-agent run')"])
+        .node_exec(&load_on, &["sh", "-c", "kill -9 $(pgrep -f '^[^ ]*mesh-agent run')"])
         .unwrap();
     eventually("service after the agent's death", Duration::from_secs(20), || {
         app.versions(5, "")
