@@ -370,7 +370,10 @@ fn traffic_goes_on_while_the_api_server_is_away_and_comes_back_after_an_agents_d
 
     let load_on = app.space.pods("load").unwrap()[0].node.clone();
     cluster
-        .node_exec(&load_on, &["sh", "-c", "kill -9 $(pgrep -f '^[^ ]*mesh-agent run')"])
+        .node_exec(
+            &load_on,
+            &["sh", "-c", "kill -9 $(pgrep -f '^[^ ]*mesh-agent run')"],
+        )
         .unwrap();
     eventually("service after the agent's death", Duration::from_secs(20), || {
         app.versions(5, "")

@@ -27,7 +27,7 @@ fn builder() -> Builder {
         .service("far", "far", 2, "http", 80, 8080)
         .service("far-l4", "far", 3, "tcp-http", 81, 8080)
         .service("echo", "far", 4, "tcp-echo", 7000, 7000)
-        .agent_args(&["--takeover", "--drain-seconds", "5"])
+        .agent_args(&["--takeover=true", "--drain-seconds", "5"])
 }
 
 fn load(mesh: &Mesh, service: &str, family: usize, keepalive: bool) -> Proc {

@@ -13,7 +13,7 @@ pub struct AgentConfig {
     pub node: String,
     /// Take the place of an agent that serves this node already, without a connection lost; without this, a second agent
     /// refuses to start.
-    #[arg(long, env = "HEDDLE_TAKEOVER", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, env = "HEDDLE_TAKEOVER", default_value_t = false, action = clap::ArgAction::Set)]
     pub takeover: bool,
     /// File that exists while this agent serves (see `mesh-agent ready`): of two agents on a node, only one does.
     #[arg(long, env = "HEDDLE_READY_FILE")]

@@ -96,7 +96,7 @@ fn probes_and_scrapes_follow_the_metrics_address() {
     ];
     let objects = render(&helm, &args);
     let agent = object(&objects, "DaemonSet", "heddle-agent");
-    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+    for probe in ["startupProbe", "livenessProbe"] {
         assert_eq!(container(agent)[probe]["httpGet"]["port"], 9999, "{probe}");
     }
     let annotations = &agent["spec"]["template"]["metadata"]["annotations"];
@@ -106,6 +106,25 @@ fn probes_and_scrapes_follow_the_metrics_address() {
     assert!(
         monitor.contains("[$1]:9999") && monitor.contains("\"$1:9999\""),
         "{monitor}"
+    );
+}
+
+#[test]
+fn readiness_is_the_containers_own_and_no_other_agent_on_the_node_can_answer_for_it() {
+    let Some(helm) = crate::helm::helm() else { return };
+    let objects = render(&helm, &[]);
+    let agent = object(&objects, "DaemonSet", "heddle-agent");
+    let probe = strings(&container(agent)["readinessProbe"]["exec"]["command"]);
+    let file = probe
+        .iter()
+        .find_map(|word| word.strip_prefix("--file="))
+        .unwrap();
+    let wanted = format!("--ready-file={file}");
+    assert!(strings(&container(agent)["args"]).contains(&&*wanted), "{wanted}");
+    let volumes = agent["spec"]["template"]["spec"]["volumes"].to_string();
+    assert!(
+        volumes.contains(r#""emptyDir""#) && file.starts_with("/run/heddle-ready/"),
+        "{volumes}"
     );
 }
 
