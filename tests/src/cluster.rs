@@ -232,9 +232,10 @@ impl Cluster {
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let name = format!("{prefix}-{:02x}{:02x}{:02x}", random[0], random[1], random[2]);
         self.kubectl(&["create", "namespace", &name])?;
-        // Pods cannot be made before it is there.
+        // Pods cannot be made before it is there. The controller manager that makes it backs off for a while after an API
+        // server was away.
         let account = ["-n", name.as_str(), "get", "serviceaccount", "default"];
-        eventually("the default service account", Duration::from_secs(30), || {
+        eventually("the default service account", Duration::from_secs(150), || {
             self.kubectl(&account).ok()
         })?;
         Ok(Namespace {

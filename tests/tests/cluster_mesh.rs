@@ -386,6 +386,11 @@ fn traffic_goes_on_while_the_api_server_is_away_and_comes_back_after_an_agents_d
 
     cluster.node_off(&load_on).unwrap();
     cluster.node_on(&load_on).unwrap();
+    // The API server shows the state before the reboot for a while.
+    eventually("the rebooted node to run pods", MINUTE * 3, || {
+        app.space.exec("load", &["true"]).ok()
+    })
+    .unwrap();
     let all_ready = || {
         let pods = app.pods();
         let ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;
