@@ -49,9 +49,20 @@ impl Cluster {
             });
         }
         let work = std::env::var_os("KC_WORK").map_or_else(build, PathBuf::from);
-        Self::at(&work).context(
+        let cluster = Self::at(&work).context(
             "no cluster is up: `cargo xtask cluster up`, or set HEDDLE_KUBECONFIG to the one you have",
-        )
+        )?;
+        cluster.settled()?;
+        Ok(cluster)
+    }
+
+    /// Waits until every node is ready: the test before may have taken one, or the API server, away.
+    fn settled(&self) -> Result<()> {
+        eventually("every node to be ready", Duration::from_secs(180), || {
+            let all = self.json(&["get", "nodes"]).ok()?;
+            let ready = self.ready_nodes().ok()?;
+            (!ready.is_empty() && ready.len() == items(&all).count()).then_some(())
+        })
     }
 
     /// Starts one with its state in `work`, from what `cargo xtask cluster up` has built.

@@ -35,6 +35,8 @@ _cp() {
 
 wire() { # I N: connects node I of N to the data centre's network
   local i=$1 p
+  # After a power cut the kernel takes the old node's end away some time after its processes.
+  innet cp ip link del "n$i" 2>/dev/null || :
   innet cp ip link add "n$i" type veth peer name eth0 netns "$(initpid "n$i")"
   innet cp ip link set "n$i" master dc0 up
   innet "n$i" ip addr add "$NET.$((10 + i))/24" dev eth0
