@@ -5,7 +5,9 @@ pub mod identity;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod subset;
 pub mod template;
+pub mod visibility;
 pub mod workload;
 
 use std::fmt;

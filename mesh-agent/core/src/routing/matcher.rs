@@ -3,9 +3,9 @@
 use super::conditions::{Miss, check};
 use super::resolve::{self, no_route};
 use super::trace::{Lines, Silent, Trace};
-use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream};
+use super::{Answer, Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream, url};
 use crate::model::host;
-use crate::model::route::{RouteRule, RouteTable};
+use crate::model::route::{Backend, Outcome, RouteApi, RouteRule, RouteTable, Split};
 use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
 use mesh_common::verdict::draw;
@@ -43,18 +43,34 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
     let outcome = match addressed.table {
         Some(table) => by_table(snapshot, request, table, addressed.service, draws, trace),
         None => {
-            trace.note(|| "no VirtualService for this host: default route".into());
-            by_default(request, addressed.service)
+            trace.note(|| "no rules for this host: default route".into());
+            by_default(request, addressed.service).map(Decision::Forward)
         }
     };
     match outcome {
-        Ok(plan) => {
-            trace.note(|| format!("forward to {}", resolve::describe(&plan.upstream)));
-            Decision::Forward(plan)
+        Ok(decision) => {
+            trace.note(|| described(&decision));
+            decision
         }
         Err(refusal) => {
             trace.note(|| format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail));
             Decision::Refuse(refusal)
+        }
+    }
+}
+
+fn described(decision: &Decision) -> String {
+    match decision {
+        Decision::Forward(plan) => match plan.abort {
+            Some(_) => "answer with the injected fault".into(),
+            None => format!("forward to {}", resolve::describe(&plan.upstream)),
+        },
+        Decision::Answer(answer) => match &answer.location {
+            Some(location) => format!("answer {}: redirect to {location}", answer.status),
+            None => format!("answer {}: direct response", answer.status),
+        },
+        Decision::Refuse(refusal) => {
+            format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail)
         }
     }
 }
@@ -97,7 +113,8 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     if let Some(table) = table_named(snapshot, &host, namespace) {
         trace.note(|| {
             format!(
-                "Host {host:?} is no service but VirtualService {} routes it",
+                "Host {host:?} is no service but {} {} routes it",
+                table.api.table_kind(),
                 table.object
             )
         });
@@ -178,6 +195,10 @@ fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Resul
         rule: None,
         upstream,
         mirrors: Vec::new(),
+        path: None,
+        authority: None,
+        delay: None,
+        abort: None,
     })
 }
 
@@ -188,31 +209,28 @@ fn by_table(
     named: Option<&Arc<Service>>,
     draws: Draws,
     trace: &mut impl Trace,
-) -> Result<RoutePlan, Refusal> {
-    trace.note(|| format!("VirtualService {}: {} rules", table.object, table.rules.len()));
+) -> Result<Decision, Refusal> {
+    let kind = table.api.table_kind();
+    trace.note(|| format!("{kind} {}: {} rules", table.object, table.rules.len()));
     let mut for_this_client = false;
     for (place, rule) in table.rules.iter().enumerate() {
-        match matching_block(rule, request, &mut for_this_client, trace) {
-            None => {}
-            Some(matched) => {
-                let destination = pick_destination(rule, draws.split);
-                let matched = MatchedRule {
-                    table: Arc::clone(table),
-                    rule: place,
-                    matched,
-                    destination,
-                };
-                return forward(snapshot, request, matched, draws, trace);
-            }
+        if let Some(matched) = matching_block(rule, request, &mut for_this_client, trace) {
+            let matched = MatchedRule {
+                table: Arc::clone(table),
+                rule: place,
+                matched,
+                destination: 0,
+            };
+            return act(snapshot, request, matched, draws, trace);
         }
     }
     if for_this_client {
         return Err(no_route(|| {
-            format!("no rule of VirtualService {} matches the request", table.object)
+            format!("no rule of {kind} {} matches the request", table.object)
         }));
     }
     trace.note(|| "no rule is there for this client: default route".into());
-    by_default(request, named)
+    by_default(request, named).map(Decision::Forward)
 }
 
 /// `Some(None)` for a rule without blocks, `Some(Some(i))` for block `i`. Raises `for_this_client` if any block could
@@ -226,8 +244,8 @@ fn matching_block(
     if rule.matches.is_empty() {
         trace.note(|| {
             format!(
-                "spec.http[{}]{}: no match block: matches everything",
-                rule.index,
+                "{}{}: no match block: matches everything",
+                rule.origin,
                 named(rule)
             )
         });
@@ -236,12 +254,12 @@ fn matching_block(
     }
     for (place, block) in rule.matches.iter().enumerate() {
         let at = |outcome: &str| {
+            let blocks = rule.matches.len();
             format!(
-                "spec.http[{}]{} match {} of {}: {outcome}",
-                rule.index,
+                "{}{} match {} of {blocks}: {outcome}",
+                rule.origin,
                 named(rule),
-                place + 1,
-                rule.matches.len()
+                place + 1
             )
         };
         match check(block, request) {
@@ -267,10 +285,10 @@ fn named(rule: &RouteRule) -> String {
     }
 }
 
-/// Index into `destinations`: by weight, the only one whatever its weight (T-26).
-fn pick_destination(rule: &RouteRule, random: u32) -> usize {
-    let mut left = draw(random, rule.total_weight);
-    for (place, destination) in rule.destinations.iter().enumerate() {
+/// Index into the destinations: by weight, the only one whatever its weight (T-26).
+fn pick_destination(split: &Split, random: u32) -> usize {
+    let mut left = draw(random, split.total_weight);
+    for (place, destination) in split.destinations.iter().enumerate() {
         if left < destination.weight {
             return place;
         }
@@ -279,45 +297,145 @@ fn pick_destination(rule: &RouteRule, random: u32) -> usize {
     0
 }
 
+/// What a matching rule does.
+fn act(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    mut matched: MatchedRule,
+    draws: Draws,
+    trace: &mut impl Trace,
+) -> Result<Decision, Refusal> {
+    let action = Arc::clone(&matched.rule().action);
+    let hit = |share: u32, random: u32| draw(random, 1_000_000) < share;
+    let fault = action.fault.as_ref();
+    let delay = fault
+        .and_then(|f| f.delay)
+        .filter(|d| hit(d.per_million, draws.delay))
+        .map(|d| d.time);
+    let answer = |rule: MatchedRule, status: u16, location: Option<String>, body: Arc<[u8]>| {
+        Decision::Answer(Answer {
+            rule,
+            status,
+            location,
+            body,
+            delay,
+        })
+    };
+    match &action.outcome {
+        Outcome::Redirect(redirect) => {
+            let location = url::location(redirect, request, block_of(&matched));
+            Ok(answer(matched, redirect.status, Some(location), Arc::default()))
+        }
+        Outcome::Respond(response) => Ok(answer(matched, response.status, None, Arc::clone(&response.body))),
+        Outcome::Fail { status, reason } => Err(Refusal {
+            status: *status,
+            flag: "NR",
+            detail: format!("{}: {reason}", matched.rule().origin),
+        }),
+        Outcome::Forward(split) => {
+            matched.destination = pick_destination(split, draws.split);
+            let mut plan = forward(snapshot, request, matched, split, draws, trace)?;
+            plan.delay = delay;
+            plan.abort = fault
+                .and_then(|f| f.abort)
+                .filter(|a| hit(a.per_million, draws.abort))
+                .map(|a| a.with);
+            Ok(Decision::Forward(plan))
+        }
+    }
+}
+
+fn block_of(matched: &MatchedRule) -> Option<&crate::model::route::RequestMatch> {
+    matched.rule().matches.get(matched.matched?)
+}
+
 fn forward(
     snapshot: &Snapshot,
     request: &RequestFacts<'_>,
     matched: MatchedRule,
+    split: &Split,
     draws: Draws,
     trace: &mut impl Trace,
 ) -> Result<RoutePlan, Refusal> {
     let rule = matched.rule();
-    let Some(chosen) = rule.destinations.get(matched.destination) else {
-        return Err(no_route(|| {
-            format!(
-                "VirtualService {} spec.http[{}] has no route",
-                matched.table.object, rule.index
-            )
-        }));
+    let Some(chosen) = split.destinations.get(matched.destination) else {
+        return Err(no_route(|| format!("{} has no destination", rule.origin)));
     };
-    for d in &rule.destinations {
+    for d in &split.destinations {
         trace.note(|| {
-            let subset = d
-                .destination
-                .subset
-                .as_deref()
-                .map(|s| format!(" subset {s}"))
-                .unwrap_or_default();
             format!(
-                "route[{}]: {}{subset}, {} of {}",
-                d.index, d.destination.host, d.weight, rule.total_weight
+                "[{}]: {}, {} of {}",
+                d.index,
+                target_of(&d.backend),
+                d.weight,
+                split.total_weight
             )
         });
     }
-    let upstream = resolve::destination(snapshot, request, &chosen.destination).map_err(|mut refusal| {
-        refusal.detail = format!(
-            "VirtualService {} spec.http[{}].route[{}].destination: {}",
-            matched.table.object, rule.index, chosen.index, refusal.detail
-        );
-        refusal
-    })?;
+    let upstream =
+        backend(snapshot, request, matched.table.api, &chosen.backend).map_err(|mut refusal| {
+            let origin = &rule.origin;
+            let field = origin.destination_field(chosen.index);
+            refusal.detail = format!("{} {} {field}: {}", origin.kind, origin.object, refusal.detail);
+            refusal
+        })?;
+    let mirrors = mirrors(snapshot, request, rule, draws, trace);
+    let rewrite = rule.action.rewrite.as_ref();
+    let change = rewrite.and_then(|r| r.path.as_ref());
+    let path = change.map(|change| url::changed(request.path, change, block_of(&matched)));
+    let authority = rewrite.and_then(|r| r.authority.clone());
+    Ok(RoutePlan {
+        rule: Some(matched),
+        upstream,
+        mirrors,
+        path,
+        authority,
+        delay: None,
+        abort: None,
+    })
+}
+
+fn target_of(backend: &Backend) -> String {
+    match backend {
+        Backend::Invalid(reason) => reason.to_string(),
+        Backend::Host(to) => match &to.subset {
+            Some(subset) => format!("{} subset {subset}", to.host),
+            None => to.host.to_string(),
+        },
+    }
+}
+
+/// Gateway API answers 500 for every backend that is not there (an endpoint that is not ready stays 503).
+fn backend(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    api: RouteApi,
+    backend: &Backend,
+) -> Result<Upstream, Refusal> {
+    match backend {
+        Backend::Host(to) => resolve::destination(snapshot, request, to).map_err(|mut refusal| {
+            if api == RouteApi::Gateway && refusal.flag == "NC" {
+                refusal.status = 500;
+            }
+            refusal
+        }),
+        Backend::Invalid(reason) => Err(Refusal {
+            status: 500,
+            flag: "NC",
+            detail: reason.to_string(),
+        }),
+    }
+}
+
+fn mirrors(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    rule: &RouteRule,
+    draws: Draws,
+    trace: &mut impl Trace,
+) -> Vec<Upstream> {
     let mut mirrors = Vec::new();
-    for mirror in &rule.mirrors {
+    for mirror in &rule.action.mirrors {
         if draw(draws.mirror, 1_000_000) >= mirror.per_million {
             continue;
         }
@@ -329,9 +447,5 @@ fn forward(
             Err(refusal) => trace.note(|| format!("no mirror: {}", refusal.detail)),
         }
     }
-    Ok(RoutePlan {
-        rule: Some(matched),
-        upstream,
-        mirrors,
-    })
+    mirrors
 }

@@ -1,10 +1,13 @@
 //! Answers of the proxy itself. gRPC clients get theirs as gRPC.
 
 use super::body::ResponseBody;
+use super::headers;
 use super::record::Record;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
+use mesh_core::routing::Answer;
+use std::sync::Arc;
 
 /// A request that is not forwarded, or that got no answer.
 pub(super) struct Fault {
@@ -63,6 +66,23 @@ pub(super) fn fault(fault: &Fault, mut record: Record) -> Response<ResponseBody>
     } else {
         plain(fault.status, fault.text, Some(record))
     }
+}
+
+/// Answers as a rule says.
+pub(super) fn ruled(answer: &Answer, mut record: Record) -> Response<ResponseBody> {
+    record.status(answer.status);
+    let body = Bytes::from_owner(Arc::clone(&answer.body));
+    let mut response = Response::new(ResponseBody::own(body, Some(record)));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    let location = answer.location.as_ref().map(|text| HeaderValue::from_str(text));
+    if let Some(Ok(location)) = location {
+        headers.insert(header::LOCATION, location);
+    }
+    for ops in answer.rule.headers().rev() {
+        headers::edit(headers, &ops.response);
+    }
+    response
 }
 
 /// A short text.

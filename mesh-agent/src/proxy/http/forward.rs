@@ -8,7 +8,7 @@ use super::body::ResponseBody;
 use super::exchange::{Exchange, Switch, protocol};
 use super::head::Violation;
 use super::headers;
-use super::plan::{self, Plan};
+use super::plan::{self, Own, Plan};
 use super::record::{Record, Text};
 use super::{Context, Side};
 use crate::telemetry::labels::ServiceNames;
@@ -79,7 +79,11 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
             headers::complete(&mut parts.headers);
             match plan::decide(conn, &worker.snapshot(), &parts, &authority) {
                 Ok(plan) => Some(plan),
-                Err((refusal, names)) => {
+                Err(Own::Answer(own, names)) => {
+                    record.between(unsent(conn, &names, record.grpc));
+                    return Err(Box::new(answer::ruled(&own, record)));
+                }
+                Err(Own::Refuse(refusal, names)) => {
                     tracing::debug!(detail = %refusal.detail, client = %conn.client, "request refused");
                     record.between(unsent(conn, &names, record.grpc));
                     let fault = Fault::refused(refusal.status, refusal.flag);
@@ -94,7 +98,7 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
     let expect = parts.headers.contains_key(header::EXPECT);
     headers::strip(&mut parts.headers);
     if let Some(rule) = plan.as_ref().and_then(|p| p.route()?.rule.as_ref()) {
-        for ops in [rule.headers(), rule.destination_headers()] {
+        for ops in rule.headers() {
             if let Some(new) = headers::edit(&mut parts.headers, &ops.request) {
                 authority = new;
             }
@@ -204,8 +208,6 @@ fn text_of(parts: &http::request::Parts, authority: &HeaderValue, plan: Option<&
             .headers
             .get(headers::REQUEST_ID)
             .map_or_else(String::new, |v| lossy(v.as_bytes())),
-        route: rule.map_or_else(String::new, |m| {
-            format!("{} spec.http[{}]", m.table.object, m.rule().index)
-        }),
+        route: rule.map_or_else(String::new, |m| m.rule().origin.to_string()),
     })
 }

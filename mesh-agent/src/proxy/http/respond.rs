@@ -34,7 +34,7 @@ impl Exchange {
         let upgrade = parts.headers.get(header::UPGRADE).cloned();
         headers::strip(&mut parts.headers);
         if let Some(rule) = plan.and_then(|p| p.route()?.rule.as_ref()) {
-            for ops in [rule.destination_headers(), rule.headers()] {
+            for ops in rule.headers().rev() {
                 headers::edit(&mut parts.headers, &ops.response);
             }
         }
