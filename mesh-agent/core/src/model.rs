@@ -2,11 +2,13 @@
 
 pub mod host;
 pub mod identity;
+pub mod locality;
 pub mod route;
 pub mod service;
 pub mod snapshot;
 pub mod subset;
 pub mod template;
+pub mod traffic;
 pub mod visibility;
 pub mod workload;
 

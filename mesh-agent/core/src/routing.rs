@@ -11,12 +11,13 @@ use crate::model::ObjectName;
 use crate::model::route::{AbortWith, HeaderOps, RetryPolicy, RouteAction, RouteRule, RouteTable};
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::{Snapshot, Target};
+use crate::model::traffic::TrafficPolicy;
 use crate::model::workload::Workload;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use balance::pick_endpoint;
+pub use balance::{Affinity, Balancer, Choice, PickDraws, Place, affinity, pick_endpoint};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.
@@ -149,6 +150,8 @@ pub struct Upstream {
     pub subset: Option<Arc<str>>,
     /// Ready endpoints, never empty.
     pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// How they are used.
+    pub policy: Arc<TrafficPolicy>,
 }
 
 /// Why a request is not forwarded. Status and flag are those of Envoy in the same case.
@@ -188,12 +191,17 @@ pub fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Dra
     matcher::route_request(snapshot, request, draws)
 }
 
-/// Decides on a connection whose bytes are not looked at.
+/// Decides on a connection of `client` whose bytes are not looked at.
 ///
 /// # Errors
 /// No endpoint, or no such port.
-pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
-    matcher::route_connection(target, port)
+pub fn route_connection(
+    snapshot: &Snapshot,
+    client: Option<&Workload>,
+    target: &Target,
+    port: u16,
+) -> Result<Upstream, Refusal> {
+    matcher::route_connection(snapshot, client, target, port)
 }
 
 /// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,

@@ -8,6 +8,7 @@ mod mentions;
 mod pods;
 mod routes;
 mod services;
+mod subsets;
 mod tables;
 mod templates;
 mod versions;

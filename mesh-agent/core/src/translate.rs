@@ -9,6 +9,7 @@ mod template;
 mod value;
 mod virtual_service;
 
+use crate::model::locality::Locality;
 use crate::model::snapshot::MeshSettings;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use serde_json::Value;
@@ -59,6 +60,8 @@ pub enum Translated {
     EndpointSlice(SliceSpec),
     /// A WorkloadTemplate.
     WorkloadTemplate(TemplateSpec),
+    /// Where a Node is.
+    Node(Locality),
     /// A VirtualService.
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
@@ -75,6 +78,7 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
     let translated = match (head.key.group.as_str(), head.key.kind.as_str()) {
         ("", "Namespace") => kubernetes::namespace(head).map(Translated::Namespace),
         ("", "Pod") => kubernetes::pod(head, value).map(Translated::Pod),
+        ("", "Node") => Ok(Translated::Node(Locality::of_node(&head.labels))),
         ("", "Service") => service::service(head, value).map(Translated::Service),
         ("discovery.k8s.io", "EndpointSlice") => slice::slice(head, value).map(Translated::EndpointSlice),
         (GROUP, WORKLOAD_TEMPLATE) => template::template(head, value).map(Translated::WorkloadTemplate),

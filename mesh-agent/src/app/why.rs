@@ -257,7 +257,7 @@ fn proxy(
         _ => false,
     };
     if l4 {
-        match routing::route_connection(target, addr.port()) {
+        match routing::route_connection(snapshot, Some(source), target, addr.port()) {
             Ok(upstream) => name_endpoints(source, &upstream, steps, answer),
             Err(refusal) => refuse(&refusal, steps, answer),
         }

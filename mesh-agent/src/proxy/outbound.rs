@@ -194,8 +194,8 @@ impl Outbound {
     fn choose(&self, snapshot: &Snapshot, target: &Target, avoid: &[SocketAddr]) -> Result<Hop, Unreachable> {
         let (service, endpoints) = match target {
             Target::Service(service, _) | Target::NoSuchPort(service) => {
-                let upstream =
-                    route_connection(target, self.original.port()).map_err(Unreachable::Refused)?;
+                let upstream = route_connection(snapshot, Some(&self.source), target, self.original.port())
+                    .map_err(Unreachable::Refused)?;
                 (self.worker.meter.service(service), upstream.endpoints)
             }
             Target::Workload(workload) => {

@@ -2,7 +2,7 @@
 
 use super::basis::{Basis, Settings};
 use super::{NodeFacts, Plan};
-use crate::model::service::{Endpoint, Service, ServicePort};
+use crate::model::service::{Distribution, Endpoint, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{FailMode, Workload};
 use mesh_common::maps::{
@@ -128,6 +128,7 @@ impl<'a> Builder<'a> {
             workloads: self.snapshot.workloads.clone(),
             remotes: self.snapshot.remotes.clone(),
             services: self.snapshot.services.clone(),
+            steered: self.snapshot.steered.clone(),
             exposures: basis.exposures,
             generations: self.taken,
         };
@@ -205,7 +206,7 @@ impl<'a> Builder<'a> {
     fn virtual_addresses(&mut self, service: &Service) {
         for vip in &service.vips {
             for port in &service.ports {
-                let entry = self.service_entry(port, vip.is_ipv4());
+                let entry = self.service_entry(service, port, vip.is_ipv4());
                 let key = AddrPort::new((*vip).into(), port.number);
                 self.add(key, entry, || {
                     format!("service {} {}", service.name, SocketAddr::new(*vip, port.number))
@@ -214,7 +215,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn service_entry(&self, port: &ServicePort, v4: bool) -> Entry {
+    fn service_entry(&self, service: &Service, port: &ServicePort, v4: bool) -> Entry {
         if port.endpoints.is_empty() {
             // A route may still lead elsewhere, and the answer of a service that speaks HTTP is a 503.
             let inspected = if port.protocol.needs_bytes() {
@@ -229,6 +230,8 @@ impl<'a> Builder<'a> {
         }
         let same_family: Vec<_> = port.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4).collect();
         let kernel_can = !port.protocol.needs_bytes()
+            && service.distribution == Distribution::Any
+            && !self.snapshot.steered.contains(&port.id)
             && !same_family.is_empty()
             && same_family.len() <= MAX_BACKENDS_PER_SERVICE as usize;
         if !kernel_can {

@@ -16,6 +16,20 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// Ports in the order of the object.
     pub ports: Vec<Arc<ServicePort>>,
+    /// `spec.trafficDistribution`.
+    pub distribution: Distribution,
+}
+
+/// Which endpoints clients prefer by where they are (Kubernetes `trafficDistribution`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Distribution {
+    /// None.
+    #[default]
+    Any,
+    /// `PreferClose`, `PreferSameZone`: those of the client's zone.
+    SameZone,
+    /// `PreferSameNode`: those of the client's node, then of its zone.
+    SameNode,
 }
 
 impl Service {

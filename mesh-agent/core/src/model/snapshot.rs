@@ -1,8 +1,10 @@
 //! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
 
 use super::ObjectName;
+use super::locality::Locality;
 use super::route::{HostSubsets, RouteTable};
 use super::service::{Service, ServicePort};
+use super::traffic::TrafficPolicy;
 use super::workload::Workload;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -59,6 +61,10 @@ pub struct Snapshot {
     pub scoped_routes: HashMap<Arc<str>, HashMap<Arc<str>, Arc<RouteTable>>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
+    /// Ids of service ports with a policy that the kernel cannot carry out by itself.
+    pub steered: imbl::HashSet<u32>,
+    /// Node → where it is.
+    pub nodes: imbl::HashMap<Arc<str>, Arc<Locality>>,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
     pub l4_only: HashSet<Arc<str>>,
 }
@@ -101,21 +107,54 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// The subset rules that a client sees for a service: those of its own namespace, else of the service's, else of
-    /// the root namespace; the first that exist win whole (T-30).
+    /// The subset rules and policies that a client sees for a service: those of its own namespace, else of the service's,
+    /// else of the root namespace; the first namespace that has any wins whole (T-30). In it, rules that select the
+    /// client come before those that select nobody.
     #[must_use]
-    pub fn subsets_for(&self, service: &Service, client_namespace: Option<&str>) -> Option<&HostSubsets> {
+    pub fn subsets_for(&self, service: &Service, client: Option<&Workload>) -> Option<&HostSubsets> {
         let candidates = self.subsets.get(&service.host)?;
+        let client_namespace = client.map(|c| &*c.pod.namespace);
         let root = &*self.settings.root_namespace;
         let of = |namespace: &str| {
-            candidates
-                .iter()
-                .find(|c| &*c.namespace == namespace && c.export_to.admits(client_namespace))
+            let seen = || {
+                candidates
+                    .iter()
+                    .filter(|c| &*c.namespace == namespace && c.export_to.admits(client_namespace))
+            };
+            seen()
+                .find(|c| c.selects(client))
+                .or_else(|| seen().find(|c| c.selector.is_none()))
         };
         client_namespace
             .filter(|ns| *ns != root)
             .and_then(of)
             .or_else(|| of(&service.name.namespace))
             .or_else(|| of(root))
+    }
+
+    /// The policy for what a client sends to a port of a service, or to a subset of it.
+    #[must_use]
+    pub fn policy(
+        &self,
+        service: &Service,
+        port: u16,
+        subset: Option<&str>,
+        client: Option<&Workload>,
+    ) -> Arc<TrafficPolicy> {
+        let place = service.ports.iter().position(|p| p.number == port);
+        let rules = place.and_then(|place| {
+            let rules = self.subsets_for(service, client)?;
+            rules.policy(place, subset)
+        });
+        rules.map_or_else(TrafficPolicy::mesh_default, Arc::clone)
+    }
+
+    /// Where a pod runs, as far as its labels and its node's tell.
+    #[must_use]
+    pub fn locality(&self, workload: &Workload) -> Arc<Locality> {
+        if let Some(own) = Locality::of_pod(&workload.labels) {
+            return Arc::new(own);
+        }
+        self.nodes.get(&workload.node).cloned().unwrap_or_default()
     }
 }

@@ -1,124 +1,138 @@
-//! Which endpoint takes a request: the less loaded of two drawn at random.
+//! Which endpoint takes a request.
+//!
+//! A [`Balancer`] is what a list of endpoints and a policy come to for clients of one place. It is built once and shared;
+//! what changes from request to request (draws, loads, ejections, ages) is an argument.
 
-use crate::model::service::Endpoint;
-use mesh_common::verdict::draw;
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-/// Picks an endpoint: two distinct ones are drawn, the one with fewer requests in flight wins. Endpoints of the
-/// preferred family are taken if there are any; those in `avoid` only if nothing else is left (T-42).
-///
-/// `draws` are uniform over all of `u32`. Returns an index into `endpoints`, `None` only if it is empty.
-#[must_use]
-pub fn pick_endpoint(
-    endpoints: &[Arc<Endpoint>],
-    prefer_v6: bool,
-    avoid: &[SocketAddr],
-    draws: (u32, u32),
-    load: &dyn Fn(&Endpoint) -> u32,
-) -> Option<usize> {
-    let preferred = |e: &Endpoint| e.addr.is_ipv6() == prefer_v6;
-    let fresh = |e: &Endpoint| !avoid.contains(&e.addr);
-    pick_among(endpoints, &|e| preferred(e) && fresh(e), draws, load)
-        .or_else(|| pick_among(endpoints, &fresh, draws, load))
-        .or_else(|| pick_among(endpoints, &preferred, draws, load))
-        .or_else(|| pick_among(endpoints, &|_| true, draws, load))
-}
-
-fn pick_among(
-    endpoints: &[Arc<Endpoint>],
-    eligible: &dyn Fn(&Endpoint) -> bool,
-    draws: (u32, u32),
-    load: &dyn Fn(&Endpoint) -> u32,
-) -> Option<usize> {
-    let count = endpoints.iter().filter(|e| eligible(e)).count();
-    if count == 0 {
-        return None;
-    }
-    let nth = |n: usize| {
-        if count == endpoints.len() {
-            return Some(n);
-        }
-        endpoints
-            .iter()
-            .enumerate()
-            .filter(|(_, e)| eligible(e))
-            .nth(n)
-            .map(|(place, _)| place)
-    };
-    let size = u32::try_from(count).unwrap_or(u32::MAX);
-    let first = draw(draws.0, size);
-    let one = nth(first as usize)?;
-    if count == 1 {
-        return Some(one);
-    }
-    let mut second = draw(draws.1, size - 1);
-    if second >= first {
-        second += 1;
-    }
-    let other = nth(second as usize)?;
-    if load(&endpoints[other]) < load(&endpoints[one]) {
-        Some(other)
-    } else {
-        Some(one)
-    }
-}
-
+mod hash;
+mod locality;
+mod pick;
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod tests;
 
-    fn endpoints(addrs: &[&str]) -> Vec<Arc<Endpoint>> {
-        addrs
+pub use hash::{Affinity, affinity};
+pub use locality::Place;
+pub use pick::{Choice, PickDraws, pick_endpoint};
+
+use crate::model::service::{Distribution, Endpoint};
+use crate::model::snapshot::Snapshot;
+use crate::model::traffic::{Algorithm, HashTable, Simple, TrafficPolicy};
+use hash::Table;
+use locality::Level;
+use std::sync::{Arc, OnceLock};
+
+/// See the module's description.
+pub struct Balancer {
+    endpoints: Arc<[Arc<Endpoint>]>,
+    policy: Arc<TrafficPolicy>,
+    /// Best first; a level takes what those before cannot.
+    levels: Vec<Level>,
+}
+
+/// A part of a level: endpoints that share a weight.
+struct Group {
+    /// Share among the groups of its level.
+    weight: u32,
+    /// Indexes into the endpoints.
+    members: Vec<usize>,
+    /// Made when a hash is first looked up.
+    table: OnceLock<Table>,
+}
+
+impl Group {
+    fn new(weight: u32, members: Vec<usize>) -> Self {
+        Self {
+            weight,
+            members,
+            table: OnceLock::new(),
+        }
+    }
+}
+
+impl Balancer {
+    /// For clients at `place` that dial addresses of one family: those of the other count only where there is none of it.
+    #[must_use]
+    pub fn new(
+        snapshot: &Snapshot,
+        endpoints: &Arc<[Arc<Endpoint>]>,
+        policy: &Arc<TrafficPolicy>,
+        distribution: Distribution,
+        place: &Place<'_>,
+        prefer_v6: bool,
+    ) -> Self {
+        let mut members: Vec<usize> = (0..endpoints.len())
+            .filter(|i| endpoints[*i].addr.is_ipv6() == prefer_v6)
+            .collect();
+        if members.is_empty() {
+            members = (0..endpoints.len()).collect();
+        }
+        Self {
+            levels: locality::levels(snapshot, endpoints, members, policy, distribution, place),
+            endpoints: Arc::clone(endpoints),
+            policy: Arc::clone(policy),
+        }
+    }
+
+    /// The endpoints that indexes of [`Balancer::pick`] mean.
+    #[must_use]
+    pub const fn endpoints(&self) -> &Arc<[Arc<Endpoint>]> {
+        &self.endpoints
+    }
+
+    /// The policy that it was built for.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<TrafficPolicy> {
+        &self.policy
+    }
+
+    /// Whether a policy asks for more than [`pick_endpoint`] does over the whole list.
+    #[must_use]
+    pub fn needed(policy: &TrafficPolicy, distribution: Distribution) -> bool {
+        let balancing = &policy.load_balancer;
+        let plain = matches!(balancing.algorithm, Algorithm::Simple(Simple::LeastRequest))
+            && balancing.warmup.is_none()
+            && balancing
+                .locality
+                .as_ref()
+                .is_none_or(|l| l.distribute.is_empty())
+            && policy.outlier_detection.is_none();
+        !plain || distribution != Distribution::Any
+    }
+
+    /// Picks an endpoint; `None` if every one of them is ejected (503 `UH`, T-36).
+    #[must_use]
+    pub fn pick(&self, choice: &Choice<'_>) -> Option<usize> {
+        let healthy = |i: &usize| !(choice.ejected)(&self.endpoints[*i]);
+        let all = self
+            .levels
             .iter()
-            .map(|a| {
-                Arc::new(Endpoint {
-                    addr: a.parse().unwrap(),
-                    workload: None,
-                })
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_less_loaded_of_two_distinct_endpoints_wins() {
-        let list = endpoints(&["10.0.0.1:80", "10.0.0.2:80"]);
-        for draws in [(0, 0), (u32::MAX, 0), (0, u32::MAX), (u32::MAX, u32::MAX)] {
-            let picked = pick_endpoint(&list, false, &[], draws, &|e| u32::from(e.addr == list[0].addr));
-            assert_eq!(picked, Some(1), "{draws:?}");
+            .flat_map(|l| &l.groups)
+            .map(|g| g.members.len())
+            .sum::<usize>();
+        let up = || self.members().filter(|i| healthy(i)).count();
+        // With too few healthy endpoints, ejections do not count: better a slow answer than none.
+        let panic = match &self.policy.outlier_detection {
+            Some(o) if o.min_health_percent > 0 => up() * 100 < all * o.min_health_percent as usize,
+            _ => false,
+        };
+        let healthy = |i: &usize| panic || healthy(i);
+        let level = locality::choose_level(&self.levels, &healthy, choice.draws.locality)?;
+        let group = level.choose_group(&healthy, choice.draws.locality)?;
+        match (&self.policy.load_balancer.algorithm, choice.hash) {
+            (Algorithm::Hash(hash), Some(key)) => {
+                let table = group.table.get_or_init(|| match hash.table {
+                    HashTable::Ring(size) => Table::ring(&self.endpoints, &group.members, size),
+                    HashTable::Maglev(size) => Table::maglev(&self.endpoints, &group.members, size),
+                });
+                table.find(key, &healthy)
+            }
+            (algorithm, _) => pick::among(self, group, algorithm, choice, &healthy),
         }
     }
 
-    #[test]
-    fn the_preferred_family_is_taken_where_there_is_one() {
-        let list = endpoints(&["10.0.0.1:80", "[fd00::1]:80"]);
-        assert_eq!(pick_endpoint(&list, true, &[], (0, 0), &|_| 0), Some(1));
-        assert_eq!(pick_endpoint(&list, false, &[], (u32::MAX, 0), &|_| 0), Some(0));
-        assert_eq!(pick_endpoint(&list[..1], true, &[], (0, 0), &|_| 0), Some(0));
-    }
-
-    #[test]
-    fn a_retry_goes_elsewhere_unless_nothing_else_is_left() {
-        let list = endpoints(&["10.0.0.1:80", "[fd00::1]:80"]);
-        assert_eq!(
-            pick_endpoint(&list, false, &[list[0].addr], (0, 0), &|_| 0),
-            Some(1)
-        );
-        assert_eq!(
-            pick_endpoint(&list, false, &[list[0].addr, list[1].addr], (0, 0), &|_| 0),
-            Some(0)
-        );
-        assert_eq!(pick_endpoint(&[], false, &[], (0, 0), &|_| 0), None);
-    }
-
-    #[test]
-    fn equal_loads_spread_evenly() {
-        let list = endpoints(&["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"]);
-        let mut counts = [0_u32; 4];
-        for i in 0..4_000_u32 {
-            let draw = i.wrapping_mul(2_654_435_761);
-            counts[pick_endpoint(&list, false, &[], (draw, draw.rotate_left(16)), &|_| 0).unwrap()] += 1;
-        }
-        assert!(counts.iter().all(|c| (900..1100).contains(c)), "{counts:?}");
+    fn members(&self) -> impl Iterator<Item = usize> {
+        self.levels
+            .iter()
+            .flat_map(|l| &l.groups)
+            .flat_map(|g| g.members.iter().copied())
     }
 }

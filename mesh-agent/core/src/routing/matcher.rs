@@ -8,6 +8,7 @@ use crate::model::host;
 use crate::model::route::{Backend, Outcome, RouteApi, RouteRule, RouteTable, Split};
 use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
+use crate::model::workload::Workload;
 use mesh_common::verdict::draw;
 use std::sync::Arc;
 
@@ -21,9 +22,14 @@ pub(super) fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -
     lines.0
 }
 
-pub(super) fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
+pub(super) fn route_connection(
+    snapshot: &Snapshot,
+    client: Option<&Workload>,
+    target: &Target,
+    port: u16,
+) -> Result<Upstream, Refusal> {
     match target {
-        Target::Service(service, port) => resolve::service_port(service, port),
+        Target::Service(service, port) => resolve::service_port(snapshot, client, service, port),
         Target::Workload(workload) => Ok(resolve::pod(workload, port)),
         Target::NoSuchPort(service) => Err(resolve::no_such_port(service, port)),
         Target::Unknown => Err(no_route(|| {
@@ -44,7 +50,7 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
         Some(table) => by_table(snapshot, request, table, addressed.service, draws, trace),
         None => {
             trace.note(|| "no rules for this host: default route".into());
-            by_default(request, addressed.service).map(Decision::Forward)
+            by_default(snapshot, request, addressed.service).map(Decision::Forward)
         }
     };
     match outcome {
@@ -63,7 +69,11 @@ fn described(decision: &Decision) -> String {
     match decision {
         Decision::Forward(plan) => match plan.abort {
             Some(_) => "answer with the injected fault".into(),
-            None => format!("forward to {}", resolve::describe(&plan.upstream)),
+            None => format!(
+                "forward to {}{}",
+                resolve::describe(&plan.upstream),
+                resolve::policy(&plan.upstream)
+            ),
         },
         Decision::Answer(answer) => match &answer.location {
             Some(location) => format!("answer {}: redirect to {location}", answer.status),
@@ -176,14 +186,19 @@ fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Opt
         })
 }
 
-fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {
+fn by_default(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    named: Option<&Arc<Service>>,
+) -> Result<RoutePlan, Refusal> {
+    let client = request.client;
     let upstream = match (request.target, named) {
-        (Target::Workload(pod), service) => resolve::chosen_pod(pod, request.port, service),
+        (Target::Workload(pod), service) => resolve::chosen_pod(snapshot, client, pod, request.port, service),
         (_, Some(service)) => match service.port(request.port) {
-            Some(port) => resolve::service_port(service, port)?,
+            Some(port) => resolve::service_port(snapshot, client, service, port)?,
             None => return Err(resolve::no_such_port(service, request.port)),
         },
-        (Target::Service(service, port), None) => resolve::service_port(service, port)?,
+        (Target::Service(service, port), None) => resolve::service_port(snapshot, client, service, port)?,
         (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
         (Target::Unknown, None) => {
             return Err(no_route(|| {
@@ -230,7 +245,7 @@ fn by_table(
         }));
     }
     trace.note(|| "no rule is there for this client: default route".into());
-    by_default(request, named).map(Decision::Forward)
+    by_default(snapshot, request, named).map(Decision::Forward)
 }
 
 /// `Some(None)` for a rule without blocks, `Some(Some(i))` for block `i`. Raises `for_this_client` if any block could

@@ -4,6 +4,7 @@ use super::{Refusal, RequestFacts, Upstream};
 use crate::model::route::Destination;
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::{Snapshot, Target};
+use crate::model::traffic::TrafficPolicy;
 use crate::model::workload::Workload;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,7 +44,12 @@ pub(super) fn no_such_port(service: &Service, port: u16) -> Refusal {
 }
 
 /// All ready endpoints of a service port.
-pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> Result<Upstream, Refusal> {
+pub(super) fn service_port(
+    snapshot: &Snapshot,
+    client: Option<&Workload>,
+    service: &Arc<Service>,
+    port: &Arc<ServicePort>,
+) -> Result<Upstream, Refusal> {
     if port.endpoints.is_empty() {
         return Err(no_endpoint(format!(
             "service {} port {} has no ready endpoint",
@@ -55,6 +61,7 @@ pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> R
         port: Some(Arc::clone(port)),
         subset: None,
         endpoints: Arc::clone(&port.endpoints),
+        policy: snapshot.policy(service, port.number, None, client),
     })
 }
 
@@ -71,11 +78,18 @@ pub(super) fn pod(workload: &Arc<Workload>, port: u16) -> Upstream {
         port: None,
         subset: None,
         endpoints: workload.ips.iter().map(at).collect(),
+        policy: TrafficPolicy::mesh_default(),
     }
 }
 
 /// As [`pod`], named by the headless service that the client used.
-pub(super) fn chosen_pod(workload: &Arc<Workload>, port: u16, headless: Option<&Arc<Service>>) -> Upstream {
+pub(super) fn chosen_pod(
+    snapshot: &Snapshot,
+    client: Option<&Workload>,
+    workload: &Arc<Workload>,
+    port: u16,
+    headless: Option<&Arc<Service>>,
+) -> Upstream {
     let mut upstream = pod(workload, port);
     if let Some(service) = headless {
         // A headless service's clients dial target ports; its own numbers are a convention.
@@ -85,6 +99,9 @@ pub(super) fn chosen_pod(workload: &Arc<Workload>, port: u16, headless: Option<&
                 .any(|e| e.addr.port() == port && is(e, workload))
         });
         upstream.port = found.or_else(|| service.port(port)).cloned();
+        if let Some(port) = &upstream.port {
+            upstream.policy = snapshot.policy(service, port.number, None, client);
+        }
         upstream.service = Some(Arc::clone(service));
     }
     upstream
@@ -104,8 +121,11 @@ pub(super) fn destination(
         return Err(no_cluster(format!("host {} is no service", wanted.host)));
     };
     let (place, port) = port_of(service, wanted.port, request)?;
-    let list = match &wanted.subset {
-        None => &port.endpoints,
+    let (list, policy) = match &wanted.subset {
+        None => {
+            let policy = snapshot.policy(service, port.number, None, request.client);
+            (&port.endpoints, policy)
+        }
         Some(name) => subset(snapshot, request, service, name, place)?,
     };
     let mut upstream = Upstream {
@@ -113,6 +133,7 @@ pub(super) fn destination(
         port: Some(Arc::clone(port)),
         subset: wanted.subset.clone(),
         endpoints: Arc::clone(list),
+        policy,
     };
     if let Target::Workload(dialled) = request.target {
         // The pod that the client chose stays chosen as long as the rule allows it (T-10).
@@ -151,12 +172,11 @@ fn subset<'a>(
     service: &Service,
     name: &str,
     port: usize,
-) -> Result<&'a Arc<[Arc<Endpoint>]>, Refusal> {
-    let namespace = request.client.map(|c| &*c.pod.namespace);
+) -> Result<(&'a Arc<[Arc<Endpoint>]>, Arc<TrafficPolicy>), Refusal> {
     snapshot
-        .subsets_for(service, namespace)
-        .and_then(|rules| rules.subsets.iter().find(|s| &*s.name == name))
-        .and_then(|s| s.endpoints.get(port))
+        .subsets_for(service, request.client)
+        .and_then(|rules| rules.subset(name))
+        .and_then(|s| Some((s.endpoints.get(port)?, Arc::clone(s.policies.get(port)?))))
         .ok_or_else(|| {
             no_cluster(format!(
                 "no DestinationRule defines subset {name} of {}",
@@ -182,4 +202,14 @@ pub(super) fn describe(upstream: &Upstream) -> String {
     }
     let _ = write!(text, " ({} endpoints)", upstream.endpoints.len());
     text
+}
+
+/// What applies to the endpoints, where that is not the mesh's default: ` by DestinationRule ns/name: LEAST_REQUEST`.
+pub(super) fn policy(upstream: &Upstream) -> String {
+    let policy = &upstream.policy;
+    if policy.objects.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = policy.objects.iter().map(ToString::to_string).collect();
+    format!(" by DestinationRule {}: {}", names.join(", "), policy.describe())
 }

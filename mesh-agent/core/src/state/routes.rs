@@ -1,13 +1,12 @@
-//! VirtualServices and DestinationRules → what applies to each host, and what is wrong between objects.
+//! VirtualServices → what applies to each host, and what is wrong between objects.
 
 use super::ObjectKey;
 use super::tables::Tables;
 use super::world::Warning;
 use crate::model::ObjectName;
-use crate::model::route::{Destination, HostSubsets, RouteTable, Subset, Visibility};
-use crate::model::service::{Endpoint, Service};
+use crate::model::route::{Destination, RouteTable, Visibility};
 use crate::model::snapshot::Snapshot;
-use crate::translate::{DestinationRuleSpec, VirtualServiceSpec};
+use crate::translate::VirtualServiceSpec;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -60,89 +59,6 @@ fn claim(routes: &mut Routes, host: &Arc<str>, table: &Arc<RouteTable>) -> Optio
             None
         }
     }
-}
-
-/// Fills `subsets`: for each service the DestinationRules that name it, exactly or by the longest wildcard (T-31).
-pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<Warning>) {
-    let mut by_age: Vec<(&ObjectName, &DestinationRuleSpec)> = tables.destination_rules.iter().collect();
-    by_age.sort_by_key(|(name, spec)| (&spec.created, *name));
-    let mut exact: HashMap<&str, Vec<(&ObjectName, &DestinationRuleSpec)>> = HashMap::new();
-    let mut wildcards = Vec::new();
-    for (name, rule) in by_age {
-        match rule.host.strip_prefix('*') {
-            Some(suffix) => wildcards.push((suffix, name, rule)),
-            None => {
-                exact.entry(&rule.host).or_default().push((name, rule));
-                if !next.services_by_host.contains_key(&rule.host) {
-                    let reason = format!("host {} is no service", rule.host);
-                    warnings.push(warning("DestinationRule", name, "spec.host".into(), reason));
-                }
-            }
-        }
-    }
-    wildcards.sort_by_key(|(suffix, ..)| std::cmp::Reverse(suffix.len()));
-    let mut filled = HashMap::new();
-    for service in &next.services {
-        let mut rules = exact.get(&*service.host).cloned().unwrap_or_default();
-        for (suffix, name, rule) in wildcards
-            .iter()
-            .filter(|(suffix, ..)| service.host.ends_with(suffix))
-        {
-            let answered = |(n, r): &(&ObjectName, &DestinationRuleSpec)| {
-                n.namespace == name.namespace && r.host.strip_prefix('*') != Some(*suffix)
-            };
-            if !rules.iter().any(answered) {
-                rules.push((name, rule));
-            }
-        }
-        if !rules.is_empty() {
-            filled.insert(Arc::clone(&service.host), merged(service, &rules));
-        }
-    }
-    next.subsets = filled;
-}
-
-/// Rules of one namespace that the same clients see are one; of a subset that is there twice the older stays (T-29).
-fn merged(service: &Service, rules: &[(&ObjectName, &DestinationRuleSpec)]) -> Vec<HostSubsets> {
-    let mut merged: Vec<HostSubsets> = Vec::new();
-    for (name, rule) in rules {
-        let same = |m: &HostSubsets| m.namespace == name.namespace && m.export_to == rule.export_to;
-        let place = merged.iter().position(same).unwrap_or_else(|| {
-            merged.push(HostSubsets {
-                namespace: Arc::clone(&name.namespace),
-                export_to: rule.export_to.clone(),
-                subsets: Vec::new(),
-            });
-            merged.len() - 1
-        });
-        let Some(into) = merged.get_mut(place) else {
-            continue;
-        };
-        for subset in &rule.subsets {
-            if into.subsets.iter().any(|s| s.name == subset.name) {
-                continue;
-            }
-            let matching = |e: &Arc<Endpoint>| {
-                e.workload
-                    .as_ref()
-                    .is_some_and(|w| subset.labels.iter().all(|(k, v)| w.labels.get(k) == Some(v)))
-            };
-            let of_port = |all: &Arc<[Arc<Endpoint>]>| {
-                if subset.labels.is_empty() {
-                    Arc::clone(all)
-                } else {
-                    all.iter().filter(|e| matching(e)).cloned().collect()
-                }
-            };
-            into.subsets.push(Subset {
-                name: Arc::clone(&subset.name),
-                labels: Arc::clone(&subset.labels),
-                object: (*name).clone(),
-                endpoints: service.ports.iter().map(|p| of_port(&p.endpoints)).collect(),
-            });
-        }
-    }
-    merged
 }
 
 /// Destinations that are not there: the rule applies, and answers 503 `NC` where it leads to them.
@@ -199,7 +115,7 @@ fn reference(
     }
 }
 
-fn warning(kind: &str, name: &ObjectName, field: String, reason: String) -> Warning {
+pub(super) fn warning(kind: &str, name: &ObjectName, field: String, reason: String) -> Warning {
     let key = ObjectKey {
         kind: kind.into(),
         group: "networking.istio.io".into(),

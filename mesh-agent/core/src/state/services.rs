@@ -126,6 +126,7 @@ impl Services {
             ),
             vips: spec.vips.clone(),
             ports,
+            distribution: spec.distribution,
         }
     }
 

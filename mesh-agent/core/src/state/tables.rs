@@ -4,6 +4,7 @@ use super::dirty::Dirty;
 use super::templates::Templates;
 use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
+use crate::model::locality::Locality;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::{
     DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
@@ -26,6 +27,7 @@ pub(super) struct Tables {
     /// Service → its slices.
     slices_of: HashMap<ObjectName, BTreeSet<Arc<str>>>,
     pub(super) templates: Templates,
+    pub(super) nodes: imbl::HashMap<Arc<str>, Arc<Locality>>,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
 }
@@ -58,6 +60,14 @@ impl Tables {
             }
             Translated::EndpointSlice(spec) => self.put_slice(name, spec, dirty),
             Translated::WorkloadTemplate(spec) => self.templates.put(name, spec, dirty),
+            Translated::Node(locality) => {
+                let changed = self.nodes.get(&name.name).is_none_or(|old| **old != locality);
+                if changed {
+                    self.nodes.insert(name.name, Arc::new(locality));
+                    dirty.nodes = true;
+                }
+                changed
+            }
             Translated::VirtualService(spec) => {
                 let changed = put(&mut self.virtual_services, name, spec);
                 dirty.routes |= changed;
@@ -96,6 +106,7 @@ impl Tables {
                 }
             }
             (GROUP, WORKLOAD_TEMPLATE) => self.templates.remove(&name, dirty),
+            ("", "Node") => dirty.nodes |= self.nodes.remove(&name.name).is_some(),
             ("networking.istio.io", "VirtualService") => {
                 dirty.routes |= self.virtual_services.remove(&name).is_some();
             }

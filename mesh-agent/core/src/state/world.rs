@@ -5,6 +5,7 @@ use super::dirty::Dirty;
 use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::services::Services;
+use super::subsets;
 use super::tables::Tables;
 use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
@@ -88,7 +89,10 @@ impl World {
         held_out(&self.pods.held_out, &mut self.warnings);
         // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
         routes::routes(tables, &mut next, &mut self.warnings);
-        routes::subsets(tables, &mut next, &mut self.warnings);
+        if dirty.nodes {
+            next.nodes = tables.nodes.clone();
+        }
+        subsets::subsets(tables, &mut next, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)

@@ -166,8 +166,12 @@ impl Head {
         }
         let owners = metadata.owner_references.unwrap_or_default();
         let owner = owners.into_iter().find(|o| o.controller.unwrap_or(true));
-        let ours =
-            |key: &str| key.starts_with("heddle.io/") || key.starts_with("istio.io/") || key == CONFIG_HASH;
+        let ours = |key: &str| {
+            ["heddle.io/", "istio.io/", "networking.istio.io/"]
+                .iter()
+                .any(|ours| key.starts_with(ours))
+                || key == CONFIG_HASH
+        };
         Ok(Self {
             key: key.clone(),
             version: version.into(),

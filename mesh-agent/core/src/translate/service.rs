@@ -3,7 +3,7 @@
 use super::head::Head;
 use super::kubernetes::{PortRef, l4_only, part};
 use super::value::{FieldError, is_label};
-use crate::model::service::Protocol;
+use crate::model::service::{Distribution, Protocol};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ pub struct ServiceSpec {
     pub l4_only: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.trafficDistribution`.
+    pub distribution: Distribution,
 }
 
 /// One TCP port of a Service.
@@ -50,6 +52,7 @@ struct RawService {
     ports: Option<Vec<RawPort>>,
     selector: Option<BTreeMap<Arc<str>, Arc<str>>>,
     publish_not_ready_addresses: Option<bool>,
+    traffic_distribution: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -112,7 +115,19 @@ pub(super) fn service(head: &Head, value: &Value) -> Result<ServiceSpec, FieldEr
         selector: raw.selector.filter(|s| !s.is_empty()),
         l4_only,
         publish_not_ready: raw.publish_not_ready_addresses.unwrap_or(false),
+        distribution: distribution(head, raw.traffic_distribution.as_deref()),
     })
+}
+
+/// `spec.trafficDistribution`, or Istio's annotation of the same name. A value of a newer Kubernetes is a wish that
+/// may go unheard.
+fn distribution(head: &Head, field: Option<&str>) -> Distribution {
+    let annotation = head.annotations.get("networking.istio.io/traffic-distribution");
+    match annotation.map(|a| &**a).or(field) {
+        Some("PreferClose" | "PreferSameZone") => Distribution::SameZone,
+        Some("PreferSameNode") => Distribution::SameNode,
+        _ => Distribution::Any,
+    }
 }
 
 fn vips(many: Option<Vec<String>>, one: Option<String>) -> Result<Vec<IpAddr>, FieldError> {

@@ -186,21 +186,6 @@ fn a_broken_object_is_answered_with_object_field_and_reason() {
             "spec.subsets[1].name",
             "twice",
         ),
-        (
-            format!("{DR}{{host: a, trafficPolicy: {{loadBalancer: {{simple: RANDOM}}}}}}"),
-            "spec.trafficPolicy.loadBalancer",
-            "not supported yet",
-        ),
-        (
-            format!("{DR}{{host: a, trafficPolicy: {{tls: {{mode: DISABLE}}}}}}"),
-            "spec.trafficPolicy.tls.mode",
-            "not supported yet",
-        ),
-        (
-            format!("{DR}{{host: a, subsets: [{{name: v1, trafficPolicy: {{outlierDetection: {{}}}}}}]}}"),
-            "spec.subsets[0].trafficPolicy.outlierDetection",
-            "not supported yet",
-        ),
     ];
     for (yaml, field, reason) in &table {
         let (object, at, why) = rejected(&documents(yaml)[0]);

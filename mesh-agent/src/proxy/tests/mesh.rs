@@ -12,7 +12,7 @@ use mesh_core::model::route::{
     Backend, Destination, Mirror, Origin, RouteAction, RouteApi, RouteRule, RouteTable, Split,
     WeightedDestination,
 };
-use mesh_core::model::service::{Endpoint, Protocol, Service, ServicePort};
+use mesh_core::model::service::{Distribution, Endpoint, Protocol, Service, ServicePort};
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::model::workload::{Enrollment, FailMode, Names, Workload};
 use parking_lot::Mutex;
@@ -174,6 +174,7 @@ pub(super) fn service(
             protocol,
             endpoints: endpoints.into(),
         })],
+        distribution: Distribution::Any,
     })
 }
 
