@@ -6,6 +6,7 @@
 
 pub mod datapath;
 pub mod model;
+pub mod outlier;
 pub mod rotation;
 pub mod routing;
 pub mod state;
