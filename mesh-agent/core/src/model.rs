@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod identity;
+pub mod peer;
 pub mod route;
 pub mod service;
 pub mod snapshot;

@@ -22,6 +22,8 @@ pub(super) struct Dirty {
     pub(super) routes: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
+    /// PeerAuthentications.
+    pub(super) peers: bool,
 }
 
 impl Dirty {
@@ -33,6 +35,7 @@ impl Dirty {
             && self.templates.is_empty()
             && !self.routes
             && !self.subsets
+            && !self.peers
     }
 
     /// Remembers what a slice was, unless it has changed before.

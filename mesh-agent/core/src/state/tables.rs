@@ -6,7 +6,8 @@ use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::{
-    DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
+    DestinationRuleSpec, Head, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ServiceSpec, SliceSpec,
+    Translated, VirtualServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(super) struct Tables {
     pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
+    pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
 }
 
 impl Tables {
@@ -68,6 +70,11 @@ impl Tables {
                 dirty.subsets |= changed;
                 changed
             }
+            Translated::PeerAuthentication(spec) => {
+                let changed = put(&mut self.peer_authentications, name, spec);
+                dirty.peers |= changed;
+                changed
+            }
             Translated::Nothing => false,
         }
     }
@@ -101,6 +108,9 @@ impl Tables {
             }
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
+            }
+            ("security.istio.io", "PeerAuthentication") => {
+                dirty.peers |= self.peer_authentications.remove(&name).is_some();
             }
             _ => {}
         }

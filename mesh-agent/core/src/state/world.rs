@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::dirty::Dirty;
+use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::services::Services;
@@ -89,6 +90,10 @@ impl World {
         // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
         routes::routes(tables, &mut next, &mut self.warnings);
         routes::subsets(tables, &mut next, &mut self.warnings);
+        if dirty.peers {
+            next.peers = peers::policies(tables);
+        }
+        peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
