@@ -1,6 +1,7 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+pub mod gateway_api;
 mod head;
 mod kubernetes;
 mod service;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
+pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
@@ -63,6 +65,10 @@ pub enum Translated {
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
     DestinationRule(DestinationRuleSpec),
+    /// A route of Gateway API.
+    ApiRoute(ApiRouteSpec),
+    /// A ReferenceGrant.
+    ReferenceGrant(ReferenceGrantSpec),
     /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
     Nothing,
 }
@@ -84,6 +90,9 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.istio.io", "DestinationRule") => istio_version(head)
             .and_then(|()| destination_rule::destination_rule(head, value, settings))
             .map(Translated::DestinationRule),
+        (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
+            gateway_api::translate(head, value, settings)
+        }
         (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
         (_, kind) => Err(value::FieldError::new(
             "kind",
