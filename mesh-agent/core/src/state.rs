@@ -1,6 +1,7 @@
 //! The known world: objects in, snapshots out.
 
 mod addresses;
+mod attached;
 mod dirty;
 mod endpoints;
 mod ids;

@@ -1,6 +1,7 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+pub mod gateway_api;
 mod head;
 mod kubernetes;
 mod peer_authentication;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
+pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
@@ -67,6 +69,10 @@ pub enum Translated {
     DestinationRule(DestinationRuleSpec),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthenticationSpec),
+    /// A route of Gateway API.
+    ApiRoute(ApiRouteSpec),
+    /// A ReferenceGrant.
+    ReferenceGrant(ReferenceGrantSpec),
     /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
     Nothing,
 }
@@ -90,6 +96,9 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
             .map(Translated::DestinationRule),
         ("security.istio.io", "PeerAuthentication") => {
             peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
+        }
+        (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
+            gateway_api::translate(head, value, settings)
         }
         (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
         (_, kind) => Err(value::FieldError::new(

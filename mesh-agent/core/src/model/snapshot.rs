@@ -1,6 +1,7 @@
 //! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
 
 use super::ObjectName;
+use super::attached::Attached;
 use super::peer::{PeerPolicies, PeerRule};
 use super::route::{HostSubsets, RouteTable};
 use super::service::{Service, ServicePort};
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Client namespace → as `routes`, for VirtualServices that only some namespaces see. These come first.
     pub scoped_routes: HashMap<Arc<str>, HashMap<Arc<str>, Arc<RouteTable>>>,
+    /// Service → routes of Gateway API that are attached to it.
+    pub attached: imbl::HashMap<ObjectName, Arc<Attached>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).

@@ -20,6 +20,10 @@ pub(super) struct Dirty {
     pub(super) templates: BTreeSet<(Arc<str>, PodMatch)>,
     /// VirtualServices.
     pub(super) routes: bool,
+    /// Services to which other routes of Gateway API are attached now.
+    pub(super) attached: BTreeSet<ObjectName>,
+    /// Whether a ReferenceGrant or what such routes refer to changed.
+    pub(super) grants: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
     /// PeerAuthentications.
@@ -34,6 +38,8 @@ impl Dirty {
             && self.slices.is_empty()
             && self.templates.is_empty()
             && !self.routes
+            && self.attached.is_empty()
+            && !self.grants
             && !self.subsets
             && !self.peers
     }
