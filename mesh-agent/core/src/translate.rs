@@ -6,7 +6,7 @@ mod kubernetes;
 mod service;
 mod slice;
 mod template;
-mod value;
+pub(crate) mod value;
 mod virtual_service;
 
 use crate::model::snapshot::MeshSettings;
