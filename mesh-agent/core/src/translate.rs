@@ -8,7 +8,7 @@ mod peer_authentication;
 mod service;
 mod slice;
 mod template;
-mod value;
+pub(crate) mod value;
 mod virtual_service;
 
 use crate::model::snapshot::MeshSettings;
