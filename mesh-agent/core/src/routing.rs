@@ -1,7 +1,10 @@
 //! What becomes of a request or of a connection: the one matcher that the proxy, `heddle why` and tests call.
 
+mod act;
 mod balance;
 mod conditions;
+mod cors;
+mod deadline;
 mod matcher;
 mod resolve;
 mod trace;
@@ -14,10 +17,13 @@ use crate::model::snapshot::{Snapshot, Target};
 use crate::model::traffic::TrafficPolicy;
 use crate::model::workload::Workload;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use balance::{Affinity, Balancer, Choice, PickDraws, Place, affinity, pick_endpoint};
+pub use cors::Fields;
+pub use deadline::{grpc_timeout, timeout};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.
@@ -53,7 +59,7 @@ pub trait HeaderView {
 pub struct Draws {
     /// Picks the weighted destination.
     pub split: u32,
-    /// Compared with each mirror's share.
+    /// Each mirror has its own draw of it, compared with the mirror's share.
     pub mirror: u32,
     /// Compared with the share of an injected delay.
     pub delay: u32,
@@ -72,10 +78,10 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// An answer that a rule gives: a redirect or a direct response.
+/// An answer that a rule gives: a redirect, a direct response, an injected fault, or what a CORS preflight asks for.
 #[derive(Debug)]
 pub struct Answer {
-    /// The rule; its header operations and CORS apply.
+    /// The rule; its header operations apply, unless a fault is answered.
     pub rule: MatchedRule,
     /// Status.
     pub status: u16,
@@ -83,6 +89,10 @@ pub struct Answer {
     pub location: Option<String>,
     /// Body, perhaps empty.
     pub body: Arc<[u8]>,
+    /// An injected fault, which is all there is then; flag `FI`.
+    pub fault: Option<AbortWith>,
+    /// Fields that CORS adds.
+    pub cors: Fields,
     /// Time to wait first: an injected fault.
     pub delay: Option<Duration>,
 }
@@ -98,12 +108,12 @@ pub struct RoutePlan {
     pub mirrors: Vec<Upstream>,
     /// Path and query to send, where the rule rewrites them.
     pub path: Option<String>,
-    /// Authority to send, where the rule rewrites it.
+    /// Authority to send, where the rule rewrites it; a destination's own `Host` operation comes after it.
     pub authority: Option<Arc<str>>,
+    /// Fields that CORS sets on the answer.
+    pub cors: Fields,
     /// Time to wait first: an injected fault.
     pub delay: Option<Duration>,
-    /// What to answer instead of forwarding: an injected fault.
-    pub abort: Option<AbortWith>,
 }
 
 /// A rule inside its table.
@@ -209,6 +219,20 @@ pub fn route_connection(
 #[must_use]
 pub fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<String> {
     matcher::explain_request(snapshot, request)
+}
+
+/// The rules for a host among `routes` (wildcards are kept as `.suffix`): exact before wildcard, the most specific
+/// wildcard first (T-07).
+#[must_use]
+pub(crate) fn table_for<'a>(
+    routes: &'a HashMap<Arc<str>, Arc<RouteTable>>,
+    host: &str,
+) -> Option<&'a Arc<RouteTable>> {
+    routes.get(host).or_else(|| {
+        host.char_indices()
+            .filter(|(_, c)| *c == '.')
+            .find_map(|(dot, _)| routes.get(&host[dot..]))
+    })
 }
 
 #[cfg(test)]
