@@ -4,6 +4,7 @@
 use crate::sys::NetNs;
 use mesh_common::SocketRecord;
 use mesh_core::model::identity::SpiffeId;
+use mesh_core::model::traffic::ClientTls;
 use mesh_core::model::workload::Workload;
 use std::future::Future;
 use std::io;
@@ -100,6 +101,62 @@ pub struct IdentityTls {
     pub not_after: u64,
     /// Serial number, hexadecimal.
     pub serial: String,
+}
+
+/// What users keep in Secrets for connections that are no part of the mesh: `credentialName`.
+pub trait Credentials: Send + Sync {
+    /// The Secret `name` of `namespace`, if it is there and this process may know it. The same allocation as long as it is
+    /// the same. Never blocks.
+    fn credential(&self, namespace: &str, name: &str) -> Option<Arc<Credential>>;
+}
+
+/// Contents of a Secret, PEM. No `Debug`: it may hold a private key.
+#[derive(Default)]
+pub struct Credential {
+    /// `tls.crt`, leaf first.
+    pub certificate: Option<Vec<u8>>,
+    /// `tls.key`.
+    pub key: Option<Vec<u8>>,
+    /// `ca.crt`.
+    pub authority: Option<Vec<u8>>,
+    /// `ca.crl`.
+    pub revoked: Option<Vec<u8>>,
+}
+
+/// A process that is told no Secrets.
+#[derive(Debug)]
+pub struct NoCredentials;
+
+impl Credentials for NoCredentials {
+    fn credential(&self, _: &str, _: &str) -> Option<Arc<Credential>> {
+        None
+    }
+}
+
+/// TLS towards servers that users vouch for (`tls` of a DestinationRule). Implemented by `tls`.
+pub trait Origination: Send + Sync {
+    /// The configuration for `tls`, for clients of `namespace`, that offers `alpn`. Cheap when cached. Never blocks for
+    /// long: the first one reads the system's root certificates.
+    ///
+    /// # Errors
+    /// The settings cannot be carried out. The connection is refused, never made with less.
+    fn client(
+        &self,
+        tls: &ClientTls,
+        namespace: &str,
+        alpn: Option<&'static str>,
+    ) -> Result<Arc<rustls::ClientConfig>, OriginationError>;
+}
+
+/// Why `tls` of a DestinationRule cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginationError {
+    /// The Secret is not there, or not for this process: agents read none, gateways those of their namespace.
+    #[error("credentialName: Secret {0} is not there, or this proxy may not read it")]
+    NoCredential(Arc<str>),
+    /// Its contents, or the system's roots, are of no use.
+    #[error("tls cannot be used: {0}")]
+    Unusable(String),
 }
 
 /// Why there is no certificate.

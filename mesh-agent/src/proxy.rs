@@ -14,14 +14,16 @@ mod io;
 mod lookup;
 mod outbound;
 mod pair;
+mod policy;
 mod tcp;
 #[cfg(test)]
 mod tests;
+pub use policy::Ejected;
 pub mod tunnel;
 mod upstream;
 mod worker;
 
-use crate::contract::{Certificates, Listeners, PodHandle, SocketRecords};
+use crate::contract::{Certificates, Listeners, Origination, PodHandle, SocketRecords};
 use crate::drain::{DrainTrigger, DrainWatch, drain};
 use crate::telemetry::Telemetry;
 use arc_swap::ArcSwap;
@@ -67,8 +69,8 @@ impl Default for ProxyConfig {
             workers: 0,
             connections_per_pod: 65_536,
             detect_patience: Duration::from_millis(20),
-            connect_timeout: Duration::from_secs(5),
-            local_connect_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(10),
+            local_connect_timeout: Duration::from_secs(10),
             pool_idle: Duration::from_secs(300),
             pool_idle_per_destination: 128,
             retry_buffer: 64 * 1024,
@@ -92,6 +94,8 @@ pub struct ProxyDeps {
     pub node: Arc<str>,
     /// Mark of the agent's own sockets.
     pub mark: u32,
+    /// TLS towards servers that users vouch for.
+    pub origination: Arc<dyn Origination>,
 }
 
 /// Why the proxy refuses a command.
@@ -120,6 +124,7 @@ struct Shared {
     deps: ProxyDeps,
     pods: ArcSwap<HashMap<u32, Arc<LocalPod>>>,
     learned: detect::Learned,
+    policies: policy::Policies,
     workers: Vec<WorkerHandle>,
 }
 
@@ -168,6 +173,7 @@ impl Proxy {
             deps,
             pods: ArcSwap::default(),
             learned: detect::Learned::default(),
+            policies: policy::Policies::new(),
             workers,
         });
         let threads = inboxes
@@ -249,6 +255,12 @@ impl Proxy {
         };
         let _cut_below = tokio::time::timeout(deadline, all_ended).await;
         pods.values().for_each(|pod| pod.trigger.cut());
+    }
+
+    /// The endpoints that outlier detection has taken out for the time being.
+    #[must_use]
+    pub fn ejected(&self) -> Vec<Ejected> {
+        self.shared.policies.ejected()
     }
 
     /// Live connections of all pods.

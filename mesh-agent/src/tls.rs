@@ -4,9 +4,11 @@
 //! or identity is seen by every new handshake.
 
 pub mod config;
+pub mod origin;
 pub mod verify;
 
 pub use config::{IdentityMaterial, TlsConfigError, identity_tls};
+pub use origin::Originator;
 pub use verify::{IdentityError, peer_identity};
 
 /// ALPN of the form that two Heddle agents speak.

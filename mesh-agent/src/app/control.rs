@@ -14,13 +14,14 @@ use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
-use crate::contract::Certificates;
+use crate::contract::{Certificates, NoCredentials};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
 use crate::source::{files, kube};
 use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
+use crate::tls::Originator;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
@@ -292,6 +293,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
                 ..ProxyConfig::default()
             },
             ProxyDeps {
+                origination: Arc::new(Originator::new(Arc::new(NoCredentials))),
                 snapshots: Arc::clone(&snapshots),
                 certs: Arc::clone(&certificates) as Arc<dyn Certificates>,
                 sockets: datapath.records(),

@@ -278,7 +278,15 @@ impl Inbound {
     async fn connect(&self) -> Result<Io, ConnectError> {
         let (path, origin) = (Path::App(Arc::clone(&self.pod)), self.origin());
         // In a box that is gone once connected: dialling is larger than what follows.
-        let dial = upstream::connect(&self.worker, &path, self.target, &origin, TunnelKind::Tcp, None);
+        let dial = upstream::connect(
+            &self.worker,
+            &path,
+            self.target,
+            &origin,
+            TunnelKind::Tcp,
+            None,
+            None,
+        );
         Box::pin(dial).await
     }
 

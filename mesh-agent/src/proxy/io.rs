@@ -17,14 +17,17 @@ pub(super) enum Io {
     Tcp(TcpStream),
     /// A stream in a mutual TLS tunnel.
     Tunnel(Box<TunnelStream>),
+    /// TLS that this proxy makes because a DestinationRule says so, on either of these.
+    Originated(Box<tokio_rustls::client::TlsStream<Box<Io>>>),
 }
 
 impl Io {
     /// Until when new requests may use it, seconds since the Unix epoch; none for what needs no certificate.
-    pub(super) const fn not_after(&self) -> Option<u64> {
+    pub(super) fn not_after(&self) -> Option<u64> {
         match self {
             Self::Tcp(_) => None,
             Self::Tunnel(stream) => stream.not_after(),
+            Self::Originated(stream) => stream.get_ref().0.not_after(),
         }
     }
 }
@@ -46,8 +49,10 @@ impl Reset for TcpStream {
 
 impl Reset for Io {
     fn reset_on_drop(&self) {
-        if let Self::Tcp(io) = self {
-            io.reset_on_drop();
+        match self {
+            Self::Tcp(io) => io.reset_on_drop(),
+            Self::Originated(io) => io.get_ref().0.reset_on_drop(),
+            Self::Tunnel(_) => {}
         }
     }
 }
@@ -68,6 +73,7 @@ macro_rules! each {
         match $self.get_mut() {
             Io::Tcp($io) => $call,
             Io::Tunnel($io) => $call,
+            Io::Originated($io) => $call,
         }
     };
 }
@@ -95,6 +101,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(io) => io.is_write_vectored(),
             Self::Tunnel(io) => io.is_write_vectored(),
+            Self::Originated(io) => io.is_write_vectored(),
         }
     }
 

@@ -6,6 +6,7 @@ use super::http::{self, Side};
 use super::io::{Io, Prefixed, Reset as _};
 use super::lookup;
 use super::pair::{Outgoing, Pair};
+use super::policy::{self, Dress, Link, Overflow, Permit, Watch};
 use super::tcp::{self, TcpRecord};
 use super::tunnel::TunnelKind;
 use super::upstream::{self, ConnectError, Origin, Path};
@@ -14,8 +15,11 @@ use crate::telemetry::labels::{Party, RequestProtocol, ServiceNames, UNKNOWN};
 use bytes::{Bytes, BytesMut};
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
+use mesh_core::model::traffic::TrafficPolicy;
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{Refusal, pick_endpoint, route_connection};
+use mesh_core::outlier::Outcome;
+use mesh_core::routing::{HeaderView, Refusal, affinity, pick_endpoint, route_connection};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
@@ -39,6 +43,11 @@ pub(super) struct Hop {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) path: Path,
     pub(super) service: Arc<ServiceNames>,
+    pub(super) policy: Arc<TrafficPolicy>,
+    /// Who wants to know how it comes out, if anybody does.
+    pub(super) watch: Option<Watch>,
+    /// Its place among those that are limited.
+    pub(super) permit: Option<Permit>,
     pub(super) _load: Load,
 }
 
@@ -134,7 +143,7 @@ impl Outbound {
         let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
         let mut client = Prefixed::new(from_client.freeze(), stream);
         let mut server = Prefixed::new(from_server.freeze(), server);
-        tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
+        tcp::forward_by(&hop.policy, &mut client, &mut server, &record, &self.pod.watch).await;
     }
 
     async fn http(self: Rc<Self>, version: Detected, stream: TcpStream, prefix: Bytes) {
@@ -152,7 +161,7 @@ impl Outbound {
         };
         let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
         let mut client = Prefixed::new(prefix, client);
-        tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
+        tcp::forward_by(&hop.policy, &mut client, &mut server, &record, &self.pod.watch).await;
     }
 
     /// Tries endpoints until one answers: nothing was sent yet, so that another one is as good.
@@ -173,8 +182,25 @@ impl Outbound {
             let host = Some(&hop.service.host);
             let origin = self.origin();
             // In a box that is gone once connected: handshakes are an order of magnitude larger than what follows.
-            let connect = upstream::connect(&self.worker, &hop.path, addr, &origin, TunnelKind::Tcp, host);
-            let opened = Box::pin(connect).await;
+            let dress = Dress::of(&hop.policy, self.client, &hop.service.host);
+            let link = Link {
+                path: &hop.path,
+                addr,
+                origin: &origin,
+                kind: TunnelKind::Tcp,
+                host,
+                policy: Some(&hop.policy),
+                dress: dress.as_ref(),
+            };
+            let opened = Box::pin(policy::connect(&self.worker, &link)).await;
+            if let Some(watch) = &hop.watch {
+                let outcome = match &opened {
+                    Ok(_) => Outcome::Connected,
+                    Err(ConnectError::Timeout(..)) => Outcome::TimedOut,
+                    Err(_) => Outcome::Failed,
+                };
+                watch.report(outcome, self.worker.telemetry());
+            }
             match opened {
                 Ok(io) => return Ok((hop, io)),
                 Err(error) if avoid.len() + 1 >= CONNECT_TRIES => {
@@ -196,7 +222,12 @@ impl Outbound {
             Target::Service(service, _) | Target::NoSuchPort(service) => {
                 let upstream = route_connection(snapshot, Some(&self.source), target, self.original.port())
                     .map_err(Unreachable::Refused)?;
-                (self.worker.meter.service(service), upstream.endpoints)
+                let permit = self.admit_connection(&upstream).map_err(Unreachable::Overflow)?;
+                // Bytes have no header, cookie or query: only the client's address can be hashed.
+                let bound = affinity(&upstream.policy, self.client.ip(), "", &Nothing, 0);
+                let names = self.worker.meter.service(service);
+                let hop = self.hop_to(names, &upstream, bound.hash, avoid)?;
+                return Ok(Hop { permit, ..hop });
             }
             Target::Workload(workload) => {
                 let names = lookup::port_of(snapshot, workload, self.original).map_or_else(
@@ -251,6 +282,9 @@ impl Outbound {
             endpoint,
             path,
             service,
+            policy: TrafficPolicy::mesh_default(),
+            watch: None,
+            permit: None,
             _load: load,
         })
     }
@@ -302,6 +336,15 @@ impl Outbound {
     }
 }
 
+/// The header of a connection whose bytes are not looked at.
+struct Nothing;
+
+impl HeaderView for Nothing {
+    fn joined(&self, _: &str) -> Option<Cow<'_, str>> {
+        None
+    }
+}
+
 /// Why a connection or request has no endpoint that answers.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreachable {
@@ -311,6 +354,9 @@ pub(super) enum Unreachable {
     /// All were avoided or gone.
     #[error("no ready endpoint")]
     NoEndpoint,
+    /// A limit leaves no place.
+    #[error(transparent)]
+    Overflow(Overflow),
     /// The endpoint does not answer.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -322,6 +368,7 @@ impl Unreachable {
         match self {
             Self::Refused(refusal) => refusal.flag,
             Self::NoEndpoint => "UH",
+            Self::Overflow(_) => "UO",
             Self::Connect(_) => "UF",
         }
     }

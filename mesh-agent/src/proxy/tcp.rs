@@ -7,6 +7,7 @@ use super::worker::Worker;
 use crate::drain::DrainWatch;
 use crate::errors::chain;
 use crate::telemetry::metrics::TcpSeries;
+use mesh_core::model::traffic::TrafficPolicy;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -93,8 +94,34 @@ where
     A: AsyncRead + AsyncWrite + Reset + Unpin,
     B: AsyncRead + AsyncWrite + Reset + Unpin,
 {
-    let carried = watch.unless_cut(carry(client, server, record)).await;
-    let carried = carried.map_or(Err(Broken::Cut), |done| done.map_err(Broken::Copy));
+    forward_by(&TrafficPolicy::mesh_default(), client, server, record, watch).await;
+}
+
+/// As [`forward`], for as long as the policy lets a connection last.
+pub(super) async fn forward_by<A, B>(
+    policy: &TrafficPolicy,
+    client: &mut A,
+    server: &mut B,
+    record: &TcpRecord,
+    watch: &DrainWatch,
+) where
+    A: AsyncRead + AsyncWrite + Reset + Unpin,
+    B: AsyncRead + AsyncWrite + Reset + Unpin,
+{
+    let tcp = &policy.connection_pool.tcp;
+    let idle = tcp
+        .idle_timeout
+        .map_or(Some(IDLE), |t| Some(t).filter(|t| !t.is_zero()));
+    let carrying = watch.unless_cut(carry(client, server, record, idle));
+    let carried = match tcp.max_duration {
+        None => Ok(carrying.await),
+        Some(most) => tokio::time::timeout(most, carrying).await,
+    };
+    let carried = match carried {
+        Ok(Some(done)) => done.map_err(Broken::Copy),
+        Ok(None) => Err(Broken::Cut),
+        Err(_) => Err(Broken::TooLong),
+    };
     if let Err(error) = carried {
         record.fail(&error);
         client.reset_on_drop();
@@ -109,9 +136,16 @@ enum Broken {
     Copy(CopyError),
     #[error("cut at the drain deadline")]
     Cut,
+    #[error("cut at maxConnectionDuration")]
+    TooLong,
 }
 
-async fn carry<A, B>(client: &mut A, server: &mut B, record: &TcpRecord) -> Result<(), CopyError>
+async fn carry<A, B>(
+    client: &mut A,
+    server: &mut B,
+    record: &TcpRecord,
+    idle: Option<Duration>,
+) -> Result<(), CopyError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -121,7 +155,7 @@ where
         record,
         counters: &counters,
     };
-    let copying = copy_bidirectional(client, server, Some(IDLE), &counters);
+    let copying = copy_bidirectional(client, server, idle, &counters);
     tokio::pin!(copying);
     loop {
         tokio::select! {

@@ -6,6 +6,28 @@ mod cross;
 mod http1;
 mod http2;
 mod mesh;
+mod policies;
 mod promises;
 mod rules;
 mod smuggling;
+
+use crate::contract::{Credential, Credentials, Origination};
+use crate::tls::Originator;
+use std::sync::Arc;
+
+/// One Secret for everybody: `ca.crt` is the test authority's.
+struct OneSecret(Arc<Credential>);
+
+impl Credentials for OneSecret {
+    fn credential(&self, _: &str, name: &str) -> Option<Arc<Credential>> {
+        (name == "ca").then(|| Arc::clone(&self.0))
+    }
+}
+
+fn origination() -> Arc<dyn Origination> {
+    let credential = Credential {
+        authority: Some(policies::authority().into_bytes()),
+        ..Credential::default()
+    };
+    Arc::new(Originator::new(Arc::new(OneSecret(Arc::new(credential)))))
+}

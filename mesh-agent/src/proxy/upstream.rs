@@ -7,6 +7,7 @@ use super::LocalPod;
 use super::io::Io;
 use super::tunnel::{TunnelError, TunnelKind, TunnelRequest};
 use super::worker::Worker;
+use crate::contract::OriginationError;
 use crate::sys::client_socket;
 use mesh_common::{AddrPort, Ip, SocketRecord, record_kind};
 use mesh_core::model::service::Endpoint;
@@ -55,6 +56,12 @@ pub(super) enum ConnectError {
     /// The pod is of this node and enrolled, but not served yet or not any more.
     #[error("{0} is enrolled on this node but not captured")]
     NotCaptured(SocketAddr),
+    /// The server's TLS cannot be spoken as the policy says.
+    #[error("cannot originate TLS to {0}")]
+    Origination(SocketAddr, #[source] OriginationError),
+    /// The server did not prove itself, or refused us.
+    #[error("TLS handshake with {0} failed")]
+    Handshake(SocketAddr, #[source] io::Error),
     /// The source of a tunnel is not known.
     #[error("no identity for the source of a tunnel to {0}")]
     NoIdentity(SocketAddr),
@@ -74,7 +81,7 @@ pub(super) fn path_to(worker: &Worker, endpoint: &Endpoint) -> Result<Path, Conn
     Ok(Path::Tunnel(Arc::clone(workload)))
 }
 
-/// Connects to `addr` by `path`. Cancel safe: a connection half made is closed.
+/// Connects to `addr` by `path`, within `deadline` or the proxy's own. Cancel safe: a connection half made is closed.
 pub(super) async fn connect(
     worker: &Worker,
     path: &Path,
@@ -82,14 +89,15 @@ pub(super) async fn connect(
     origin: &Origin,
     kind: TunnelKind,
     host: Option<&Arc<str>>,
+    deadline: Option<Duration>,
 ) -> Result<Io, ConnectError> {
     let config = &worker.shared.config;
     match path {
         Path::App(pod) => {
             let socket = app_socket(worker, pod, addr, origin).map_err(|e| ConnectError::Io(addr, e))?;
-            dial(socket, addr, config.local_connect_timeout).await
+            dial(socket, addr, deadline.unwrap_or(config.local_connect_timeout)).await
         }
-        Path::Plain => plain(worker, addr, origin).await,
+        Path::Plain => plain(worker, addr, origin, deadline.unwrap_or(config.connect_timeout)).await,
         Path::Tunnel(workload) => tunnel(worker, workload, addr, origin, kind, host).await,
     }
 }
@@ -128,7 +136,7 @@ async fn tunnel(
         let snapshot = worker.snapshot();
         let now = snapshot.workload_by_ip(addr.ip());
         if now.is_some_and(|now| now.uid == workload.uid && !now.enrolled()) {
-            return plain(worker, addr, origin).await;
+            return plain(worker, addr, origin, worker.shared.config.connect_timeout).await;
         }
     }
 }
@@ -137,7 +145,12 @@ fn refused(error: &TunnelError) -> bool {
     matches!(error, TunnelError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-async fn plain(worker: &Worker, addr: SocketAddr, origin: &Origin) -> Result<Io, ConnectError> {
+async fn plain(
+    worker: &Worker,
+    addr: SocketAddr,
+    origin: &Origin,
+    deadline: Duration,
+) -> Result<Io, ConnectError> {
     let source = pod_address(&origin.pod.handle.workload, addr);
     let socket = origin
         .pod
@@ -145,7 +158,7 @@ async fn plain(worker: &Worker, addr: SocketAddr, origin: &Origin) -> Result<Io,
         .netns
         .run(|| client_socket(addr, source, worker.shared.deps.mark))
         .map_err(|e| ConnectError::Io(addr, e))?;
-    dial(socket, addr, worker.shared.config.connect_timeout).await
+    dial(socket, addr, deadline).await
 }
 
 /// How long a peer that refuses tunnels is asked again.

@@ -107,6 +107,7 @@ impl Worker {
         let uids: HashSet<&str> = pods.values().map(|pod| &*pod.handle.workload.uid).collect();
         self.tunnels.retain_sources(|uid| uids.contains(uid));
         self.tunnels.close_idle(Instant::now());
+        self.shared.policies.sweep();
     }
 
     /// Runs a task whose panic ends nothing but itself.

@@ -78,6 +78,10 @@ pub struct ProxyMetrics {
     pub tunnels_failed: Counter,
     /// Tries after the first.
     pub retries: Counter,
+    /// Endpoints that outlier detection took out, by the limit that was reached.
+    pub outlier_ejections: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Requests, connections and tries above a limit of `connectionPool`.
+    pub overflows: Family<[(&'static str, &'static str); 1], Counter>,
     /// Requests refused for their form.
     pub bad_requests: Family<[(&'static str, &'static str); 1], Counter>,
 }
@@ -119,6 +123,16 @@ impl ProxyMetrics {
             "bad_requests",
             "Requests refused for their form",
             m.bad_requests.clone(),
+        );
+        r.register(
+            "overflows",
+            "Requests, connections and retries above a limit of a connectionPool",
+            m.overflows.clone(),
+        );
+        registry.register(
+            "heddle_outlier_ejections",
+            "Endpoints taken out by outlier detection",
+            m.outlier_ejections.clone(),
         );
         m
     }

@@ -68,12 +68,15 @@ pub struct Snapshot {
     /// Ids of service ports with a policy that the kernel cannot carry out by itself.
     pub steered: imbl::HashSet<u32>,
     /// Node → where it is.
-    pub nodes: imbl::HashMap<Arc<str>, Arc<Locality>>,
+    pub nodes: Nodes,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
     pub l4_only: HashSet<Arc<str>>,
     /// Which connections pods take.
     pub peers: PeerPolicies,
 }
+
+/// Node → where it is.
+pub type Nodes = imbl::HashMap<Arc<str>, Arc<Locality>>;
 
 /// What an original destination is.
 #[derive(Clone, Debug)]

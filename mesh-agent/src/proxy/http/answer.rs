@@ -39,6 +39,12 @@ impl Fault {
         flag: "UC",
         text: "upstream ended the connection before its response",
     };
+    /// A limit of the destination's connection pool is reached.
+    pub(super) const OVERFLOW: Self = Self {
+        status: 503,
+        flag: "UO",
+        text: "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+    };
     /// The route's timeout has passed.
     pub(super) const TIMEOUT: Self = Self {
         status: 504,

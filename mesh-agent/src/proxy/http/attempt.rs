@@ -8,6 +8,7 @@ use super::upgrade::Switched;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use mesh_core::model::identity::SpiffeId;
+use mesh_core::model::traffic::TrafficPolicy;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +22,10 @@ pub(super) struct Try<'a> {
     pub(super) peer: Option<&'a SpiffeId>,
     pub(super) host: Option<&'a Arc<str>>,
     pub(super) http2: bool,
+    /// How connections to the endpoint are made; `None` = as the mesh does.
+    pub(super) policy: Option<&'a Arc<TrafficPolicy>>,
+    /// What the server is called, where it must prove it.
+    pub(super) server_name: &'a str,
     /// The request asks for another protocol.
     pub(super) switch: bool,
 }
@@ -61,6 +66,8 @@ pub(super) async fn send(
         peer: wanted.peer,
         host: wanted.host,
         http2: wanted.http2,
+        policy: wanted.policy,
+        server_name: wanted.server_name,
     };
     let mut request = request;
     loop {

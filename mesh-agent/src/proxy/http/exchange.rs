@@ -2,6 +2,7 @@
 
 use super::super::outbound::{Hop, Unreachable};
 use super::super::pair::{Outgoing, Pair};
+use super::super::policy::{self, Overflow, Permit, RetryPermit};
 use super::super::upstream::Path;
 use super::answer::{self, Fault};
 use super::attempt::{self, NoReply, Reply, Try};
@@ -16,6 +17,8 @@ use crate::telemetry::labels::RequestProtocol;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response};
 use mesh_core::model::route::RetryPolicy;
+use mesh_core::outlier::Outcome;
+use mesh_core::routing::Affinity;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,7 +36,16 @@ pub(super) struct Exchange {
     pub(super) timeout: Option<Duration>,
     pub(super) http2: bool,
     pub(super) switch: Switch,
+    /// What it is bound to.
+    pub(super) bound: Affinity,
+    /// The server that it asks for, as a name for TLS.
+    pub(super) server_name: String,
+    /// The place of a try after the first.
+    retry: Option<RetryPermit>,
 }
+
+/// A try without a response: why, the request if nothing of it was sent, and whether the connection had served before.
+type Failure = (Failed, Option<Box<Request<RequestBody>>>, bool);
 
 /// Whether the client asks for another protocol.
 pub(super) enum Switch {
@@ -74,6 +86,9 @@ impl Exchange {
             timeout: None,
             http2: false,
             switch,
+            bound: Affinity::default(),
+            server_name: String::new(),
+            retry: None,
         }
     }
 
@@ -115,11 +130,16 @@ impl Exchange {
         let mut avoid: Vec<SocketAddr> = Vec::new();
         loop {
             self.record.attempts += 1;
-            let hop = self.hop(plan, &avoid)?;
+            let permit = self.admit(plan).await?;
+            let mut hop = self.hop(plan, &avoid)?;
+            if let Some(hop) = &mut hop {
+                hop.permit = permit;
+            }
             let addr = hop.as_ref().map(|h| h.endpoint.addr);
             let request = self.request.take().ok_or(Fault::RESET)?;
             let spare = self.spare(&request);
             let outcome = self.once(plan, hop.as_ref(), policy, request).await;
+            self.watched(hop.as_ref(), &outcome);
             let again = match outcome {
                 Ok(reply) => {
                     let wanted = left > 0
@@ -127,7 +147,8 @@ impl Exchange {
                         && policy.is_some_and(|p| {
                             let head = &reply.response;
                             retry::after_response(p, head.status().as_u16(), self.record.grpc, head.headers())
-                        });
+                        })
+                        && self.admit_retry(plan).is_ok();
                     match spare.filter(|_| wanted).and_then(|s| self.refill(s)) {
                         Some(request) => request,
                         None => return Ok((reply, hop)),
@@ -152,6 +173,9 @@ impl Exchange {
                     if left == 0 || !policy.is_some_and(|p| retry::after_failure(p, failed)) {
                         return Err(fault);
                     }
+                    if self.admit_retry(plan).is_err() {
+                        return Err(fault);
+                    }
                     request
                 }
             };
@@ -166,17 +190,82 @@ impl Exchange {
         }
     }
 
+    /// Waits for a place among those that are limited.
+    async fn admit(&mut self, plan: Option<&Plan>) -> Result<Option<Permit>, Fault> {
+        let context = Rc::clone(&self.context);
+        let (Some(upstream), Side::Outbound(conn)) = (plan.and_then(Plan::upstream), &context.side) else {
+            return Ok(None);
+        };
+        let most = upstream.policy.connection_pool.http.max_concurrent_streams;
+        let streams = if self.http2 {
+            most.unwrap_or(policy::STREAMS)
+        } else {
+            1
+        };
+        let admitted = conn.admit_request(upstream, streams).await;
+        admitted.map_err(|overflow| {
+            self.overflowed(overflow);
+            self.between(plan, None);
+            Fault::OVERFLOW
+        })
+    }
+
+    /// Takes a place for one more try, if there is one.
+    fn admit_retry(&mut self, plan: Option<&Plan>) -> Result<(), ()> {
+        self.retry = None;
+        let context = Rc::clone(&self.context);
+        let (Some(upstream), Side::Outbound(conn)) = (plan.and_then(Plan::upstream), &context.side) else {
+            return Ok(());
+        };
+        match conn.admit_retry(upstream) {
+            Ok(permit) => {
+                self.retry = permit;
+                Ok(())
+            }
+            Err(overflow) => {
+                self.overflowed(overflow);
+                self.record.fail(Fault::OVERFLOW.flag, "retry limit");
+                Err(())
+            }
+        }
+    }
+
+    fn overflowed(&self, overflow: Overflow) {
+        let metrics = &self.context.side.worker().telemetry().proxy;
+        metrics.overflows.get_or_create(&[("limit", overflow.0)]).inc();
+    }
+
+    /// Tells outlier detection how a try came out.
+    fn watched(&self, hop: Option<&Hop>, outcome: &Result<Reply, Failure>) {
+        let Some(watch) = hop.and_then(|h| h.watch.as_ref()) else {
+            return;
+        };
+        let outcome = match outcome {
+            Ok(reply) => Outcome::Status(retry::status(
+                reply.response.status().as_u16(),
+                self.record.grpc,
+                reply.response.headers(),
+            )),
+            Err((Failed::TryTimeout, ..)) => Outcome::TimedOut,
+            // A kept connection that the other end was closing: no failure of the endpoint.
+            Err((_, _, true)) => return,
+            Err(_) => Outcome::Failed,
+        };
+        watch.report(outcome, self.context.side.worker().telemetry());
+    }
+
     fn hop(&mut self, plan: Option<&Plan>, avoid: &[SocketAddr]) -> Result<Option<Hop>, Fault> {
         let context = Rc::clone(&self.context);
         let (Some(plan), Side::Outbound(conn)) = (plan, &context.side) else {
             return Ok(None);
         };
-        plan.hop(conn, avoid).map(Some).map_err(|error| {
+        plan.hop(conn, self.bound.hash, avoid).map(Some).map_err(|error| {
             tracing::debug!(error = %chain(&error), client = %conn.client, "no endpoint");
             self.between(Some(plan), None);
             match error {
                 Unreachable::Refused(refusal) => Fault::refused(refusal.status, refusal.flag),
                 Unreachable::NoEndpoint => Fault::NO_ENDPOINT,
+                Unreachable::Overflow(_) => Fault::OVERFLOW,
                 Unreachable::Connect(_) => Fault::CONNECT,
             }
         })
@@ -189,7 +278,7 @@ impl Exchange {
         hop: Option<&Hop>,
         policy: Option<&RetryPolicy>,
         request: Request<RequestBody>,
-    ) -> Result<Reply, (Failed, Option<Box<Request<RequestBody>>>, bool)> {
+    ) -> Result<Reply, Failure> {
         let local;
         let (path, addr, origin, peer) = match &self.context.side {
             Side::Outbound(conn) => {
@@ -210,6 +299,8 @@ impl Exchange {
             peer,
             host: plan.map(|p| &p.names().host),
             http2: self.http2,
+            policy: hop.map(|h| &h.policy),
+            server_name: &self.server_name,
             switch: self.switches(),
         };
         let sending = attempt::send(self.context.side.worker(), &wanted, request);

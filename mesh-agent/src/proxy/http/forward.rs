@@ -19,6 +19,8 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
+use mesh_core::model::host;
+use mesh_core::model::traffic::ClientTls;
 use mesh_core::routing::{self, Answer, MatchedRule};
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -142,6 +144,16 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
     let grpc = record.grpc;
     let mut exchange = Exchange::new(context, record, switch);
     exchange.timeout = timeout(&mut parts.headers, grpc, plan.as_ref());
+    if let (Some(upstream), Side::Outbound(conn)) = (plan.as_ref().and_then(Plan::upstream), &context.side) {
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let view = headers::View(&parts.headers);
+        let fresh = fastrand::u64(..);
+        exchange.bound = routing::affinity(&upstream.policy, conn.client.ip(), path, &view, fresh);
+        if upstream.policy.tls.as_ref().is_some_and(ClientTls::originates) {
+            let name = host::canonical(authority.to_str().unwrap_or_default());
+            exchange.server_name = name.into_owned();
+        }
+    }
     let expect = parts.headers.contains_key(header::EXPECT);
     headers::strip(&mut parts.headers);
     let edited = edit(
@@ -151,8 +163,8 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
         plan.as_ref(),
     );
     let (authority, path) = edited.map_err(refused)?;
-    let declared = plan.as_ref().is_some_and(Plan::declares_http2);
-    exchange.http2 = !exchange.switches() && (context.version == Detected::Http2 || declared);
+    let came_so = context.version == Detected::Http2;
+    exchange.http2 = !exchange.switches() && plan.as_ref().map_or(came_so, |p| p.wants_http2(came_so));
     if exchange.http2 || context.version == Detected::Http2 {
         parts.headers.remove(header::EXPECT);
     }

@@ -80,6 +80,8 @@ pub(super) fn send(conn: &Rc<Outbound>, hop: Hop, request: Request<RequestBody>,
                 peer: None,
                 host: Some(&hop.service.host),
                 http2,
+                policy: Some(&hop.policy),
+                server_name: &hop.service.host,
                 switch: false,
             };
             let Ok(reply) = attempt::send(&place.0, &wanted, request).await else {

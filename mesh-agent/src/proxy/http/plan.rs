@@ -144,7 +144,7 @@ impl Plan {
     }
 
     /// Whether the upstream's port is declared to speak HTTP/2.
-    pub(super) fn declares_http2(&self) -> bool {
+    fn declares_http2(&self) -> bool {
         let protocol = match self {
             Self::Routed(plan, _) => plan.upstream.port.as_ref().map_or(Protocol::Auto, |p| p.protocol),
             Self::Dialled(_, _, protocol) => *protocol,
@@ -152,11 +152,37 @@ impl Plan {
         matches!(protocol, Protocol::Http2 | Protocol::Grpc)
     }
 
+    /// Whether the upstream's port is declared to speak HTTP/1.1.
+    fn declares_http1(&self) -> bool {
+        let port = self.route().and_then(|r| r.upstream.port.as_ref());
+        port.is_some_and(|p| p.protocol == Protocol::Http)
+    }
+
+    /// The upstream and its policy, where there is one.
+    pub(super) fn upstream(&self) -> Option<&Upstream> {
+        self.route().map(|r| &r.upstream)
+    }
+
+    /// Whether a request goes on as HTTP/2, given whether it came so.
+    pub(super) fn wants_http2(&self, came_so: bool) -> bool {
+        let http = self.upstream().map(|u| &u.policy.connection_pool.http);
+        if http.is_some_and(|h| h.use_client_protocol) {
+            return came_so;
+        }
+        // What is not declared may speak anything: only HTTP is upgraded (`h2UpgradePolicy`).
+        came_so || self.declares_http2() || (self.declares_http1() && http.is_some_and(|h| h.upgrade))
+    }
+
     /// An endpoint for the next try.
-    pub(super) fn hop(&self, conn: &Outbound, avoid: &[SocketAddr]) -> Result<Hop, Unreachable> {
+    pub(super) fn hop(
+        &self,
+        conn: &Outbound,
+        hash: Option<u64>,
+        avoid: &[SocketAddr],
+    ) -> Result<Hop, Unreachable> {
         let names = Arc::clone(self.names());
         match self {
-            Self::Routed(plan, _) => conn.hop(names, &plan.upstream.endpoints, avoid),
+            Self::Routed(plan, _) => conn.hop_to(names, &plan.upstream, hash, avoid),
             Self::Dialled(endpoint, ..) => conn.hop(names, std::slice::from_ref(endpoint), &[]),
         }
     }
@@ -168,5 +194,5 @@ pub(super) fn mirror_hop(conn: &Outbound, upstream: &Upstream) -> Option<Hop> {
         Some(service) => conn.worker.meter.service(service),
         None => conn.worker.meter.named(UNKNOWN),
     };
-    conn.hop(names, &upstream.endpoints, &[]).ok()
+    conn.hop_to(names, upstream, None, &[]).ok()
 }

@@ -3,8 +3,10 @@
 //! A connection serves one source at one way to one endpoint. Sources never share: what the far end knows of its
 //! peer, be it a certificate or an address, is true of each request.
 
+use super::super::io::Io;
+use super::super::policy::{self, Dress, Link};
 use super::super::tunnel::{TunnelKind, unix_now};
-use super::super::upstream::{self, ConnectError, Origin, Path};
+use super::super::upstream::{ConnectError, Origin, Path};
 use super::super::worker::Worker;
 use super::LocalExec;
 use super::body::RequestBody;
@@ -12,6 +14,7 @@ use super::upgrade::{self, Switched};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_core::model::identity::SpiffeId;
+use mesh_core::model::traffic::{ConnectionPool, TrafficPolicy};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -43,6 +46,8 @@ pub(super) struct Key {
     peer: Option<SpiffeId>,
     /// Host of the service, which the far end is told once for a whole tunnel.
     host: Option<Arc<str>>,
+    /// What it begins with, if a policy says so.
+    dress: Option<Dress>,
 }
 
 /// An HTTP/1.1 connection; exclusive while a request uses it.
@@ -50,6 +55,7 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     switched: Rc<RefCell<Option<oneshot::Sender<Switched>>>>,
     not_after: Option<u64>,
+    terms: Terms,
 }
 
 struct Idle {
@@ -69,6 +75,49 @@ struct Http2 {
     sender: http2::SendRequest<RequestBody>,
     streams: Cell<usize>,
     not_after: Option<u64>,
+    terms: Terms,
+}
+
+/// How long a connection may serve.
+struct Terms {
+    /// After this, nothing new.
+    until: Option<Instant>,
+    /// Requests left; `None` = any number.
+    left: Cell<Option<u32>>,
+    /// How long it is kept unused, if a policy says: `Some(None)` = for ever.
+    idle: Option<Option<Duration>>,
+    /// Requests at once.
+    most: usize,
+}
+
+impl Terms {
+    fn of(policy: Option<&TrafficPolicy>) -> Self {
+        let pool = policy.map(|p| &p.connection_pool);
+        let most = pool.and_then(|p| p.http.max_concurrent_streams);
+        Self {
+            until: pool.and_then(|p| Instant::now().checked_add(p.tcp.max_duration?)),
+            left: Cell::new(pool.and_then(|p| p.http.max_requests_per_connection)),
+            idle: pool.and_then(ConnectionPool::http_idle),
+            most: most.map_or(super::STREAMS as usize, |n| n as usize),
+        }
+    }
+
+    /// Whether it may serve one more request.
+    fn hold(&self) -> bool {
+        self.left.get() != Some(0) && self.until.is_none_or(|until| Instant::now() < until)
+    }
+
+    fn serve(&self) {
+        self.left.set(self.left.get().map(|n| n.saturating_sub(1)));
+    }
+
+    /// Whether a connection unused for this long is kept.
+    fn keep(&self, unused: Duration, default: Duration) -> bool {
+        match self.idle {
+            None => unused < default,
+            Some(limit) => limit.is_none_or(|limit| unused < limit),
+        }
+    }
 }
 
 /// A connection in use by one request.
@@ -89,6 +138,7 @@ impl Key {
         origin: &Origin,
         peer: Option<&SpiffeId>,
         host: Option<&Arc<str>>,
+        dress: Option<Dress>,
     ) -> Self {
         let (upstream, tunnel) = match path {
             Path::App(pod) => (pod.handle.workload.id, false),
@@ -106,6 +156,7 @@ impl Key {
             client: origin.client.ip(),
             peer: peer.cloned(),
             host: host.filter(|_| tunnel).cloned(),
+            dress,
         }
     }
 }
@@ -120,7 +171,10 @@ impl Pools {
             if gone(key) {
                 return false;
             }
-            list.retain(|i| !i.conn.sender.is_closed() && now.duration_since(i.since) < idle);
+            list.retain(|i| {
+                let unused = now.duration_since(i.since);
+                !i.conn.sender.is_closed() && i.conn.terms.hold() && i.conn.terms.keep(unused, idle)
+            });
             !list.is_empty()
         });
         self.http2.borrow_mut().retain(|key, shared| {
@@ -129,7 +183,11 @@ impl Pools {
             }
             shared.conns.borrow_mut().retain(|c| !c.sender.is_closed());
             let busy = shared.conns.borrow().iter().any(|c| c.streams.get() > 0);
-            let fresh = shared.used.get().is_some_and(|t| now.duration_since(t) < idle);
+            let unused = shared.used.get().map(|t| now.duration_since(t));
+            let fresh = unused.is_some_and(|unused| match shared.conns.borrow().first() {
+                Some(conn) => conn.terms.keep(unused, idle),
+                None => unused < idle,
+            });
             busy || fresh || Rc::strong_count(shared) > 1
         });
     }
@@ -142,7 +200,10 @@ impl Pools {
         while at > 0 {
             at -= 1;
             let sender = &list[at].conn.sender;
-            if sender.is_closed() || expired(list[at].conn.not_after) {
+            let conn = &list[at].conn;
+            // The sweep comes by every few seconds only.
+            let over = !conn.terms.hold() || !conn.terms.keep(list[at].since.elapsed(), Duration::MAX);
+            if sender.is_closed() || over || expired(conn.not_after) {
                 list.remove(at);
             } else if sender.is_ready() {
                 return Some(list.remove(at).conn);
@@ -171,31 +232,60 @@ pub(super) struct Wanted<'a> {
     pub(super) peer: Option<&'a SpiffeId>,
     pub(super) host: Option<&'a Arc<str>>,
     pub(super) http2: bool,
+    pub(super) policy: Option<&'a Arc<TrafficPolicy>>,
+    pub(super) server_name: &'a str,
 }
 
 /// A connection for one request, and whether it was used before.
 pub(super) async fn lease(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<(Lease, bool), ConnectError> {
-    let key = Key::new(wanted.path, wanted.addr, wanted.origin, wanted.peer, wanted.host);
+    let dress = wanted
+        .policy
+        .and_then(|policy| Dress::of(policy, wanted.origin.client, wanted.server_name));
+    let key = Key::new(
+        wanted.path,
+        wanted.addr,
+        wanted.origin,
+        wanted.peer,
+        wanted.host,
+        dress,
+    );
     if wanted.http2 {
         return lease_http2(worker, key, wanted).await;
     }
     if let Some(conn) = worker.pools.take(&key) {
+        conn.terms.serve();
         return Ok((Lease::Http1(Rc::clone(worker), key, conn), true));
     }
-    let conn = connect_http1(worker, wanted).await?;
+    let conn = connect_http1(worker, wanted, key.dress.as_ref()).await?;
+    conn.terms.serve();
     Ok((Lease::Http1(Rc::clone(worker), key, conn), false))
 }
 
-async fn connect_http1(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Http1, ConnectError> {
-    let io = upstream::connect(
-        worker,
-        wanted.path,
-        wanted.addr,
-        wanted.origin,
-        TunnelKind::Http1,
-        wanted.host,
-    )
-    .await?;
+/// A bare connection.
+async fn connect(
+    worker: &Worker,
+    wanted: &Wanted<'_>,
+    kind: TunnelKind,
+    dress: Option<&Dress>,
+) -> Result<Io, ConnectError> {
+    let link = Link {
+        path: wanted.path,
+        addr: wanted.addr,
+        origin: wanted.origin,
+        kind,
+        host: wanted.host,
+        policy: wanted.policy.map(|p| &**p),
+        dress,
+    };
+    policy::connect(worker, &link).await
+}
+
+async fn connect_http1(
+    worker: &Rc<Worker>,
+    wanted: &Wanted<'_>,
+    dress: Option<&Dress>,
+) -> Result<Http1, ConnectError> {
+    let io = connect(worker, wanted, TunnelKind::Http1, dress).await?;
     let not_after = io.not_after();
     let (sender, mut conn) = http1::Builder::new()
         .max_headers(super::HEADERS)
@@ -219,6 +309,7 @@ async fn connect_http1(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Http1
         sender,
         switched,
         not_after,
+        terms: Terms::of(wanted.policy.map(|p| &**p)),
     })
 }
 
@@ -227,6 +318,7 @@ async fn lease_http2(
     key: Key,
     wanted: &Wanted<'_>,
 ) -> Result<(Lease, bool), ConnectError> {
+    let dress = key.dress.clone();
     let shared = Rc::clone(worker.pools.http2.borrow_mut().entry(key).or_default());
     shared.used.set(Some(Instant::now()));
     if let Some(stream) = shared.pick() {
@@ -236,17 +328,16 @@ async fn lease_http2(
     if let Some(stream) = shared.pick() {
         return Ok((Lease::Http2(stream), true));
     }
-    let io = upstream::connect(
-        worker,
-        wanted.path,
-        wanted.addr,
-        wanted.origin,
-        TunnelKind::Http2,
-        wanted.host,
-    )
-    .await?;
+    let io = connect(worker, wanted, TunnelKind::Http2, dress.as_ref()).await?;
     let not_after = io.not_after();
-    let (sender, conn) = http2::Builder::new(LocalExec)
+    let mut builder = http2::Builder::new(LocalExec);
+    if let Some((interval, timeout)) = wanted.policy.and_then(|p| p.connection_pool.http.ping) {
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout)
+            .keep_alive_while_idle(true);
+    }
+    let (sender, conn) = builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(UPSTREAM_STREAM_WINDOW)
         .initial_connection_window_size(UPSTREAM_CONNECTION_WINDOW)
@@ -263,6 +354,7 @@ async fn lease_http2(
         sender,
         streams: Cell::new(0),
         not_after,
+        terms: Terms::of(wanted.policy.map(|p| &**p)),
     });
     shared.conns.borrow_mut().push(Rc::clone(&conn));
     Ok((Lease::Http2(Stream::new(conn)), false))
@@ -272,10 +364,10 @@ impl Shared {
     fn pick(&self) -> Option<Stream> {
         let mut conns = self.conns.borrow_mut();
         // One whose certificate has expired serves what it has; nothing new.
-        conns.retain(|c| !c.sender.is_closed() && !expired(c.not_after));
+        conns.retain(|c| !c.sender.is_closed() && !expired(c.not_after) && c.terms.hold());
         conns
             .iter()
-            .find(|c| c.streams.get() < super::STREAMS as usize)
+            .find(|c| c.streams.get() < c.terms.most)
             .map(|c| Stream::new(Rc::clone(c)))
     }
 }
@@ -289,6 +381,7 @@ fn expired(not_after: Option<u64>) -> bool {
 impl Stream {
     fn new(conn: Rc<Http2>) -> Self {
         conn.streams.set(conn.streams.get() + 1);
+        conn.terms.serve();
         Self(conn)
     }
 
@@ -324,7 +417,7 @@ impl Lease {
         match self {
             Self::Http1(worker, key, conn) => {
                 let limit = worker.shared.config.pool_idle_per_destination;
-                if !conn.sender.is_closed() && conn.switched.borrow().is_none() {
+                if !conn.sender.is_closed() && conn.terms.hold() && conn.switched.borrow().is_none() {
                     worker.pools.put(key, conn, limit);
                 }
             }

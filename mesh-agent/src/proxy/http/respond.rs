@@ -40,6 +40,10 @@ impl Exchange {
             }
             headers::dress(&mut parts.headers, &route.cors);
         }
+        let cookie = self.bound.set_cookie.take();
+        if let Some(Ok(cookie)) = cookie.map(HeaderValue::try_from) {
+            parts.headers.append(header::SET_COOKIE, cookie);
+        }
         if switching {
             let Some(switched) = reply.switched else {
                 return answer::fault(&Fault::RESET, self.record);

@@ -57,6 +57,19 @@ pub(super) fn after_response(policy: &RetryPolicy, status: u16, grpc: bool, head
         || on.statuses.contains(&status)
 }
 
+/// The status that a response has for outlier detection: a gRPC failure counts as the HTTP status that means the same
+/// (Envoy, `grpcToHttpStatus`).
+pub(super) fn status(status: u16, grpc: bool, headers: &HeaderMap) -> u16 {
+    let code = headers.get("grpc-status").filter(|_| grpc);
+    match code.and_then(|v| v.to_str().ok()?.parse::<u8>().ok()) {
+        Some(2 | 13 | 15) => 500,
+        Some(4) => 504,
+        Some(12) => 501,
+        Some(14) => 503,
+        _ => status,
+    }
+}
+
 /// Whether the policy can want a try after the body has begun to move, so that the body must be kept.
 pub(super) fn keeps_body(policy: &RetryPolicy, grpc: bool) -> bool {
     let on = &policy.on;

@@ -109,6 +109,7 @@ fn start_with(
     let agent = |node: &str, records: &Arc<Records>| {
         let telemetry = Telemetry::new(&TelemetryConfig::default());
         let deps = ProxyDeps {
+            origination: super::origination(),
             snapshots: Arc::clone(&snapshots),
             certs: Arc::clone(&certs),
             sockets: Arc::clone(records) as Arc<dyn SocketRecords>,

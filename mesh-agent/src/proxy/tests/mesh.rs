@@ -9,11 +9,12 @@ use mesh_common::{AddrPort, SocketRecord, record_kind};
 use mesh_core::model::ObjectName;
 use mesh_core::model::identity::SpiffeId;
 use mesh_core::model::route::{
-    Backend, Destination, Mirror, Origin, RouteAction, RouteApi, RouteRule, RouteTable, Split,
-    WeightedDestination,
+    Backend, Destination, HostSubsets, Mirror, Origin, RouteAction, RouteApi, RouteRule, RouteTable, Split,
+    Visibility, WeightedDestination,
 };
 use mesh_core::model::service::{Distribution, Endpoint, Protocol, Service, ServicePort};
 use mesh_core::model::snapshot::Snapshot;
+use mesh_core::model::traffic::TrafficPolicy;
 use mesh_core::model::workload::{Enrollment, FailMode, Names, Workload};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -48,6 +49,8 @@ pub(super) struct Plan {
     pub(super) config: ProxyConfig,
     /// Endpoints of a second service, `shadow`.
     pub(super) second: Vec<SocketAddr>,
+    /// How the endpoints of `web` are used.
+    pub(super) policy: Option<TrafficPolicy>,
 }
 
 impl Default for Plan {
@@ -63,6 +66,7 @@ impl Default for Plan {
             rule: None,
             config,
             second: Vec::new(),
+            policy: None,
         }
     }
 }
@@ -274,11 +278,24 @@ impl Mesh {
                 .routes
                 .insert("web.weather.svc.cluster.local".into(), Arc::new(table));
         }
+        if let Some(policy) = plan.policy {
+            snapshot.subsets.insert(
+                "web.weather.svc.cluster.local".into(),
+                vec![HostSubsets {
+                    namespace: "weather".into(),
+                    export_to: Visibility::All,
+                    selector: None,
+                    subsets: Vec::new(),
+                    policies: vec![Arc::new(policy)],
+                }],
+            );
+        }
         let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
         let telemetry = Telemetry::new(&TelemetryConfig::default());
         let records = Arc::new(Records::default());
         *records.original.lock() = Some(SocketAddr::from(VIP));
         let deps = ProxyDeps {
+            origination: super::origination(),
             snapshots: Arc::clone(&snapshots),
             certs: Arc::new(NoCertificates),
             sockets: Arc::clone(&records) as Arc<dyn SocketRecords>,
@@ -312,6 +329,23 @@ impl Mesh {
             rule: Some(rule),
             ..Plan::default()
         })
+    }
+
+    /// From now on `web` has these endpoints.
+    pub(super) fn scale(&self, addrs: &[SocketAddr]) {
+        let mut snapshot = Snapshot::clone(&self.snapshots.load());
+        let endpoint = |addr: &SocketAddr| {
+            Arc::new(Endpoint {
+                addr: *addr,
+                workload: None,
+            })
+        };
+        let endpoints = addrs.iter().map(endpoint).collect();
+        let web = service(1, "web", IpAddr::from(VIP.0), Protocol::Http, endpoints);
+        snapshot.services[1] = Arc::clone(&web);
+        snapshot.services_by_vip.insert(web.vips[0], Arc::clone(&web));
+        snapshot.services_by_host.insert(Arc::clone(&web.host), web);
+        self.snapshots.store(Arc::new(snapshot));
     }
 
     /// From now on nothing outside of the registry may be reached.
