@@ -2,7 +2,9 @@
 
 pub mod host;
 pub mod identity;
+pub mod registry;
 pub mod route;
+pub mod scope;
 pub mod service;
 pub mod snapshot;
 pub mod subset;

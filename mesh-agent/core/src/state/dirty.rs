@@ -22,6 +22,10 @@ pub(super) struct Dirty {
     pub(super) routes: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
+    /// ServiceEntries, WorkloadEntries, or what names resolve to.
+    pub(super) entries: bool,
+    /// Sidecars.
+    pub(super) sidecars: bool,
 }
 
 impl Dirty {
@@ -33,6 +37,8 @@ impl Dirty {
             && self.templates.is_empty()
             && !self.routes
             && !self.subsets
+            && !self.entries
+            && !self.sidecars
     }
 
     /// Remembers what a slice was, unless it has changed before.

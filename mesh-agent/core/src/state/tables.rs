@@ -6,9 +6,11 @@ use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::{
-    DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
+    DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec,
+    Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Objects of one kind: namespace → name → object.
@@ -28,6 +30,11 @@ pub(super) struct Tables {
     pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
+    pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
+    pub(super) workload_entries: ByNamespace<WorkloadEntrySpec>,
+    pub(super) sidecars: BTreeMap<ObjectName, SidecarSpec>,
+    /// What names of ServiceEntries resolve to.
+    pub(super) resolved: HashMap<Arc<str>, Vec<IpAddr>>,
 }
 
 impl Tables {
@@ -68,6 +75,21 @@ impl Tables {
                 dirty.subsets |= changed;
                 changed
             }
+            Translated::ServiceEntry(spec) => {
+                let changed = put(&mut self.service_entries, name, spec);
+                dirty.entries |= changed;
+                changed
+            }
+            Translated::WorkloadEntry(spec) => {
+                let changed = put_in(&mut self.workload_entries, &name, spec);
+                dirty.entries |= changed;
+                changed
+            }
+            Translated::Sidecar(spec) => {
+                let changed = put(&mut self.sidecars, name, spec);
+                dirty.sidecars |= changed;
+                changed
+            }
             Translated::Nothing => false,
         }
     }
@@ -102,8 +124,30 @@ impl Tables {
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
             }
+            ("networking.istio.io", "ServiceEntry") => {
+                dirty.entries |= self.service_entries.remove(&name).is_some();
+            }
+            ("networking.istio.io", "WorkloadEntry") => {
+                dirty.entries |= take(&mut self.workload_entries, &name).is_some();
+            }
+            ("networking.istio.io", "Sidecar") => {
+                dirty.sidecars |= self.sidecars.remove(&name).is_some();
+            }
             _ => {}
         }
+    }
+
+    /// What a name resolves to now; whether that is new.
+    pub(super) fn resolve(&mut self, name: Arc<str>, mut ips: Vec<IpAddr>, dirty: &mut Dirty) -> bool {
+        // Resolvers turn the answers round; only the set counts.
+        ips.sort();
+        ips.dedup();
+        let changed = self.resolved.get(&name) != Some(&ips);
+        if changed {
+            self.resolved.insert(name, ips);
+            dirty.entries = true;
+        }
+        changed
     }
 
     /// Facts of a pod that runs on this node; whether they change anything known.
@@ -126,6 +170,15 @@ impl Tables {
             }
         }
         changed
+    }
+
+    /// Whether a ServiceEntry of a namespace selects pods.
+    pub(super) fn entries_select_in(&self, namespace: &Arc<str>) -> bool {
+        let first = ObjectName::new(Arc::clone(namespace), "");
+        let of_namespace = self.service_entries.range(first..);
+        of_namespace
+            .take_while(|(name, _)| name.namespace == *namespace)
+            .any(|(_, spec)| spec.selector.is_some())
     }
 
     pub(super) fn pod(&self, name: &ObjectName) -> Option<&PodSpec> {

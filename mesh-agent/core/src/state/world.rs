@@ -2,8 +2,10 @@
 
 use super::ObjectKey;
 use super::dirty::Dirty;
+use super::entries::Entries;
 use super::pods::{HeldOut, Pods};
 use super::routes;
+use super::scopes;
 use super::services::Services;
 use super::tables::Tables;
 use crate::model::ObjectName;
@@ -37,6 +39,7 @@ pub(super) struct World {
     pub(super) warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
+    entries: Entries,
 }
 
 impl World {
@@ -51,6 +54,7 @@ impl World {
             warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
+            entries: Entries::default(),
         }
     }
 
@@ -80,10 +84,19 @@ impl World {
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
+        let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
         let services = mem::take(&mut dirty.services);
         self.services
             .rebuild(tables, &self.pods, services, effects, &mut next);
+        if entries {
+            self.entries
+                .rebuild(tables, &self.pods, &mut self.services, &mut next);
+        }
+        if dirty.sidecars {
+            scopes::scopes(tables, &mut next);
+        }
         self.warnings = Vec::new();
+        self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
         // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
