@@ -18,6 +18,7 @@ use crate::model::traffic::TrafficPolicy;
 use crate::model::workload::Workload;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct RequestFacts<'a> {
     pub target: &'a Target,
     /// The port that the application dialled.
     pub port: u16,
+    /// The address that the application dialled, where it may be dialled on.
+    pub dialled: Option<SocketAddr>,
     /// Method, as sent.
     pub method: &'a str,
     /// `http` or `https`.
@@ -209,9 +212,9 @@ pub fn route_connection(
     snapshot: &Snapshot,
     client: Option<&Workload>,
     target: &Target,
-    port: u16,
+    dialled: SocketAddr,
 ) -> Result<Upstream, Refusal> {
-    matcher::route_connection(snapshot, client, target, port)
+    matcher::route_connection(snapshot, client, target, dialled)
 }
 
 /// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,

@@ -30,6 +30,10 @@ pub(super) struct Dirty {
     pub(super) nodes: bool,
     /// PeerAuthentications.
     pub(super) peers: bool,
+    /// ServiceEntries, WorkloadEntries, or what names resolve to.
+    pub(super) entries: bool,
+    /// Sidecars.
+    pub(super) sidecars: bool,
 }
 
 impl Dirty {
@@ -45,6 +49,8 @@ impl Dirty {
             && !self.subsets
             && !self.nodes
             && !self.peers
+            && !self.entries
+            && !self.sidecars
     }
 
     /// Remembers what a slice was, unless it has changed before.

@@ -96,7 +96,7 @@ fn reference(
         let reason = format!("{reason}: requests that it takes are answered with 503 (NC)");
         warnings.push(warning("VirtualService", name, format!("{at}.{field}"), reason));
     };
-    let Some(service) = snapshot.services_by_host.get(&wanted.host) else {
+    let Some(service) = snapshot.service_by_host(&wanted.host, Some(&name.namespace)) else {
         return warn("host", format!("host {} is no service", wanted.host));
     };
     if let Some(number) = wanted.port.filter(|number| service.port(*number).is_none()) {

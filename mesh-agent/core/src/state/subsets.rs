@@ -26,7 +26,7 @@ pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<W
             Some(suffix) => wildcards.push((suffix, name, rule)),
             None => {
                 exact.entry(&rule.host).or_default().push((name, rule));
-                if !next.services_by_host.contains_key(&rule.host) {
+                if next.service_by_host(&rule.host, Some(&name.namespace)).is_none() {
                     let reason = format!("host {} is no service", rule.host);
                     warnings.push(warning("DestinationRule", name, "spec.host".into(), reason));
                 }
@@ -150,7 +150,12 @@ fn policies<'a>(
             policies.push(TrafficPolicy::mesh_default());
             continue;
         }
-        let new = TrafficPolicy::merged(&levels, port.number, names.clone());
+        let mut new = TrafficPolicy::merged(&levels, port.number, names.clone());
+        if let (Some(tls), Some(external)) = (&mut new.tls, &service.external)
+            && tls.subject_alt_names.is_empty()
+        {
+            tls.subject_alt_names.clone_from(&external.subject_alt_names);
+        }
         let kept = old.iter().chain(&policies).find(|known| ***known == new);
         let policy = kept.map_or_else(|| Arc::new(new), Arc::clone);
         policies.push(policy);

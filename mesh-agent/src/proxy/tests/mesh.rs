@@ -179,6 +179,7 @@ pub(super) fn service(
             endpoints: endpoints.into(),
         })],
         distribution: Distribution::Any,
+        external: None,
     })
 }
 
