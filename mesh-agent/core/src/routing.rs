@@ -217,6 +217,12 @@ pub fn route_connection(
     matcher::route_connection(snapshot, client, target, dialled)
 }
 
+/// Which DestinationRule applies to an upstream, and what it says; empty for the mesh's default.
+#[must_use]
+pub fn explain_policy(upstream: &Upstream) -> String {
+    resolve::policy(upstream).trim_start().to_owned()
+}
+
 /// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,
 /// what did. Made by the same code.
 #[must_use]

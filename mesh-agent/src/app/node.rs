@@ -7,7 +7,7 @@ use crate::bpf::{BpfError, Datapath, NetnsLink};
 use crate::contract::PodHandle;
 use crate::errors::chain;
 use crate::pods::{self, CaptureError};
-use crate::proxy::Proxy;
+use crate::proxy::{Ejected, Proxy};
 use mesh_common::listener_kind;
 use mesh_core::datapath::{self, NodeFacts, Plan};
 use mesh_core::model::snapshot::Snapshot;
@@ -64,6 +64,12 @@ impl Node {
             refused: Vec::new(),
             swept: false,
         }
+    }
+
+    /// The endpoints that outlier detection has taken out for the time being.
+    #[must_use]
+    pub fn ejected(&self) -> Vec<Ejected> {
+        self.proxy.ejected()
     }
 
     /// Makes the kernel's state what `snapshot` says, and has `publish` tell the proxy at the moment when it is true:

@@ -38,6 +38,12 @@ pub fn status(world: &World) -> Value {
             "reason": problem.rejected.reason,
             "last_good_in_force": problem.last_good_in_force,
         })).collect::<Vec<_>>(),
+        "ejected": node.ejected().iter().map(|out| json!({
+            "service": out.service.to_string(),
+            "port": out.port,
+            "subset": out.subset,
+            "endpoint": out.addr.to_string(),
+        })).collect::<Vec<_>>(),
         "held_out": world.state.held_out().take(MOST_HELD_OUT).map(|(pod, why)| json!({
             "pod": pod.to_string(),
             "why": why.describe(),

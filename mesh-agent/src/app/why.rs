@@ -7,6 +7,7 @@ use mesh_core::datapath::Plan;
 use mesh_core::model::host;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
+use mesh_core::model::traffic::TlsMode;
 use mesh_core::model::workload::Workload;
 use mesh_core::routing::{self, Decision, Draws, HeaderView, MatchedRule, RequestFacts, Upstream};
 use serde::Deserialize;
@@ -99,8 +100,24 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
             &mut answer,
         );
     }
+    name_ejected(world, &answer, &mut steps);
     answer["steps"] = json!(steps);
     Ok(answer)
+}
+
+/// Of the endpoints that were named, those that get no requests for the time being.
+fn name_ejected(world: &World, answer: &Value, steps: &mut Vec<String>) {
+    let named = answer["endpoints"].as_array().into_iter().flatten();
+    let named: Vec<&str> = named.filter_map(|row| row["address"].as_str()).collect();
+    for out in world.node.ejected() {
+        let addr = out.addr.to_string();
+        if named.contains(&addr.as_str()) {
+            steps.push(format!(
+                "endpoint {addr} is ejected by outlier detection of {}",
+                out.service
+            ));
+        }
+    }
 }
 
 fn find_pod<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Workload>, String> {
@@ -259,7 +276,12 @@ fn proxy(
     };
     if l4 {
         match routing::route_connection(snapshot, Some(source), target, addr) {
-            Ok(upstream) => name_endpoints(source, &upstream, steps, answer),
+            Ok(upstream) => {
+                if !upstream.policy.objects.is_empty() {
+                    steps.push(routing::explain_policy(&upstream));
+                }
+                name_endpoints(source, &upstream, steps, answer);
+            }
             Err(refusal) => refuse(&refusal, steps, answer),
         }
         return;
@@ -325,7 +347,18 @@ fn name_endpoints(source: &Workload, upstream: &Upstream, steps: &mut Vec<String
         .endpoints
         .iter()
         .map(|endpoint| {
-            let transport = transport(source, endpoint);
+            let transport = match &upstream.policy.tls {
+                Some(tls) if tls.mode == TlsMode::Disable => {
+                    "plaintext: a DestinationRule says DISABLE".to_owned()
+                }
+                Some(tls) if tls.originates() => {
+                    format!(
+                        "{}, with the DestinationRule's TLS inside",
+                        transport(source, endpoint)
+                    )
+                }
+                _ => transport(source, endpoint),
+            };
             steps.push(format!("endpoint {}: {transport}", endpoint.addr));
             json!({
                 "address": endpoint.addr.to_string(),

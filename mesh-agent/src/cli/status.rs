@@ -87,6 +87,22 @@ fn print(status: &Value, only_node: Option<&str>) {
             text(&certificate["state"])
         );
     }
+    let ejected = rows(&status["ejected"]);
+    if !ejected.is_empty() {
+        println!("\nEJECTED BY OUTLIER DETECTION");
+    }
+    for out in ejected {
+        let subset = match &out["subset"] {
+            Value::String(subset) => format!(" subset {subset}"),
+            _ => String::new(),
+        };
+        println!(
+            "{} of {} port {}{subset}",
+            text(&out["endpoint"]),
+            text(&out["service"]),
+            text(&out["port"]),
+        );
+    }
     let problems = rows(&status["problems"]);
     if !problems.is_empty() {
         println!("\nPROBLEMS");

@@ -169,6 +169,35 @@ fn a_captured_pod_has_all_of_its_entries_and_others_none() {
     assert_eq!(plan.node_addrs.len(), 1);
 }
 
+/// A policy that the kernel cannot carry out takes the service to the proxy, and only while it is there.
+#[test]
+fn what_a_policy_asks_for_is_not_left_to_the_kernel() {
+    let rule = |policy: &str| {
+        format!(
+            "{WEATHER}\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: db, namespace: weather}}\nspec: {{host: database, trafficPolicy: {{{policy}}}}}"
+        )
+    };
+    let mut state = state(WEATHER);
+    let mut plan = fresh(WEATHER);
+    for (policy, proxied) in [
+        ("loadBalancer: {simple: RANDOM}", false),
+        ("connectionPool: {http: {http2MaxRequests: 1}}", false),
+        ("connectionPool: {tcp: {maxConnections: 1}}", true),
+        ("tls: {mode: ISTIO_MUTUAL}", false),
+        ("tls: {mode: DISABLE}", true),
+        ("loadBalancer: {simple: ROUND_ROBIN}", true),
+        ("outlierDetection: {}", true),
+        ("", false),
+    ] {
+        list(&mut state, &documents(&rule(policy)));
+        let snapshot = state.snapshot();
+        let next = super::plan(&snapshot, &facts(&snapshot), &plan);
+        let needs = verdict(&next, "10.96.0.2:5432") == [Verdict::Proxy(Reason::NeedsBytes)];
+        assert_eq!(needs, proxied, "{policy}");
+        plan = next;
+    }
+}
+
 #[test]
 fn a_namespace_that_is_l4_only_needs_no_proxy_on_one_node() {
     let plan = fresh(&WEATHER.replace(

@@ -3,6 +3,7 @@
 mod destinations;
 mod external;
 mod hosts;
+mod policies;
 
 use super::*;
 use crate::testing::{Request, with_routes};

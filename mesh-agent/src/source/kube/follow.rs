@@ -10,11 +10,10 @@ use super::item::Item;
 use super::kinds::Kind;
 use super::known::{Known, Name, Verdict};
 use futures_util::StreamExt as _;
-use kube::core::{ApiResource, Resource as _};
+use kube::core::{ApiResource, PartialObjectMeta, Resource as _};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use mesh_core::state::{Change, ObjectKey};
-use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -113,9 +112,15 @@ impl Follower {
         known: &mut Known,
         attempt: &mut u32,
     ) -> Result<Left, Closed> {
-        let api: Api<Item> = Api::all_with(self.client.clone(), resource);
         let config = watch_config(&self.settings, self.streaming, self.selector.as_deref());
-        let mut events = pin!(watcher::watcher(api, config));
+        let mut events = if self.kind.metadata {
+            let whole = |event: watcher::Result<_>| event.map(|event| of_metadata(event, Item::bare));
+            let api = Api::<PartialObjectMeta<Item>>::all_with(self.client.clone(), resource);
+            watcher::watcher(api, config).map(whole).boxed()
+        } else {
+            let api = Api::<Item>::all_with(self.client.clone(), resource);
+            watcher::watcher(api, config).boxed()
+        };
         while let Some(event) = events.next().await {
             let error = match event {
                 Ok(event) => {
@@ -300,4 +305,15 @@ fn must_relist(error: &watcher::Error) -> bool {
         watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_)
     ) && matches!(status(error), Some(400 | 410 | 422 | 504));
     lost || unknown_start
+}
+
+/// The same event of another type.
+fn of_metadata<T, U>(event: Event<T>, whole: impl Fn(T) -> U) -> Event<U> {
+    match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(whole(object)),
+        Event::Apply(object) => Event::Apply(whole(object)),
+        Event::Delete(object) => Event::Delete(whole(object)),
+    }
 }

@@ -1,7 +1,7 @@
 //! An object as the API server sent it, whatever it is: one that cannot be understood must not cost the others of its page.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::{ApiResource, DynamicResourceScope, Resource};
+use kube::core::{ApiResource, DynamicResourceScope, PartialObjectMeta, Resource};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -19,6 +19,17 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// An object of which nothing but names and labels was asked for.
+    pub(super) fn bare(object: PartialObjectMeta<Self>) -> Self {
+        let meta = object.metadata;
+        Self::new(serde_json::json!({"metadata": {
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "resourceVersion": meta.resource_version,
+            "labels": meta.labels,
+        }}))
+    }
+
     fn new(value: Value) -> Self {
         let text = |field: &str| {
             let found = value.get("metadata")?.get(field)?.as_str()?;

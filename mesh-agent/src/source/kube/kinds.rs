@@ -15,6 +15,8 @@ pub(super) struct Kind {
     pub(super) optional: bool,
     /// Whether only those of one node are watched.
     of_node: bool,
+    /// Whether nothing of them is asked for but their metadata.
+    pub(super) metadata: bool,
 }
 
 /// In the order in which they are named in reports.
@@ -25,6 +27,11 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         of_node: true,
         ..Kind::builtin("Pod", "pods", "")
+    },
+    // Where they are. A kubelet writes its node's status every five minutes, which is what this watch costs.
+    Kind {
+        metadata: true,
+        ..Kind::builtin("Node", "nodes", "")
     },
     Kind::istio("VirtualService", "virtualservices"),
     Kind::istio("DestinationRule", "destinationrules"),
@@ -38,6 +45,7 @@ pub(super) const KINDS: &[Kind] = &[
         versions: &[template::VERSION],
         optional: true,
         of_node: false,
+        metadata: false,
     },
 ];
 
@@ -57,6 +65,7 @@ impl Kind {
             versions: &["v1"],
             optional: false,
             of_node: false,
+            metadata: false,
         }
     }
 
@@ -68,6 +77,7 @@ impl Kind {
             versions: &["v1", "v1beta1", "v1alpha3"],
             optional: true,
             of_node: false,
+            metadata: false,
         }
     }
 

@@ -94,7 +94,8 @@ fn a_tcp_port_without_addresses_takes_every_unknown_address_and_cidrs_come_first
     let snapshot = state.snapshot();
     let named = |addr: &str| {
         let dialled = addr.parse().unwrap();
-        let upstream = route_connection(&snapshot.target_for(dialled, None), dialled).unwrap();
+        let upstream =
+            route_connection(&snapshot, None, &snapshot.target_for(dialled, None), dialled).unwrap();
         assert_eq!(addrs(&upstream.endpoints), [addr], "the address is kept");
         upstream.service.unwrap().host.to_string()
     };
