@@ -302,13 +302,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         )
         .context("start the proxy")?,
     );
-    let node = Node::new(
-        config.node.clone(),
-        mark,
-        config.drain_deadline(),
-        datapath,
-        Arc::clone(&proxy),
-    );
+    let node = Node::new(&config, mark, datapath, Arc::clone(&proxy));
     let drain = config.drain_deadline();
     let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
     let enrol = config.config.is_none().then(|| {

@@ -3,12 +3,13 @@
 //! Order, so that no connection meets half a pod. Enrolling: listeners are open and steerable before the maps name the
 //! pod. Leaving: the maps forget the pod before its listeners close.
 
+use super::config::AgentConfig;
 use crate::bpf::{BpfError, Datapath, NetnsLink};
 use crate::contract::PodHandle;
 use crate::errors::chain;
 use crate::pods::{self, CaptureError};
 use crate::proxy::Proxy;
-use mesh_common::listener_kind;
+use mesh_common::{agent_flags, listener_kind};
 use mesh_core::datapath::{self, NodeFacts, Plan};
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::model::workload::Workload;
@@ -21,6 +22,8 @@ use std::time::Duration;
 pub struct Node {
     name: String,
     mark: u32,
+    /// What the programs are told with each beat ([`agent_flags`]).
+    flags: u32,
     drain: Duration,
     datapath: Datapath,
     proxy: Arc<Proxy>,
@@ -50,12 +53,14 @@ pub struct CapturedPod {
 impl Node {
     /// Takes over what an earlier agent left in the maps.
     #[must_use]
-    pub fn new(name: String, mark: u32, drain: Duration, datapath: Datapath, proxy: Arc<Proxy>) -> Self {
+    pub fn new(config: &AgentConfig, mark: u32, datapath: Datapath, proxy: Arc<Proxy>) -> Self {
         let plan = datapath.contents();
+        let capture_probes = u32::from(config.capture_probes) * agent_flags::CAPTURE_PROBES;
         Self {
-            name,
+            name: config.node.clone(),
             mark,
-            drain,
+            flags: capture_probes,
+            drain: config.drain_deadline(),
             datapath,
             proxy,
             live: BTreeMap::new(),
@@ -223,7 +228,7 @@ impl Node {
 
     /// Tells the programs that an agent lives.
     pub fn beat(&mut self) {
-        if let Err(error) = self.datapath.beat(self.mark, 0) {
+        if let Err(error) = self.datapath.beat(self.mark, self.flags) {
             tracing::error!(error = %chain(&error), "cannot write the heartbeat");
         }
     }

@@ -30,7 +30,7 @@ pub fn status(world: &World) -> Value {
             "cgroup": node.datapath().config().cgroup,
             "bpf_dir": node.datapath().config().bpf_dir,
         },
-        "pods": snapshot.workloads.iter().map(|workload| pod(world, workload)).collect::<Vec<_>>(),
+        "pods": snapshot.workloads.iter().map(|workload| pod(world, &snapshot, workload)).collect::<Vec<_>>(),
         "problems": world.problems.iter().map(|problem| json!({
             "origin": problem.origin,
             "object": problem.rejected.object,
@@ -66,7 +66,7 @@ pub fn status(world: &World) -> Value {
     })
 }
 
-fn pod(world: &World, workload: &Workload) -> Value {
+fn pod(world: &World, snapshot: &Snapshot, workload: &Workload) -> Value {
     let node = &world.node;
     let here = *workload.node == *node.name();
     let captured = node.captured(workload.id);
@@ -76,6 +76,8 @@ fn pod(world: &World, workload: &Workload) -> Value {
         (true, None, Some(failure)) => failure.to_owned(),
         (true, None, None) => workload.enrollment.describe().to_owned(),
     };
+    // Of the pod as a whole: single ports may differ.
+    let mutual_tls = snapshot.peer_rule(workload, 0);
     let totals = captured.map(|_| node.datapath().pod_totals(workload.id));
     json!({
         "pod": workload.pod.to_string(),
@@ -87,6 +89,8 @@ fn pod(world: &World, workload: &Workload) -> Value {
         "enrolled": workload.enrolled(),
         "captured": captured.is_some(),
         "why": why,
+        "mutual_tls": mutual_tls.mode.name(),
+        "mutual_tls_by": mutual_tls.by.map(|(object, _)| object.to_string()),
         "connections_before_enrollment": captured.map(|pod| pod.preexisting),
         "connections": totals.map(|t| json!({
             "direct": t.direct, "proxied": t.proxied, "passed": t.passed, "denied": t.denied,

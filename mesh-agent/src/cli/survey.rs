@@ -72,6 +72,7 @@ pub(super) async fn before(fleet: &Fleet) -> anyhow::Result<Vec<Finding>> {
     for (name, what) in [
         ("virtualservices.networking.istio.io", "VirtualServices"),
         ("destinationrules.networking.istio.io", "DestinationRules"),
+        ("peerauthentications.security.istio.io", "PeerAuthentications"),
     ] {
         let wrong = crds.get_opt(name).await?.is_none().then(|| {
             format!(
