@@ -43,13 +43,18 @@ impl App {
                  containers: [{{name: c, image: \"{CLIENT}\", imagePullPolicy: IfNotPresent, command: [sh, -c, '{command}']}}]\n---\n"
             )
         };
-        let asking = "n=0; while :; do n=$((n+1)); curl -sf -o /dev/null -m 4 http://echo/ || echo \"$n $(date +%T) $?\" >> /tmp/failed; \
-                      echo $n > /tmp/count; done";
-        let yaml = version("v1")
-            + &version("v2")
-            + &pod("client", "sleep infinity")
-            + &pod("load", asking)
-            + "apiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec: {selector: {app: echo}, ports: [{name: http, port: 80, targetPort: 8080}]}\n";
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec: {selector: {app: echo}, ports: [{name: http, port: 80, targetPort: 8080}]}\n";
+        space.apply(service).unwrap();
+        let service = cluster
+            .json(&["-n", &space.name, "get", "service", "echo"])
+            .unwrap();
+        let address = service["spec"]["clusterIP"].as_str().unwrap();
+        // Not by DNS: that is another pod of the cluster, which has failures of its own.
+        let asking = format!(
+            "n=0; while :; do n=$((n+1)); curl -sf -o /dev/null -m 4 --resolve echo:80:{address} http://echo/ || \
+             echo \"$n $(date +%T) $?\" >> /tmp/failed; echo $n > /tmp/count; done"
+        );
+        let yaml = version("v1") + &version("v2") + &pod("client", "sleep infinity") + &pod("load", &asking);
         space.apply(&yaml).unwrap();
         for workload in ["deployment/echo-v1", "deployment/echo-v2"] {
             space.rolled_out(workload, MINUTE).unwrap();

@@ -6,7 +6,8 @@ use super::certificates;
 use super::config::AgentConfig;
 use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
-use super::handover::{self, Handover, Predecessor};
+use super::handover::{self, Handover, Outcome};
+use super::inputs::{self, Inputs};
 use super::leaving;
 use super::node::Node;
 use super::plugin::Plugin;
@@ -18,7 +19,6 @@ use crate::contract::Certificates;
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
-use crate::source::{files, kube};
 use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::LocalSet;
 
 const TICK: Duration = Duration::from_secs(1);
 /// What could not be captured or applied is tried again after this long.
@@ -106,6 +106,15 @@ impl World {
         }
         self.node.tick();
         self.node.datapath_mut().keep();
+        self.announce(netns_files, plugins)
+    }
+
+    /// Takes the plug-in's questions, and is ready for the kubelet.
+    fn announce(
+        &mut self,
+        netns_files: &Arc<NetnsFiles>,
+        plugins: &mpsc::Sender<CniRequest>,
+    ) -> anyhow::Result<()> {
         if self.enrol.is_some() {
             self.plugin = Plugin::start(&self.config, Arc::clone(netns_files), plugins.clone())?;
         }
@@ -255,10 +264,10 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(&TelemetryConfig::default());
     telemetry.access.set_on(config.access_log);
     let (sender, mut changes) = mpsc::channel(8);
-    let (state, source) = start_source(&config, &telemetry, sender).await?;
+    let (state, mut source) = inputs::start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
     let early = if handover::is_due(&config) {
-        first_listing(&mut changes).await
+        inputs::first_listing(&mut changes).await
     } else {
         Vec::new()
     };
@@ -330,33 +339,39 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let (_serving, until_end) = drain::drain();
     let store = Arc::clone(&world.borrow().certificates);
     tokio::task::spawn_local(store.run(until_end));
-    let admin = admin::start(&world).await?;
     if let Some(events) = events {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
     }
-    let inputs = Inputs {
+    let mut inputs = Inputs {
         early,
         changes,
         successors,
         predecessor,
         netns_files,
     };
-    let end = tokio::select! {
-        ended = source => {
-            ended.context("config source")?.context("config source")?;
-            End::Signal
-        }
-        end = control(Rc::clone(&world), inputs) => end?,
-    };
-    if let End::HandedOver(handover) = end {
+    loop {
+        let admin = admin::start(&world).await?;
+        let end = tokio::select! {
+            ended = &mut source => {
+                ended.context("config source")?.context("config source")?;
+                End::Signal
+            }
+            end = control(Rc::clone(&world), &mut inputs) => end?,
+        };
+        let End::HandedOver(handover) = end else { break };
         // The successor listens there. What is being answered goes on.
         for listener in admin {
             listener.abort();
             // Its port is free once it has ended.
             let _aborted = listener.await;
         }
-        world.borrow_mut().plugin = None;
-        return handover::hand_over(&world, &proxy, handover).await;
+        if let Some(plugin) = world.borrow_mut().plugin.take() {
+            plugin.leave(false);
+        }
+        match handover::hand_over(&world, &proxy, handover).await? {
+            Outcome::Drained => return Ok(()),
+            Outcome::Resumed => {}
+        }
     }
     let config = world.borrow().config.clone();
     let for_good = config.config.is_none() && leaving::uninstalled(&config).await;
@@ -376,62 +391,13 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the config source: a folder, or the Kubernetes API. The state must know which: of the API it sees one node's
-/// pods only.
-async fn start_source(
-    config: &AgentConfig,
-    telemetry: &Telemetry,
-    sender: mpsc::Sender<Vec<Change>>,
-) -> anyhow::Result<(State, JoinHandle<anyhow::Result<()>>)> {
-    if let Some(folder) = config.config.clone() {
-        let source = async move { Ok(files::watch(folder, sender).await?) };
-        return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
-    }
-    let settings = kube::WatchSettings::default();
-    let client = kube::client(&settings)
-        .await
-        .context("no config folder is given (--config), and")?;
-    let figures = telemetry.register(kube::SourceFigures::register);
-    let node = config.node.clone();
-    let state = State::for_node(config.settings(), node.as_str());
-    let source = async move {
-        kube::watch(client, node, settings, figures, sender).await;
-        Ok(())
-    };
-    Ok((state, tokio::task::spawn_local(source)))
-}
-
-/// Batches up to the end of the first listing; fewer if the source ends.
-async fn first_listing(changes: &mut mpsc::Receiver<Vec<Change>>) -> Vec<Vec<Change>> {
-    let mut early = Vec::new();
-    while let Some(batch) = changes.recv().await {
-        let whole = batch.iter().any(|change| matches!(change, Change::InitDone));
-        early.push(batch);
-        if whole {
-            break;
-        }
-    }
-    early
-}
-
-/// What the control loop listens to.
-struct Inputs {
-    /// What came before the loop began.
-    early: Vec<Vec<Change>>,
-    changes: mpsc::Receiver<Vec<Change>>,
-    successors: mpsc::Receiver<Handover>,
-    /// The agent that drains once this one serves.
-    predecessor: Option<Predecessor>,
-    netns_files: Arc<NetnsFiles>,
-}
-
 /// Why the control loop has ended.
 enum End {
     Signal,
     HandedOver(Handover),
 }
 
-async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Result<End> {
+async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Result<End> {
     let (plugins, mut requests) = mpsc::channel(PLUGIN_QUEUE);
     let mut asked = Vec::new();
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
@@ -439,6 +405,11 @@ async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Resul
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
+    if world.borrow().ready() {
+        world.borrow_mut().announce(&inputs.netns_files, &plugins)?;
+        // A successor that has died may have changed anything.
+        world.borrow_mut().publish();
+    }
     for batch in inputs.early.drain(..) {
         world
             .borrow_mut()

@@ -5,7 +5,7 @@
 
 use super::config::AgentConfig;
 use crate::bpf::{BpfError, Datapath, NetnsLink};
-use crate::contract::PodHandle;
+use crate::contract::{Listeners, PodHandle};
 use crate::errors::chain;
 use crate::pods::{self, CaptureError};
 use crate::proxy::Proxy;
@@ -138,22 +138,27 @@ impl Node {
             .collect()
     }
 
+    /// Serves the pods again after a successor that has died. What the maps hold is read anew.
+    ///
+    /// # Errors
+    /// As [`Datapath::take_back`], or a pod's listeners are not taken.
+    pub fn take_back(&mut self) -> Result<(), BpfError> {
+        self.datapath.take_back()?;
+        for pod in self.live.values_mut() {
+            set_listeners(&mut self.datapath, pod.cookie, &pod.handle.listeners)?;
+            pod.link = self.datapath.attach_netns(&pod.handle.netns)?;
+        }
+        self.plan = self.datapath.contents();
+        Ok(())
+    }
+
     fn open(&mut self, workload: &Arc<Workload>) -> Result<(), CaptureError> {
         let handle = Arc::new(pods::open(workload, self.mark)?);
         let refused = |error: BpfError| CaptureError::Datapath(chain(&error));
         let cookie = handle.netns.cookie().map_err(CaptureError::Listen)?;
         let preexisting = pods::established(&handle.netns).unwrap_or(0);
         self.datapath.add_pod_counters(workload.id).map_err(refused)?;
-        let listeners = &handle.listeners;
-        for (kind, listener) in [
-            (listener_kind::OUTBOUND, &listeners.outbound),
-            (listener_kind::INBOUND, &listeners.inbound),
-            (listener_kind::TUNNEL, &listeners.tunnel),
-        ] {
-            self.datapath
-                .set_listener(cookie, kind, listener)
-                .map_err(refused)?;
-        }
+        set_listeners(&mut self.datapath, cookie, &handle.listeners).map_err(refused)?;
         let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
         if let Err(error) = self.proxy.add_pod(Arc::clone(&handle)) {
             self.datapath.detach_netns(&link);
@@ -283,6 +288,16 @@ impl Node {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+fn set_listeners(datapath: &mut Datapath, cookie: u64, listeners: &Listeners) -> Result<(), BpfError> {
+    let all = [
+        (listener_kind::OUTBOUND, &listeners.outbound),
+        (listener_kind::INBOUND, &listeners.inbound),
+        (listener_kind::TUNNEL, &listeners.tunnel),
+    ];
+    all.into_iter()
+        .try_for_each(|(kind, listener)| datapath.set_listener(cookie, kind, listener))
 }
 
 /// Addresses of the namespace that the agent runs in: the node's own.
