@@ -9,6 +9,7 @@ mod crds;
 mod fleet;
 mod logs;
 mod ready;
+mod rights;
 mod routes;
 mod run;
 mod status;

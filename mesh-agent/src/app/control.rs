@@ -13,12 +13,14 @@ use super::node::Node;
 use super::plugin::Plugin;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
+use crate::cni::LIFE_SIGN;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
 use crate::contract::Certificates;
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
+use crate::source::kube::SourceFigures;
 use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
@@ -27,7 +29,7 @@ use mesh_core::model::snapshot::Snapshot;
 use mesh_core::state::{Change, Problem, Sandbox, State};
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +45,9 @@ const PLUGIN_QUEUE: usize = 256;
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
 
+/// The agent says that it lives, for the plug-in, this often.
+const SIGN_EVERY_TICKS: u64 = 30;
+
 /// Everything that the control loop and the admin interface share. Borrowed for the length of one answer or one
 /// change, never across an await.
 pub struct World {
@@ -50,6 +55,8 @@ pub struct World {
     pub config: AgentConfig,
     /// What the sources said.
     pub state: State,
+    /// What the Kubernetes source tells of itself.
+    pub source: Option<SourceFigures>,
     /// What is wrong with what they said.
     pub problems: Vec<Problem>,
     /// This node's kernel side.
@@ -117,8 +124,11 @@ impl World {
     ) -> anyhow::Result<()> {
         if self.enrol.is_some() {
             self.plugin = Plugin::start(&self.config, Arc::clone(netns_files), plugins.clone())?;
+            self.leave_life_sign();
         }
         if let Some(path) = &self.config.ready_file {
+            // Not there is what it should be.
+            let _ = std::fs::remove_file(waits_for(path));
             std::fs::write(path, "").with_context(|| format!("write {}", path.display()))?;
         }
         tracing::info!("ready");
@@ -235,17 +245,46 @@ impl World {
         self.answer_plugin(&snapshot);
     }
 
+    /// For a plug-in that finds nobody to ask.
+    fn leave_life_sign(&self) {
+        let path = self.config.state_dir.join(LIFE_SIGN);
+        if let Err(error) = std::fs::write(&path, "") {
+            tracing::warn!(%error, path = %path.display(), "cannot be written");
+        }
+    }
+
+    /// For the kubelet's Event on a pod that does not become ready.
+    fn say_what_is_waited_for(&self) {
+        let refused = self.source.iter().flat_map(SourceFigures::refused);
+        let words: Vec<String> = refused.map(|(kind, words)| format!("{kind}: {words}")).collect();
+        if let Some(path) = &self.config.ready_file
+            && !words.is_empty()
+            && let Err(error) = std::fs::write(waits_for(path), words.join("; "))
+        {
+            tracing::warn!(%error, "cannot say what is waited for");
+        }
+    }
+
     fn tick(&mut self, ticks: u64) {
         if !self.ready() {
-            return;
+            return self.say_what_is_waited_for();
         }
         self.node.tick();
+        if ticks.is_multiple_of(SIGN_EVERY_TICKS) {
+            self.leave_life_sign();
+        }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
         {
             tracing::error!(%error, "the data path is not in effect");
         }
     }
+}
+
+/// Where an agent that is not ready says what it waits for: beside the file of `--ready-file`.
+#[must_use]
+pub fn waits_for(ready_file: &Path) -> PathBuf {
+    ready_file.with_extension("waits-for")
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -264,7 +303,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(&TelemetryConfig::default());
     telemetry.access.set_on(config.access_log);
     let (sender, mut changes) = mpsc::channel(8);
-    let (state, mut source) = inputs::start_source(&config, &telemetry, sender).await?;
+    let mut source = inputs::start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
     let early = if handover::is_due(&config) {
         inputs::first_listing(&mut changes).await
@@ -320,7 +359,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     });
     let (handovers, successors) = mpsc::channel(1);
     let world = Rc::new(RefCell::new(World {
-        state,
+        state: source.state,
+        source: source.figures,
         problems: Vec::new(),
         node,
         snapshots,
@@ -352,7 +392,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     loop {
         let admin = admin::start(&world).await?;
         let end = tokio::select! {
-            ended = &mut source => {
+            ended = &mut source.task => {
                 ended.context("config source")?.context("config source")?;
                 End::Signal
             }

@@ -1,6 +1,7 @@
 //! Status, BPF metrics and event lines: what the agent says of itself.
 
 use super::control::World;
+use crate::source::kube::SourceFigures;
 use mesh_common::verdict::Reason;
 use mesh_common::{Event, EventKind};
 use mesh_core::model::snapshot::{Snapshot, Target};
@@ -48,6 +49,8 @@ pub fn status(world: &World) -> Value {
             "resource_version": version.resource_version,
         })).collect::<Vec<_>>(),
         "newest_resource_versions": world.state.versions().newest(),
+        "refused_by_api_server": world.source.iter().flat_map(SourceFigures::refused)
+            .map(|(kind, reason)| json!({"kind": kind, "reason": reason})).collect::<Vec<_>>(),
         "cni": world.plugin.as_ref().map(|plugin| format!("{:?}", *plugin.status.borrow())),
         "refused_by_datapath": node.plan().refused,
         "maps": node.datapath().usage().iter().map(|map| json!({

@@ -25,7 +25,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn new(name: impl Into<String>, required: bool, wrong: Option<String>) -> Self {
+    pub(super) fn new(name: impl Into<String>, required: bool, wrong: Option<String>) -> Self {
         Self {
             name: name.into(),
             wrong,
@@ -147,6 +147,10 @@ pub(super) fn agents(answers: &[(AgentPod, anyhow::Result<Value>)]) -> Vec<Findi
             true,
             wrong,
         ));
+        findings.extend(rows(&status["refused_by_api_server"]).iter().map(|refused| {
+            let what = format!("{name}: reading of kind {}", text(&refused["kind"]));
+            Finding::new(what, true, Some(text(&refused["reason"]).to_owned()))
+        }));
         for pod in here
             .iter()
             .filter(|pod| pod["captured"] != true && pod["enrolled"] == true)
