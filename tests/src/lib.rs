@@ -9,6 +9,7 @@ pub mod bpf_maps;
 pub mod bpf_objects;
 pub mod capture;
 pub mod cluster;
+pub mod cluster_app;
 pub mod cluster_ip;
 pub mod manifests;
 pub mod mesh;
