@@ -11,6 +11,7 @@ pub mod capture;
 pub mod cluster;
 pub mod cluster_app;
 pub mod cluster_ip;
+pub mod cluster_prometheus;
 pub mod manifests;
 pub mod mesh;
 pub mod netns;
