@@ -11,6 +11,7 @@ mod documents;
 mod fleet;
 mod logs;
 mod ready;
+mod rights;
 mod routes;
 mod run;
 mod status;
