@@ -1,11 +1,15 @@
 //! The mesh as the data path sees it. Everything is immutable behind `Arc`; a change makes new values.
 
+pub mod attached;
 pub mod host;
 pub mod identity;
+pub mod peer;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod subset;
 pub mod template;
+pub mod visibility;
 pub mod workload;
 
 use std::fmt;

@@ -170,7 +170,7 @@ impl Default for Request<'_> {
             authority: "forecast",
             path: "/",
             headers: &[],
-            draws: Draws { split: 0, mirror: 0 },
+            draws: Draws::default(),
         }
     }
 }
@@ -181,6 +181,7 @@ impl Request<'_> {
         let to: std::net::SocketAddr = self.to.parse().unwrap();
         let target: Target = snapshot.target(to);
         let facts = RequestFacts {
+            gateway: None,
             client: snapshot.workload_by_ip(self.from.parse().unwrap()).map(|w| &**w),
             target: &target,
             port: to.port(),
@@ -201,7 +202,7 @@ impl Request<'_> {
     pub(crate) fn plan(&self, snapshot: &Snapshot) -> RoutePlan {
         match self.decide(snapshot) {
             Decision::Forward(plan) => plan,
-            Decision::Refuse(refusal) => panic!("{refusal:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -212,6 +213,10 @@ impl Request<'_> {
                 .rule
                 .as_ref()
                 .map_or("default".into(), |m| m.rule().name.to_string()),
+            Decision::Answer(answer) => match answer.location {
+                Some(location) => format!("{} {location}", answer.status),
+                None => format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)),
+            },
             Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag),
         }
     }

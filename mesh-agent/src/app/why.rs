@@ -8,7 +8,7 @@ use mesh_core::model::host;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{self, Decision, Draws, HeaderView, RequestFacts, Upstream};
+use mesh_core::routing::{self, Decision, Draws, HeaderView, MatchedRule, RequestFacts, Upstream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -275,6 +275,7 @@ fn proxy(
     let headers = Headers(headers);
     let facts = RequestFacts {
         client: Some(source),
+        gateway: None,
         target,
         port: addr.port(),
         method: &question.method,
@@ -286,31 +287,27 @@ fn proxy(
     steps.extend(routing::explain_request(snapshot, &facts));
     match routing::route_request(snapshot, &facts, Draws::default()) {
         Decision::Refuse(refusal) => refuse(&refusal, steps, answer),
+        Decision::Answer(reply) => {
+            answer["route"] = route(&reply.rule);
+            answer["answered"] = json!({"status": reply.status, "location": reply.location});
+        }
         Decision::Forward(plan) => {
             if let Some(matched) = &plan.rule {
-                let rule = matched.rule();
-                answer["route"] = json!({
-                    "object": matched.table.object.to_string(),
-                    "rule": rule.index,
-                    "name": rule.name,
-                    "destinations": rule.destinations.iter().map(|to| json!({
-                        "host": to.destination.host,
-                        "subset": to.destination.subset,
-                        "weight": to.weight,
-                        "share": f64::from(to.weight) / f64::from(rule.total_weight.max(1)),
-                    })).collect::<Vec<_>>(),
-                    "mirrors": rule.mirrors.iter().map(|mirror| json!({
-                        "host": mirror.destination.host,
-                        "subset": mirror.destination.subset,
-                        "share": f64::from(mirror.per_million) / 1e6,
-                    })).collect::<Vec<_>>(),
-                    "timeout_ms": rule.timeout.map(|t| t.as_millis()),
-                    "retries": rule.retries.attempts,
-                });
+                answer["route"] = route(matched);
             }
             name_endpoints(source, &plan.upstream, steps, answer);
         }
     }
+}
+
+fn route(matched: &MatchedRule) -> Value {
+    let rule = matched.rule();
+    let mut shown = super::routes::action(&rule.action);
+    shown["object"] = json!(rule.origin.object.to_string());
+    shown["kind"] = json!(rule.origin.kind);
+    shown["rule"] = json!(rule.origin.index);
+    shown["name"] = json!(rule.name);
+    shown
 }
 
 fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {

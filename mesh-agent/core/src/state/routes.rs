@@ -149,12 +149,14 @@ fn merged(service: &Service, rules: &[(&ObjectName, &DestinationRuleSpec)]) -> V
 pub(super) fn references(tables: &Tables, snapshot: &Snapshot, warnings: &mut Vec<Warning>) {
     for (name, spec) in tables.virtual_services.iter().filter(|(_, v)| v.mesh) {
         for rule in &spec.table.rules {
-            let at = format!("spec.http[{}]", rule.index);
-            for route in &rule.destinations {
-                let at = format!("{at}.route[{}].destination", route.index);
-                reference(snapshot, name, &at, &route.destination, warnings);
+            let at = rule.origin.field();
+            for route in rule.action.destinations() {
+                let at = rule.origin.destination_field(route.index);
+                if let Some(to) = route.backend.host() {
+                    reference(snapshot, name, &at, to, warnings);
+                }
             }
-            for mirror in &rule.mirrors {
+            for mirror in &rule.action.mirrors {
                 reference(
                     snapshot,
                     name,

@@ -4,12 +4,15 @@ mod matches;
 mod raw;
 mod retries;
 
+pub(super) use matches::regex;
+
 use super::head::Head;
 use super::value::{FieldError, decode, is_header_name, is_header_value, is_label, is_subdomain, timeout};
 use crate::model::ObjectName;
 use crate::model::host;
 use crate::model::route::{
-    Destination, HeaderEdits, HeaderOps, Mirror, RouteRule, RouteTable, Visibility, WeightedDestination,
+    Backend, Destination, GatewayName, HeaderEdits, HeaderOps, Mirror, Origin, Outcome, RouteAction,
+    RouteApi, RouteRule, RouteTable, Split, Visibility, WeightedDestination,
 };
 use crate::model::snapshot::MeshSettings;
 use serde_json::Value;
@@ -24,6 +27,8 @@ pub struct VirtualServiceSpec {
     pub hosts: Vec<Arc<str>>,
     /// Whether it applies to clients in the mesh, not to gateways only.
     pub mesh: bool,
+    /// `gateways`; `[mesh]` where nothing is written.
+    pub gateways: Vec<GatewayName>,
     /// `exportTo`.
     pub export_to: Visibility,
     /// `creationTimestamp`.
@@ -42,6 +47,7 @@ impl PartialEq for VirtualServiceSpec {
 
 /// Where names inside a rule belong.
 struct Scope<'a> {
+    object: ObjectName,
     namespace: &'a str,
     settings: &'a MeshSettings,
 }
@@ -55,11 +61,15 @@ pub(super) fn virtual_service(
     let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
     let raw: raw::Spec = decode(source, "spec")?;
     let scope = Scope {
+        object: head.name(),
         namespace: &head.key.namespace,
         settings,
     };
-    let gateways = raw.gateways.unwrap_or_default();
-    let mesh = gateways.is_empty() || gateways.iter().any(|g| g == "mesh");
+    let mut gateways = matches::gateways("spec.gateways", raw.gateways.unwrap_or_default(), scope.namespace)?;
+    if gateways.is_empty() {
+        gateways.push(GatewayName::Mesh);
+    }
+    let mesh = gateways.contains(&GatewayName::Mesh);
     let hosts = hosts(&raw.hosts.unwrap_or_default(), mesh, &scope)?;
     let http = raw.http.unwrap_or_default();
     if http.is_empty() {
@@ -70,15 +80,17 @@ pub(super) fn virtual_service(
     }
     let mut rules = Vec::new();
     for (index, route) in http.into_iter().enumerate() {
-        rules.extend(rule(index, route, &scope)?);
+        rules.push(rule(index, route, &scope)?);
     }
     Ok(VirtualServiceSpec {
         hosts,
         mesh,
+        gateways,
         export_to: export_to(raw.export_to.unwrap_or_default(), &head.key.namespace)?,
         created: Arc::clone(&head.created),
         table: Arc::new(RouteTable {
-            object: ObjectName::new(scope.namespace, head.key.name.as_str()),
+            api: RouteApi::Istio,
+            object: scope.object.clone(),
             rules,
         }),
         source: source.clone(),
@@ -151,10 +163,10 @@ pub(super) fn export_to(given: Vec<String>, namespace: &str) -> Result<Visibilit
     Ok(Visibility::Namespaces(names))
 }
 
-/// One entry of `http`; `None` if all of its blocks are for gateways only.
-fn rule(index: usize, raw: raw::HttpRoute, scope: &Scope<'_>) -> Result<Option<RouteRule>, FieldError> {
+/// One entry of `http`.
+fn rule(index: usize, raw: raw::HttpRoute, scope: &Scope<'_>) -> Result<RouteRule, FieldError> {
     let at = format!("spec.http[{index}]");
-    let (destinations, total_weight) = destinations(&at, raw.route.unwrap_or_default(), scope)?;
+    let split = destinations(&at, raw.route.unwrap_or_default(), scope)?;
     let single = raw.mirror.map(|destination| {
         mirror_share(&at, raw.mirror_percent, raw.mirror_percentage.as_ref())
             .map(|share| (destination, share))
@@ -165,30 +177,35 @@ fn rule(index: usize, raw: raw::HttpRoute, scope: &Scope<'_>) -> Result<Option<R
         Some(text) => Some(timeout(&text).map_err(|e| FieldError::new(format!("{at}.timeout"), e))?),
     };
     let given = raw.r#match.unwrap_or_default();
-    let unconditional = given.is_empty();
     let mut matches = Vec::new();
     for (i, block) in given.into_iter().enumerate() {
-        matches.extend(matches::block(&format!("{at}.match[{i}]"), block)?);
+        matches.push(matches::block(
+            &format!("{at}.match[{i}]"),
+            block,
+            scope.namespace,
+        )?);
     }
-    let rule = RouteRule {
-        name: raw.name.unwrap_or_default().into(),
-        index,
-        matches,
-        destinations,
-        total_weight,
+    let action = RouteAction {
         mirrors,
         timeout: timeout.filter(|t| !t.is_zero()),
         retries: retries::policy(&format!("{at}.retries"), raw.retries)?,
         headers: header_ops(&format!("{at}.headers"), raw.headers)?,
+        ..RouteAction::new(Outcome::Forward(split))
     };
-    Ok((unconditional || !rule.matches.is_empty()).then_some(rule))
+    Ok(RouteRule {
+        origin: Origin {
+            kind: "VirtualService",
+            object: scope.object.clone(),
+            list: "spec.http",
+            index,
+        },
+        name: raw.name.unwrap_or_default().into(),
+        matches,
+        action: Arc::new(action),
+    })
 }
 
-fn destinations(
-    at: &str,
-    given: Vec<raw::RouteDestination>,
-    scope: &Scope<'_>,
-) -> Result<(Vec<WeightedDestination>, u32), FieldError> {
+fn destinations(at: &str, given: Vec<raw::RouteDestination>, scope: &Scope<'_>) -> Result<Split, FieldError> {
     if given.is_empty() {
         return Err(FieldError::new(
             format!("{at}.route"),
@@ -207,7 +224,11 @@ fn destinations(
         let destination = WeightedDestination {
             weight,
             index,
-            destination: destination(&format!("{at}.destination"), route.destination, scope)?,
+            backend: Backend::Host(destination(
+                &format!("{at}.destination"),
+                route.destination,
+                scope,
+            )?),
             headers: header_ops(&format!("{at}.headers"), route.headers)?,
         };
         total = total.checked_add(weight).ok_or_else(|| {
@@ -223,7 +244,10 @@ fn destinations(
             "total destination weight = 0",
         ));
     }
-    Ok((destinations, total))
+    Ok(Split {
+        destinations,
+        total_weight: total,
+    })
 }
 
 fn destination(at: &str, raw: raw::Destination, scope: &Scope<'_>) -> Result<Destination, FieldError> {

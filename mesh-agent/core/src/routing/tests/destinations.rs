@@ -23,6 +23,7 @@ fn weights_are_shares_of_their_sum_and_a_single_destination_gets_all() {
             let draws = Draws {
                 split: i.wrapping_mul(2_654_435_761),
                 mirror: 0,
+                ..Draws::default()
             };
             Request {
                 draws,
@@ -42,6 +43,7 @@ fn weights_are_shares_of_their_sum_and_a_single_destination_gets_all() {
         draws: Draws {
             split: u32::MAX,
             mirror: 0,
+            ..Draws::default()
         },
         ..Default::default()
     }
@@ -116,6 +118,7 @@ fn mirrors_take_their_share_and_never_refuse_the_request() {
         let draws = Draws {
             split: 0,
             mirror: i.wrapping_mul(2_654_435_761),
+            ..Draws::default()
         };
         !Request {
             draws,
@@ -133,6 +136,7 @@ fn mirrors_take_their_share_and_never_refuse_the_request() {
         draws: Draws {
             split: 0,
             mirror: u32::MAX,
+            ..Draws::default()
         },
         ..Default::default()
     }
