@@ -20,8 +20,8 @@ const LISTS: [&str; 2] = [
     include_str!("../../fields/gateway-api.txt"),
 ];
 
-/// Fields that are accepted and change nothing: kind, path or its beginning, why that is right.
-pub const IGNORED: [(&str, &str, &str); 3] = [
+/// Fields that are accepted and change nothing: kind (`*` = any), path, why that is right.
+pub const IGNORED: [(&str, &str, &str); 4] = [
     (
         "DestinationRule",
         "spec.trafficPolicy.tls.mode",
@@ -37,6 +37,7 @@ pub const IGNORED: [(&str, &str, &str); 3] = [
         "spec.http[].retries.retryIgnorePreviousHosts",
         "true is what retries do anyway",
     ),
+    ("*", "spec.useDefaultGateways", "None is what holds anyway"),
 ];
 
 /// A kind of object and all that can be written in it.

@@ -10,6 +10,9 @@ pub(super) fn specs(kind: &str, group: &str, path: &str) -> Vec<Value> {
     if kind == "Sidecar" && path.contains("onnectionPool.") {
         return vec![sidecar_pool(path)];
     }
+    if let Some(bases) = route_filter(kind, path) {
+        return bases;
+    }
     let table: &[(&str, &str)] = match (group, kind) {
         ("networking.istio.io", "VirtualService") => &VIRTUAL_SERVICE,
         ("networking.istio.io", "Gateway") => &ISTIO_GATEWAY,
@@ -17,13 +20,17 @@ pub(super) fn specs(kind: &str, group: &str, path: &str) -> Vec<Value> {
         ("networking.istio.io", "WorkloadEntry") => &[("", r#"{"address": "10.9.0.9"}"#)],
         ("networking.istio.io", "WorkloadGroup") => &WORKLOAD_GROUP,
         ("networking.istio.io", "Sidecar") => &SIDECAR,
+        ("security.istio.io", "PeerAuthentication") => {
+            &[("", r#"{"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "PERMISSIVE"}}"#)]
+        }
         ("security.istio.io", "AuthorizationPolicy") => &[("", r#"{"rules": [{}]}"#)],
         ("security.istio.io", "RequestAuthentication") => {
             &[("", r#"{"jwtRules": [{"issuer": "a", "jwks": "{\"keys\":[]}"}]}"#)]
         }
         ("gateway.networking.k8s.io", "HTTPRoute") => &HTTP_ROUTE,
         ("gateway.networking.k8s.io", "GRPCRoute") => &GRPC_ROUTE,
-        ("gateway.networking.k8s.io", "TCPRoute" | "TLSRoute" | "UDPRoute") => &[("", L4_ROUTE)],
+        ("gateway.networking.k8s.io", "TLSRoute") => &[("", TLS_ROUTE)],
+        ("gateway.networking.k8s.io", "TCPRoute" | "UDPRoute") => &[("", L4_ROUTE)],
         ("gateway.networking.k8s.io", "Gateway") => &GATEWAY,
         ("gateway.networking.k8s.io", "ListenerSet") => &LISTENER_SET,
         ("gateway.networking.k8s.io", "GatewayClass") => {
@@ -353,7 +360,7 @@ const WORKLOAD_GROUP: [(&str, &str); 2] = [
     ),
 ];
 
-const HTTP_ROUTE: [(&str, &str); 10] = [
+const HTTP_ROUTE: [(&str, &str); 5] = [
     (
         "",
         r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
@@ -374,29 +381,9 @@ const HTTP_ROUTE: [(&str, &str); 10] = [
         "spec.rules[].matches[].path",
         r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/a"}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
     ),
-    (
-        "spec.rules[].filters[].requestHeaderModifier",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].filters[].responseHeaderModifier",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"filters": [{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].filters[].requestMirror",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].filters[].requestRedirect",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"filters": [{"type": "RequestRedirect", "requestRedirect": {"hostname": "a.example.com"}}]}]}"#,
-    ),
-    (
-        "spec.rules[].filters[].urlRewrite",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "a.example.com"}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
 ];
 
-const GRPC_ROUTE: [(&str, &str); 3] = [
+const GRPC_ROUTE: [(&str, &str); 4] = [
     (
         "",
         r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
@@ -409,9 +396,78 @@ const GRPC_ROUTE: [(&str, &str); 3] = [
         "spec.rules[].matches[].headers",
         r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"headers": [{"name": "a", "value": "b"}]}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
     ),
+    (
+        "spec.rules[].matches[].method",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"method": {"service": "a.B", "method": "C"}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
 ];
 
-const L4_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "hostnames": ["a.example.com"], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;
+/// `filters` of HTTPRoutes and GRPCRoutes stand in two places; the rule's own may do without a backend.
+fn route_filter(kind: &str, path: &str) -> Option<Vec<Value>> {
+    if !matches!(kind, "HTTPRoute" | "GRPCRoute") {
+        return None;
+    }
+    let (place, rest) = path.split_once("filters[].")?;
+    let of_backend = place.ends_with("backendRefs[].");
+    let spec = |filter: Value| {
+        let answers = filter["type"] == "RequestRedirect";
+        let mut rule = json!({});
+        if kind == "HTTPRoute" {
+            rule["matches"] = json!([{"path": {"type": "PathPrefix", "value": "/a"}}]);
+        }
+        if of_backend {
+            rule["backendRefs"] = json!([{"name": "reviews", "port": 80, "filters": [filter]}]);
+        } else {
+            if !answers {
+                rule["backendRefs"] = json!([{"name": "reviews", "port": 80}]);
+            }
+            rule["filters"] = json!([filter]);
+        }
+        json!({"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [rule]})
+    };
+    Some(matching(&FILTERS, rest).into_iter().map(spec).collect())
+}
+
+const FILTERS: [(&str, &str); 13] = [
+    ("", r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}]}}"#),
+    (
+        "requestHeaderModifier",
+        r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
+    ),
+    (
+        "responseHeaderModifier",
+        r#"{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
+    ),
+    ("requestMirror", r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}}}"#),
+    (
+        "requestMirror.fraction",
+        r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}, "fraction": {"numerator": 3, "denominator": 90}}}"#,
+    ),
+    ("requestRedirect", r#"{"type": "RequestRedirect", "requestRedirect": {"hostname": "a.example.com"}}"#),
+    (
+        "requestRedirect.path",
+        r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
+    ),
+    (
+        "requestRedirect.path.replacePrefixMatch",
+        r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
+    ),
+    ("urlRewrite", r#"{"type": "URLRewrite", "urlRewrite": {"hostname": "a.example.com"}}"#),
+    (
+        "urlRewrite.path",
+        r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
+    ),
+    (
+        "urlRewrite.path.replacePrefixMatch",
+        r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
+    ),
+    ("cors", r#"{"type": "CORS", "cors": {"allowOrigins": ["http://a.example"]}}"#),
+    ("extensionRef", r#"{"type": "ExtensionRef", "extensionRef": {"group": "a.b", "kind": "C", "name": "d"}}"#),
+];
+
+const TLS_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "hostnames": ["a.example.com"], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;
+
+const L4_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;
 
 const GATEWAY: [(&str, &str); 2] = [
     (

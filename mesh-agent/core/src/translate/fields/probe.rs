@@ -29,7 +29,7 @@ const TEXTS: [&str; 19] = [
 const INTEGERS: [i64; 7] = [7, 80, 503, 302, 50, 1, 65_537];
 const NUMBERS: [f64; 2] = [12.5, 0.5];
 /// Keys of maps.
-const KEYS: [&str; 2] = ["x-probe", "region/zone/*"];
+const KEYS: [&str; 3] = ["x-probe", "region/zone/*", "8080"];
 
 /// What one value of a field leads to.
 enum Said {
@@ -64,12 +64,13 @@ pub fn outcome(kind: &Kind, field: &Field) -> Result<Outcome, Unclear> {
             break;
         }
     }
-    if let Some(rejected) = other.as_ref().filter(|r| r.reason.starts_with("unknown field")) {
+    let unknown = |r: &&Rejected| r.reason.starts_with("unknown field") && concerns(r, field.path);
+    if let Some(rejected) = other.as_ref().filter(unknown) {
         return Err(Unclear::Unknown(rejected.to_string()));
     }
     let reason = IGNORED
         .iter()
-        .find(|(of, path, _)| *of == kind.kind && *path == field.path)
+        .find(|(of, path, _)| (*of == kind.kind || *of == "*") && *path == field.path)
         .map(|(.., reason)| *reason);
     let each = || refused.iter().map(|(value, r)| (value.clone(), r.reason.clone())).collect();
     match (honoured, silent > 0, reason, refused.first(), other) {
@@ -128,7 +129,7 @@ fn say_in(kind: &Kind, base: &Value, path: &str, value: &Value, key: &str) -> Sa
     let mut without = object(kind, base);
     unset(&mut without, &steps);
     match translated(&with) {
-        Err(rejected) if concerns(&rejected, path) && rejected.reason.contains("not supported") => {
+        Err(rejected) if concerns(&rejected, path) && is_refusal(&rejected.reason) => {
             Said::NotSupported(rejected)
         }
         Err(rejected) => Said::Otherwise(rejected),
@@ -159,7 +160,13 @@ fn object(kind: &Kind, spec: &Value) -> Value {
     })
 }
 
-/// Whether a refusal names this field, one around it or one inside of it; the kind as a whole is around all.
+/// Whether a refusal says that a field or value is not supported, not that it is wrong.
+fn is_refusal(reason: &str) -> bool {
+    reason.contains("not supported") || reason.contains("is supported")
+}
+
+/// Whether a refusal names this field, one around it, one inside of it, or the one that decides over it; the kind as a whole
+/// is around all.
 fn concerns(rejected: &Rejected, path: &str) -> bool {
     let at = abstracted(&rejected.field);
     let inside = |inner: &str, outer: &str| {
@@ -167,7 +174,12 @@ fn concerns(rejected: &Rejected, path: &str) -> bool {
             .strip_prefix(outer)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    at.is_empty() || at == "kind" || inside(path, &at) || inside(&at, path)
+    // What stands beside these depends on them: `filters[].type` decides over `filters[].cors`.
+    let decided = ["type", "mode"]
+        .iter()
+        .filter_map(|word| at.strip_suffix(word))
+        .any(|around| path.starts_with(around));
+    at.is_empty() || at == "kind" || decided || inside(path, &at) || inside(&at, path)
 }
 
 /// `spec.http[0].route` → `spec.http[].route`.
