@@ -13,7 +13,16 @@ const MADE: [(&str, &[&str]); 2] = [
     ),
     (
         "charts/heddle/crds/workloadtemplates.yaml",
-        &["run", "--quiet", "-p", "mesh-agent", "--bin", "heddle", "--", "crds"],
+        &[
+            "run",
+            "--quiet",
+            "-p",
+            "mesh-agent",
+            "--bin",
+            "heddle",
+            "--",
+            "crds",
+        ],
     ),
 ];
 

@@ -64,7 +64,13 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, code: &'static Code, key: &ObjectKey, field: impl Into<String>, text: impl Into<String>) {
+    fn add(
+        &mut self,
+        code: &'static Code,
+        key: &ObjectKey,
+        field: impl Into<String>,
+        text: impl Into<String>,
+    ) {
         let (origin, suppressed) = match self.origins.get(key) {
             Some((origin, suppressed)) => (origin.clone(), suppressed.as_slice()),
             None => (String::new(), &[][..]),
@@ -124,7 +130,14 @@ pub fn analyze(given: &[Given<'_>], settings: &MeshSettings) -> Vec<Message> {
     namespaces::check(&world, &mut report);
     let mut messages = report.messages;
     messages.sort_by(|a, b| {
-        let key = |m: &Message| (std::cmp::Reverse(m.level), m.origin.clone(), m.object.clone(), m.field.clone());
+        let key = |m: &Message| {
+            (
+                std::cmp::Reverse(m.level),
+                m.origin.clone(),
+                m.object.clone(),
+                m.field.clone(),
+            )
+        };
         key(a).cmp(&key(b)).then_with(|| a.code.cmp(b.code))
     });
     messages

@@ -21,7 +21,11 @@ fn servers<'a>(gateway: &'a Object<'_>) -> impl Iterator<Item = (usize, &'a Valu
 }
 
 fn hosts(server: &Value) -> impl Iterator<Item = &str> {
-    server["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    server["hosts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
 }
 
 /// Two Gateways for the same pods that both want a host on a port.
@@ -41,7 +45,12 @@ fn conflict(one: &Object<'_>, other: &Object<'_>, report: &mut Report) {
                     "port {number} of host {host} is also served by Gateway {}/{} for the same pods",
                     of.key.namespace, of.key.name
                 );
-                report.add(&CONFLICTING_GATEWAYS, &gateway.key, format!("spec.servers[{place}]"), text);
+                report.add(
+                    &CONFLICTING_GATEWAYS,
+                    &gateway.key,
+                    format!("spec.servers[{place}]"),
+                    text,
+                );
             };
             say(one, i, other);
             say(other, j, one);
@@ -58,12 +67,17 @@ fn exactly(a: &str, b: &str) -> bool {
 /// A port that no service in front of the gateway's pods leads to.
 fn ports(world: &World<'_>, gateway: &Object<'_>, report: &mut Report) {
     let selector = &gateway.value["spec"]["selector"];
-    let own: Vec<_> = world.workloads.iter().filter(|w| selects(selector, w.labels)).collect();
+    let own: Vec<_> = world
+        .workloads
+        .iter()
+        .filter(|w| selects(selector, w.labels))
+        .collect();
     let before: Vec<&Object<'_>> = world
         .of("", "Service")
         .filter(|service| {
             own.iter().any(|w| {
-                w.key.namespace == service.key.namespace && selects(&service.value["spec"]["selector"], w.labels)
+                w.key.namespace == service.key.namespace
+                    && selects(&service.value["spec"]["selector"], w.labels)
             })
         })
         .collect();
@@ -74,12 +88,18 @@ fn ports(world: &World<'_>, gateway: &Object<'_>, report: &mut Report) {
         let leads = |port: &Value| {
             port["port"].as_u64() == Some(number) || port["targetPort"].as_u64() == Some(number)
         };
-        if !before.iter().any(|service| service.list("ports").iter().any(leads)) {
+        if !before
+            .iter()
+            .any(|service| service.list("ports").iter().any(leads))
+        {
             let names: Vec<String> = before
                 .iter()
                 .map(|s| format!("{}/{}", s.key.namespace, s.key.name))
                 .collect();
-            let text = format!("no port {number} on service {}, which leads to the gateway's pods", names.join(", "));
+            let text = format!(
+                "no port {number} on service {}, which leads to the gateway's pods",
+                names.join(", ")
+            );
             report.add(
                 &PORT_NOT_ON_SERVICE,
                 &gateway.key,

@@ -20,8 +20,19 @@ pub(super) fn check(given: &[Given<'_>], world: &World<'_>, settings: &MeshSetti
         match Head::read(given.object) {
             Err(rejected) => {
                 refused.insert(text(&given.origin, &rejected));
-                let Rejected { object, field, reason } = rejected;
-                report.push(&SCHEMA, object, String::new(), field, reason, given.origin.clone());
+                let Rejected {
+                    object,
+                    field,
+                    reason,
+                } = rejected;
+                report.push(
+                    &SCHEMA,
+                    object,
+                    String::new(),
+                    field,
+                    reason,
+                    given.origin.clone(),
+                );
             }
             Ok(head) if !is_of_the_mesh(&head.key) => {}
             Ok(head) => {
@@ -93,7 +104,11 @@ fn between(
             Some(key) if *code != TWICE => report.add(code, key, rejected.field, rejected.reason),
             key => {
                 let namespace = key.map(|key| key.namespace.clone()).unwrap_or_default();
-                let Rejected { object, field, reason } = rejected;
+                let Rejected {
+                    object,
+                    field,
+                    reason,
+                } = rejected;
                 report.push(code, object, namespace, field, reason, origin);
             }
         }
@@ -102,13 +117,18 @@ fn between(
 
 /// Istio's code for a finding of the state.
 fn code_of(problem: &Problem) -> &'static Code {
-    let Rejected { object, field, reason } = &problem.rejected;
+    let Rejected {
+        object,
+        field,
+        reason,
+    } = &problem.rejected;
     let of = |kind: &str| object.split(' ').next() == Some(kind);
     if reason.contains("is already defined at") {
         &TWICE
     } else if of("DestinationRule") && field == "spec.host" {
         &UNKNOWN_RULE_HOST
-    } else if of("VirtualService") && field.starts_with("spec.hosts[") && reason.contains("already routed by") {
+    } else if of("VirtualService") && field.starts_with("spec.hosts[") && reason.contains("already routed by")
+    {
         &CONFLICTING_HOSTS
     } else if reason.contains("is no service")
         || reason.contains("has no port")

@@ -15,8 +15,22 @@ pub(super) fn check(world: &World<'_>, report: &mut Report) {
     }
     entries(world, report);
     selectors(world, report);
-    one_without_selector(world, "networking.istio.io", "Sidecar", "workloadSelector", &MANY_SIDECARS, report);
-    one_without_selector(world, "telemetry.istio.io", "Telemetry", "selector", &MANY_TELEMETRIES, report);
+    one_without_selector(
+        world,
+        "networking.istio.io",
+        "Sidecar",
+        "workloadSelector",
+        &MANY_SIDECARS,
+        report,
+    );
+    one_without_selector(
+        world,
+        "telemetry.istio.io",
+        "Telemetry",
+        "selector",
+        &MANY_TELEMETRIES,
+        report,
+    );
 }
 
 /// Subsets of which no workload of the service is; only where workloads are known.
@@ -32,14 +46,20 @@ fn subsets(world: &World<'_>, rule: &Object<'_>, report: &mut Report) {
     }
     for (i, subset) in rule.list("subsets").iter().enumerate() {
         let labels = &subset["labels"];
-        if labels.as_object().is_some_and(|l| !l.is_empty()) && !own.iter().any(|w| selects(labels, w.labels)) {
+        if labels.as_object().is_some_and(|l| !l.is_empty()) && !own.iter().any(|w| selects(labels, w.labels))
+        {
             let text = format!(
                 "subset {} selects no pod of service {}/{}: requests for it are answered with 503 (UH)",
                 subset["name"].as_str().unwrap_or_default(),
                 service.key.namespace,
                 service.key.name
             );
-            report.add(&SUBSET_WITHOUT_PODS, &rule.key, format!("spec.subsets[{i}].labels"), text);
+            report.add(
+                &SUBSET_WITHOUT_PODS,
+                &rule.key,
+                format!("spec.subsets[{i}].labels"),
+                text,
+            );
         }
     }
 }
@@ -47,17 +67,25 @@ fn subsets(world: &World<'_>, rule: &Object<'_>, report: &mut Report) {
 fn entries(world: &World<'_>, report: &mut Report) {
     let mut spoken: BTreeMap<(String, u64), (String, String)> = BTreeMap::new();
     for entry in world.istio("ServiceEntry") {
-        let opaque = |port: &Value| port["protocol"].as_str().is_none_or(|p| p.eq_ignore_ascii_case("TCP"));
+        let opaque = |port: &Value| {
+            port["protocol"]
+                .as_str()
+                .is_none_or(|p| p.eq_ignore_ascii_case("TCP"))
+        };
         let open = entry.list("addresses").is_empty()
-            && entry.value["spec"]["resolution"].as_str().is_none_or(|r| r == "NONE");
+            && entry.value["spec"]["resolution"]
+                .as_str()
+                .is_none_or(|r| r == "NONE");
         if open && let Some(i) = entry.list("ports").iter().position(opaque) {
-            let text = "a TCP port without addresses and with resolution NONE is for every address: write addresses";
+            let text =
+                "a TCP port without addresses and with resolution NONE is for every address: write addresses";
             report.add(&ADDRESSES_REQUIRED, &entry.key, format!("spec.ports[{i}]"), text);
         }
         let name = format!("{}/{}", entry.key.namespace, entry.key.name);
         for host in entry.texts("hosts") {
             for (i, port) in entry.list("ports").iter().enumerate() {
-                let (Some(number), Some(protocol)) = (port["number"].as_u64(), port["protocol"].as_str()) else {
+                let (Some(number), Some(protocol)) = (port["number"].as_u64(), port["protocol"].as_str())
+                else {
                     continue;
                 };
                 let protocol = protocol.to_ascii_uppercase();
@@ -65,8 +93,16 @@ fn entries(world: &World<'_>, report: &mut Report) {
                     .entry((host.to_ascii_lowercase(), number))
                     .or_insert_with(|| (protocol.clone(), name.clone()));
                 if first.0 != protocol {
-                    let text = format!("port {number} of {host} is {protocol} here and {} in {}", first.0, first.1);
-                    report.add(&CONFLICTING_ENTRIES, &entry.key, format!("spec.ports[{i}].protocol"), text);
+                    let text = format!(
+                        "port {number} of {host} is {protocol} here and {} in {}",
+                        first.0, first.1
+                    );
+                    report.add(
+                        &CONFLICTING_ENTRIES,
+                        &entry.key,
+                        format!("spec.ports[{i}].protocol"),
+                        text,
+                    );
                 }
             }
         }
@@ -76,18 +112,45 @@ fn entries(world: &World<'_>, report: &mut Report) {
 /// Kinds that are for some pods, and where they say which.
 const SELECTORS: [(&str, &str, &[&str], bool); 6] = [
     ("networking.istio.io", "Gateway", &["selector"], true),
-    ("networking.istio.io", "Sidecar", &["workloadSelector", "labels"], false),
-    ("security.istio.io", "AuthorizationPolicy", &["selector", "matchLabels"], false),
-    ("security.istio.io", "PeerAuthentication", &["selector", "matchLabels"], false),
-    ("security.istio.io", "RequestAuthentication", &["selector", "matchLabels"], false),
-    ("telemetry.istio.io", "Telemetry", &["selector", "matchLabels"], false),
+    (
+        "networking.istio.io",
+        "Sidecar",
+        &["workloadSelector", "labels"],
+        false,
+    ),
+    (
+        "security.istio.io",
+        "AuthorizationPolicy",
+        &["selector", "matchLabels"],
+        false,
+    ),
+    (
+        "security.istio.io",
+        "PeerAuthentication",
+        &["selector", "matchLabels"],
+        false,
+    ),
+    (
+        "security.istio.io",
+        "RequestAuthentication",
+        &["selector", "matchLabels"],
+        false,
+    ),
+    (
+        "telemetry.istio.io",
+        "Telemetry",
+        &["selector", "matchLabels"],
+        false,
+    ),
 ];
 
 /// Selectors that select nothing; only where workloads are known. Gateways select in every namespace.
 fn selectors(world: &World<'_>, report: &mut Report) {
     for (group, kind, path, everywhere) in SELECTORS {
         for object in world.of(group, kind) {
-            let selector = path.iter().fold(&object.value["spec"], |value, step| &value[*step]);
+            let selector = path
+                .iter()
+                .fold(&object.value["spec"], |value, step| &value[*step]);
             let near = || {
                 let here = |namespace: &str| everywhere || namespace == object.key.namespace;
                 world.workloads.iter().filter(move |w| here(&w.key.namespace))
@@ -95,7 +158,12 @@ fn selectors(world: &World<'_>, report: &mut Report) {
             let asks = selector.as_object().is_some_and(|s| !s.is_empty());
             if asks && near().next().is_some() && !near().any(|w| selects(selector, w.labels)) {
                 let field = format!("spec.{}", path.join("."));
-                report.add(&NO_WORKLOADS, &object.key, field, "selects no pod: the object has no effect");
+                report.add(
+                    &NO_WORKLOADS,
+                    &object.key,
+                    field,
+                    "selects no pod: the object has no effect",
+                );
             }
         }
     }
@@ -110,13 +178,17 @@ fn one_without_selector(
     report: &mut Report,
 ) {
     let mut first: BTreeMap<&str, &str> = BTreeMap::new();
-    for object in world.of(group, kind).filter(|o| o.value["spec"][selector].is_null()) {
+    for object in world
+        .of(group, kind)
+        .filter(|o| o.value["spec"][selector].is_null())
+    {
         match first.get(object.key.namespace.as_str()) {
             None => {
                 first.insert(&object.key.namespace, &object.key.name);
             }
             Some(other) => {
-                let text = format!("{kind} {other} is for the whole namespace already: which of them holds is open");
+                let text =
+                    format!("{kind} {other} is for the whole namespace already: which of them holds is open");
                 report.add(code, &object.key, format!("spec.{selector}"), text);
             }
         }

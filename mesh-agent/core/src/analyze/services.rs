@@ -34,11 +34,18 @@ fn is_tcp(port: &Value) -> bool {
 
 /// Ports whose protocol has to be found out on each connection. Only where the mesh looks.
 fn names(world: &World<'_>, service: &Object<'_>, report: &mut Report) {
-    let namespace = world.of("", "Namespace").find(|n| n.key.name == service.key.namespace);
+    let namespace = world
+        .of("", "Namespace")
+        .find(|n| n.key.name == service.key.namespace);
     if namespace.is_some_and(|n| !super::namespaces::is_enrolled(&n.value["metadata"]["labels"])) {
         return;
     }
-    for (i, port) in service.list("ports").iter().enumerate().filter(|(_, p)| is_tcp(p)) {
+    for (i, port) in service
+        .list("ports")
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| is_tcp(p))
+    {
         let name = port["name"].as_str().unwrap_or_default();
         if port["appProtocol"].is_string() || named_after_protocol(name) {
             continue;
@@ -56,7 +63,12 @@ fn external(service: &Object<'_>, report: &mut Report) {
         let name = port["name"].as_str().unwrap_or_default();
         if !named_after_protocol(name) && !port["appProtocol"].is_string() {
             let text = "the port of an ExternalName service must say its protocol in its name: nobody can look before";
-            report.add(&EXTERNAL_NAME_PORT, &service.key, format!("spec.ports[{i}].name"), text);
+            report.add(
+                &EXTERNAL_NAME_PORT,
+                &service.key,
+                format!("spec.ports[{i}].name"),
+                text,
+            );
         }
     }
 }
@@ -65,7 +77,10 @@ fn external(service: &Object<'_>, report: &mut Report) {
 fn shared_pods(world: &World<'_>, report: &mut Report) {
     let mut by_namespace: HashMap<&str, Vec<&Object<'_>>> = HashMap::new();
     for service in world.of("", "Service") {
-        by_namespace.entry(&service.key.namespace).or_default().push(service);
+        by_namespace
+            .entry(&service.key.namespace)
+            .or_default()
+            .push(service);
     }
     for workload in &world.workloads {
         let near = by_namespace.get(workload.key.namespace.as_str());
@@ -98,7 +113,13 @@ fn shared_pods(world: &World<'_>, report: &mut Report) {
 
 fn pairs<'a>(one: &'a Object<'_>, other: &'a Object<'_>) -> impl Iterator<Item = (&'a Value, &'a Value)> {
     let all = one.list("ports").iter().filter(|p| is_tcp(p));
-    all.flat_map(|a| other.list("ports").iter().filter(|p| is_tcp(p)).map(move |b| (a, b)))
+    all.flat_map(|a| {
+        other
+            .list("ports")
+            .iter()
+            .filter(|p| is_tcp(p))
+            .map(move |b| (a, b))
+    })
 }
 
 fn target(port: &Value) -> &Value {

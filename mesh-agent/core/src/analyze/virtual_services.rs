@@ -49,9 +49,20 @@ fn gateways(world: &World<'_>, object: &Object<'_>, report: &mut Report) {
                 .filter_map(Value::as_str)
                 .any(|pattern| covers(pattern, host))
         };
-        for (j, host) in object.texts("hosts").enumerate().filter(|(_, host)| !served(host)) {
-            let text = format!("no server of Gateway {namespace}/{wanted} is for host {host}: the rules never apply there");
-            report.add(&HOST_NOT_IN_GATEWAY, &object.key, format!("spec.hosts[{j}]"), text);
+        for (j, host) in object
+            .texts("hosts")
+            .enumerate()
+            .filter(|(_, host)| !served(host))
+        {
+            let text = format!(
+                "no server of Gateway {namespace}/{wanted} is for host {host}: the rules never apply there"
+            );
+            report.add(
+                &HOST_NOT_IN_GATEWAY,
+                &object.key,
+                format!("spec.hosts[{j}]"),
+                text,
+            );
         }
     }
 }
@@ -61,12 +72,22 @@ fn destinations<'a>(list: &str, rules: &'a [Value]) -> Vec<(String, &'a Value)> 
     let mut all = Vec::new();
     for (i, rule) in rules.iter().enumerate() {
         let routes = rule["route"].as_array().into_iter().flatten().enumerate();
-        all.extend(routes.map(|(j, r)| (format!("spec.{list}[{i}].route[{j}].destination"), &r["destination"])));
+        all.extend(routes.map(|(j, r)| {
+            (
+                format!("spec.{list}[{i}].route[{j}].destination"),
+                &r["destination"],
+            )
+        }));
         if rule["mirror"].is_object() {
             all.push((format!("spec.{list}[{i}].mirror"), &rule["mirror"]));
         }
         let mirrors = rule["mirrors"].as_array().into_iter().flatten().enumerate();
-        all.extend(mirrors.map(|(j, m)| (format!("spec.{list}[{i}].mirrors[{j}].destination"), &m["destination"])));
+        all.extend(mirrors.map(|(j, m)| {
+            (
+                format!("spec.{list}[{i}].mirrors[{j}].destination"),
+                &m["destination"],
+            )
+        }));
     }
     all
 }
@@ -75,14 +96,18 @@ fn destinations<'a>(list: &str, rules: &'a [Value]) -> Vec<(String, &'a Value)> 
 fn hosts(world: &World<'_>, object: &Object<'_>, report: &mut Report) {
     for list in ["http", "tcp", "tls"] {
         for (at, destination) in destinations(list, object.list(list)) {
-            let Some(host) = destination["host"].as_str() else { continue };
+            let Some(host) = destination["host"].as_str() else {
+                continue;
+            };
             let absolute = world.absolute(host, &object.key.namespace);
             if !world.knows_host(&absolute) {
                 let text = format!("host {absolute} is no service");
                 report.add(&REFERENCE_NOT_FOUND, &object.key, format!("{at}.host"), text);
                 continue;
             }
-            let Some(subset) = destination["subset"].as_str() else { continue };
+            let Some(subset) = destination["subset"].as_str() else {
+                continue;
+            };
             let defines = |rule: &Object<'_>| {
                 let of = rule.value["spec"]["host"].as_str().unwrap_or_default();
                 covers(&world.absolute(of, &rule.key.namespace), &absolute)
@@ -99,7 +124,10 @@ fn hosts(world: &World<'_>, object: &Object<'_>, report: &mut Report) {
 /// A service with several ports, of which none is named.
 fn ports(world: &World<'_>, object: &Object<'_>, list: &str, rules: &[Value], report: &mut Report) {
     for (at, destination) in destinations(list, rules) {
-        let Some(host) = destination["host"].as_str().filter(|_| destination["port"].is_null()) else {
+        let Some(host) = destination["host"]
+            .as_str()
+            .filter(|_| destination["port"].is_null())
+        else {
             continue;
         };
         let service = world.service(&world.absolute(host, &object.key.namespace));
@@ -161,32 +189,35 @@ fn is_condition(field: &str) -> bool {
 /// what is certain counts.
 fn takes_all(earlier: &Map<String, Value>, later: &Map<String, Value>) -> bool {
     let ignore_case = |block: &Map<String, Value>| block.get("ignoreUriCase") == Some(&Value::Bool(true));
-    earlier.iter().filter(|(field, _)| is_condition(field)).all(|(field, wanted)| {
-        if field == "ignoreUriCase" {
-            return true;
-        }
-        if field == "uri" && is_everything(wanted) {
-            return true;
-        }
-        let Some(given) = later.get(field) else {
-            return false;
-        };
-        if wanted == given && (field != "uri" || ignore_case(earlier) || !ignore_case(later)) {
-            return true;
-        }
-        match field.as_str() {
-            "uri" => !ignore_case(later) && !ignore_case(earlier) && follows(wanted, given),
-            "scheme" | "method" | "authority" => follows(wanted, given),
-            // Further headers only narrow.
-            "headers" | "queryParams" | "sourceLabels" | "withoutHeaders" => {
-                let (Some(wanted), Some(given)) = (wanted.as_object(), given.as_object()) else {
-                    return false;
-                };
-                wanted.iter().all(|(name, value)| given.get(name) == Some(value))
+    earlier
+        .iter()
+        .filter(|(field, _)| is_condition(field))
+        .all(|(field, wanted)| {
+            if field == "ignoreUriCase" {
+                return true;
             }
-            _ => false,
-        }
-    })
+            if field == "uri" && is_everything(wanted) {
+                return true;
+            }
+            let Some(given) = later.get(field) else {
+                return false;
+            };
+            if wanted == given && (field != "uri" || ignore_case(earlier) || !ignore_case(later)) {
+                return true;
+            }
+            match field.as_str() {
+                "uri" => !ignore_case(later) && !ignore_case(earlier) && follows(wanted, given),
+                "scheme" | "method" | "authority" => follows(wanted, given),
+                // Further headers only narrow.
+                "headers" | "queryParams" | "sourceLabels" | "withoutHeaders" => {
+                    let (Some(wanted), Some(given)) = (wanted.as_object(), given.as_object()) else {
+                        return false;
+                    };
+                    wanted.iter().all(|(name, value)| given.get(name) == Some(value))
+                }
+                _ => false,
+            }
+        })
 }
 
 /// `prefix: /` and `regex: .*` match every path (T-12).

@@ -73,7 +73,8 @@ impl<'a> World<'a> {
                 Some(&given.object["spec"]["template"]["metadata"]["labels"])
             }
             ("", "Service") => {
-                self.services.insert(self.absolute(&key.name, &key.namespace), place);
+                self.services
+                    .insert(self.absolute(&key.name, &key.namespace), place);
                 None
             }
             _ => None,
@@ -94,7 +95,10 @@ impl<'a> World<'a> {
     /// All objects of a kind.
     pub(super) fn of(&self, group: &str, kind: &str) -> impl Iterator<Item = &Object<'a>> {
         let places = self.kinds.get(&(group.to_owned(), kind.to_owned()));
-        places.into_iter().flatten().filter_map(|place| self.objects.get(*place))
+        places
+            .into_iter()
+            .flatten()
+            .filter_map(|place| self.objects.get(*place))
     }
 
     /// All objects of a kind of `networking.istio.io`.
@@ -127,7 +131,10 @@ impl<'a> World<'a> {
         let entry = |o: &Object<'a>| {
             o.texts("hosts").any(|known| {
                 let known = known.to_ascii_lowercase();
-                known == host || known.strip_prefix('*').is_some_and(|suffix| host.ends_with(suffix))
+                known == host
+                    || known
+                        .strip_prefix('*')
+                        .is_some_and(|suffix| host.ends_with(suffix))
             })
         };
         self.services.contains_key(host) || self.istio("ServiceEntry").any(entry)
@@ -136,14 +143,17 @@ impl<'a> World<'a> {
 
 /// Whether labels have everything that a selector (a map) asks for; an empty one selects nothing here.
 pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
-    selector
-        .as_object()
-        .is_some_and(|selector| !selector.is_empty() && selector.iter().all(|(k, v)| labels.get(k) == Some(v)))
+    selector.as_object().is_some_and(|selector| {
+        !selector.is_empty() && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
+    })
 }
 
 /// `host` in a list of hosts and wildcards of a Gateway's server, which may begin with a namespace (`ns/host`).
 pub(super) fn covers(pattern: &str, host: &str) -> bool {
-    let pattern = pattern.split_once('/').map_or(pattern, |(_, host)| host).to_ascii_lowercase();
+    let pattern = pattern
+        .split_once('/')
+        .map_or(pattern, |(_, host)| host)
+        .to_ascii_lowercase();
     let host = host.to_ascii_lowercase();
     if pattern == "*" || host == "*" || pattern == host {
         return true;

@@ -164,7 +164,9 @@ pub fn kinds() -> Vec<Kind> {
 fn holds(what: &'static str) -> Holds {
     match what.split_once(':') {
         Some(("enum", words)) => Holds::OneOf(words.split('|').collect()),
-        Some(("codes", words)) => Holds::OneOfNumbers(words.split('|').filter_map(|w| w.parse().ok()).collect()),
+        Some(("codes", words)) => {
+            Holds::OneOfNumbers(words.split('|').filter_map(|w| w.parse().ok()).collect())
+        }
         Some(("int-or-string", _)) => Holds::IntegerOrText,
         _ => match what {
             "string" => Holds::Text,

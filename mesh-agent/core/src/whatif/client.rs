@@ -15,6 +15,10 @@ use std::sync::Arc;
 /// The pod that a request names, or one that has the labels that it gives; `None` if there is no such pod.
 pub(super) fn of(snapshot: &Snapshot, request: &Request) -> Option<Arc<Workload>> {
     let Some(name) = &request.client else {
+        let known = request.client_address.and_then(|ip| snapshot.workload_by_ip(ip));
+        if let Some(known) = known {
+            return Some(Arc::clone(known));
+        }
         return Some(Arc::new(imagined(snapshot, request)));
     };
     let (namespace, pod) = name.split_once('/')?;
@@ -73,10 +77,17 @@ pub(super) fn with_facts<T>(
     let lower = |(name, value): (&String, &String)| (name.to_ascii_lowercase(), value.clone());
     let headers = Headers(request.headers.iter().map(lower).collect());
     let port = port(request);
-    let target = dialled(snapshot, client, request, port);
+    let gateway = request.gateway.as_deref().map(|name| {
+        let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+        ObjectName::new(namespace, name)
+    });
+    let target = match &gateway {
+        None => dialled(snapshot, client, request, port),
+        Some(_) => Target::Unknown,
+    };
     f(&RequestFacts {
-        client: Some(client),
-        gateway: None,
+        client: gateway.is_none().then_some(client),
+        gateway: gateway.as_ref(),
         target: &target,
         port,
         method: &request.method,
@@ -90,7 +101,9 @@ pub(super) fn with_facts<T>(
 fn port(request: &Request) -> u16 {
     let written = || {
         let (name, port) = request.host.rsplit_once(':')?;
-        port.parse().ok().filter(|_| !name.contains(':') || name.ends_with(']'))
+        port.parse()
+            .ok()
+            .filter(|_| !name.contains(':') || name.ends_with(']'))
     };
     request.port.or_else(written).unwrap_or(80)
 }

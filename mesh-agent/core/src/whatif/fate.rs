@@ -46,7 +46,10 @@ pub(super) fn of(snapshot: &Snapshot, client: &Workload, request: &Request) -> F
                     }
                 }
                 Decision::Refuse(refusal) => {
-                    fate.count(format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail));
+                    fate.count(format!(
+                        "answer {} {}: {}",
+                        refusal.status, refusal.flag, refusal.detail
+                    ));
                 }
             }
         }

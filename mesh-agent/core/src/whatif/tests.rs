@@ -34,8 +34,14 @@ fn only_requests_that_would_be_routed_otherwise_are_named_with_shares_and_steps(
     let places: Vec<usize> = found.iter().map(|d| d.index).collect();
     assert_eq!(places, [0, 1]);
     assert_eq!(found[0].before.rule, None);
-    assert_eq!(found[0].before.outcomes, BTreeMap::from([("weather/forecast:80".into(), 1_000)]));
-    assert_eq!(found[0].after.rule.as_deref(), Some("VirtualService weather/canary spec.http[1]"));
+    assert_eq!(
+        found[0].before.outcomes,
+        BTreeMap::from([("weather/forecast:80".into(), 1_000)])
+    );
+    assert_eq!(
+        found[0].after.rule.as_deref(),
+        Some("VirtualService weather/canary spec.http[1]")
+    );
     assert_eq!(
         found[0].after.outcomes,
         BTreeMap::from([
@@ -44,7 +50,11 @@ fn only_requests_that_would_be_routed_otherwise_are_named_with_shares_and_steps(
         ])
     );
     assert_eq!(found[0].after.timeout_ms, Some(2_000));
-    assert!(found[0].steps.iter().any(|s| s.contains("spec.http[1]")), "{:?}", found[0].steps);
+    assert!(
+        found[0].steps.iter().any(|s| s.contains("spec.http[1]")),
+        "{:?}",
+        found[0].steps
+    );
     assert_eq!(found[1].after.outcomes.len(), 1);
 }
 
@@ -55,8 +65,17 @@ fn a_share_that_would_be_refused_is_seen() {
         "[{route: [{destination: {host: forecast, subset: v1}, weight: 75}, {destination: {host: forecast, subset: nine}, weight: 25}]}]",
     );
     let found = of(&broken, &[r#"{"namespace": "weather", "host": "forecast"}"#]);
-    let refused = found[0].after.outcomes.iter().find(|(what, _)| what.contains("503 NC"));
-    assert_eq!(refused.map(|(_, share)| *share), Some(250), "{:?}", found[0].after);
+    let refused = found[0]
+        .after
+        .outcomes
+        .iter()
+        .find(|(what, _)| what.contains("503 NC"));
+    assert_eq!(
+        refused.map(|(_, share)| *share),
+        Some(250),
+        "{:?}",
+        found[0].after
+    );
 }
 
 #[test]
@@ -82,6 +101,32 @@ fn a_client_that_nobody_knows_is_an_error_that_names_the_request() {
     let world = state(WEATHER).snapshot();
     let requests = [request(r#"{"client": "weather/nobody", "host": "forecast"}"#)];
     let error = differences(&world, &world, &requests).unwrap_err();
-    assert!(error.contains("request 1") && error.contains("weather/nobody"), "{error}");
+    assert!(
+        error.contains("request 1") && error.contains("weather/nobody"),
+        "{error}"
+    );
     assert!(serde_json::from_str::<Request>(r#"{"host": "a", "hots": "b"}"#).is_err());
+}
+
+#[test]
+fn lines_of_the_access_log_are_requests_of_the_pod_that_sent_them() {
+    let line = r#"{"timestamp":"2026-01-01T00:00:00Z","target":"access","src.addr":"10.1.0.1:4000","src.namespace":"weather",
+        "dst.addr":"10.1.0.2:8080","direction":"outbound","method":"GET","path":"/new","authority":"forecast"}"#;
+    let read = Request::read(line).unwrap().unwrap();
+    assert_eq!(
+        (read.method.as_str(), read.path.as_str(), read.host.as_str()),
+        ("GET", "/new", "forecast")
+    );
+    let world = state(WEATHER).snapshot();
+    assert_eq!(
+        client::of(&world, &read).unwrap().pod.to_string(),
+        "weather/frontend"
+    );
+    assert_eq!(Request::read(&line.replace("outbound", "inbound")), Ok(None));
+    assert_eq!(
+        Request::read(r#"{"timestamp":"2026-01-01T00:00:00Z","message":"started"}"#),
+        Ok(None)
+    );
+    assert!(Request::read(r#"{"host": 5}"#).unwrap_err().contains("host"));
+    assert!(Request::read("GET /").is_err());
 }

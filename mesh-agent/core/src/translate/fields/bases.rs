@@ -20,9 +20,10 @@ pub(super) fn specs(kind: &str, group: &str, path: &str) -> Vec<Value> {
         ("networking.istio.io", "WorkloadEntry") => &[("", r#"{"address": "10.9.0.9"}"#)],
         ("networking.istio.io", "WorkloadGroup") => &WORKLOAD_GROUP,
         ("networking.istio.io", "Sidecar") => &SIDECAR,
-        ("security.istio.io", "PeerAuthentication") => {
-            &[("", r#"{"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "PERMISSIVE"}}"#)]
-        }
+        ("security.istio.io", "PeerAuthentication") => &[(
+            "",
+            r#"{"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "PERMISSIVE"}}"#,
+        )],
         ("security.istio.io", "AuthorizationPolicy") => &[("", r#"{"rules": [{}]}"#)],
         ("security.istio.io", "RequestAuthentication") => {
             &[("", r#"{"jwtRules": [{"issuer": "a", "jwks": "{\"keys\":[]}"}]}"#)]
@@ -45,7 +46,10 @@ pub(super) fn specs(kind: &str, group: &str, path: &str) -> Vec<Value> {
 }
 
 fn matching(table: &[(&str, &str)], path: &str) -> Vec<Value> {
-    let mut matching: Vec<_> = table.iter().filter(|(beginning, _)| path.starts_with(beginning)).collect();
+    let mut matching: Vec<_> = table
+        .iter()
+        .filter(|(beginning, _)| path.starts_with(beginning))
+        .collect();
     matching.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
     // A base that is no JSON would make every probe of its fields unclear, which the test shows.
     let read = |(_, spec): &&(&str, &str)| serde_json::from_str(spec).unwrap_or(Value::Null);
@@ -53,7 +57,10 @@ fn matching(table: &[(&str, &str)], path: &str) -> Vec<Value> {
 }
 
 const VIRTUAL_SERVICE: [(&str, &str); 40] = [
-    ("", r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#),
+    (
+        "",
+        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
     (
         "spec.http[].route[].weight",
         r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}, "weight": 3}, {"destination": {"host": "other"}, "weight": 3}]}]}"#,
@@ -86,13 +93,22 @@ const VIRTUAL_SERVICE: [(&str, &str); 40] = [
         "spec.http[].retries",
         r#"{"hosts": ["reviews"], "http": [{"retries": {"attempts": 4}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
     ),
-    ("spec.http[].redirect", r#"{"hosts": ["reviews"], "http": [{"redirect": {"authority": "a.example"}}]}"#),
+    (
+        "spec.http[].redirect",
+        r#"{"hosts": ["reviews"], "http": [{"redirect": {"authority": "a.example"}}]}"#,
+    ),
     (
         "spec.http[].redirect.prefixRewrite",
         r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/a"}}], "redirect": {"authority": "a.example"}}]}"#,
     ),
-    ("spec.http[].directResponse", r#"{"hosts": ["reviews"], "http": [{"directResponse": {"status": 418}}]}"#),
-    ("spec.http[].delegate", r#"{"hosts": ["reviews"], "gateways": ["gw"], "http": [{"delegate": {"name": "other"}}]}"#),
+    (
+        "spec.http[].directResponse",
+        r#"{"hosts": ["reviews"], "http": [{"directResponse": {"status": 418}}]}"#,
+    ),
+    (
+        "spec.http[].delegate",
+        r#"{"hosts": ["reviews"], "gateways": ["gw"], "http": [{"delegate": {"name": "other"}}]}"#,
+    ),
     (
         "spec.http[].rewrite",
         r#"{"hosts": ["reviews"], "http": [{"rewrite": {"uri": "/a"}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
@@ -133,7 +149,10 @@ const VIRTUAL_SERVICE: [(&str, &str); 40] = [
         "spec.http[].corsPolicy.allowOrigin",
         r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
     ),
-    ("spec.tcp[]", r#"{"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}}]}]}"#),
+    (
+        "spec.tcp[]",
+        r#"{"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
     (
         "spec.tcp[].match[]",
         r#"{"hosts": ["reviews"], "tcp": [{"match": [{"port": 9}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
@@ -209,7 +228,11 @@ fn destination_rule(path: &str) -> Vec<Value> {
             spec["subsets"] = json!([{"name": "v1", "labels": {"version": "v1"}}]);
         }
         if !policy.is_null() {
-            let place = if in_subset { &mut spec["subsets"][0] } else { &mut spec };
+            let place = if in_subset {
+                &mut spec["subsets"][0]
+            } else {
+                &mut spec
+            };
             place["trafficPolicy"] = policy;
         }
         spec
@@ -276,7 +299,10 @@ const TRAFFIC_POLICY: [(&str, &str); 20] = [
         "loadBalancer.warmup",
         r#"{"loadBalancer": {"simple": "ROUND_ROBIN", "warmup": {"duration": "9s"}}}"#,
     ),
-    ("loadBalancer.warmupDurationSecs", r#"{"loadBalancer": {"simple": "ROUND_ROBIN"}}"#),
+    (
+        "loadBalancer.warmupDurationSecs",
+        r#"{"loadBalancer": {"simple": "ROUND_ROBIN"}}"#,
+    ),
     (
         "connectionPool.http.http2KeepAlive",
         r#"{"connectionPool": {"http": {"http2KeepAlive": {"interval": "9s", "timeout": "3s"}}}}"#,
@@ -286,10 +312,19 @@ const TRAFFIC_POLICY: [(&str, &str); 20] = [
         r#"{"tunnel": {"protocol": "CONNECT", "targetHost": "a.example.com", "targetPort": 443}}"#,
     ),
     ("tls", r#"{"tls": {"mode": "SIMPLE"}}"#),
-    ("tls.clientCertificate", r#"{"tls": {"mode": "MUTUAL", "privateKey": "/a/key.pem"}}"#),
-    ("tls.privateKey", r#"{"tls": {"mode": "MUTUAL", "clientCertificate": "/a/cert.pem"}}"#),
+    (
+        "tls.clientCertificate",
+        r#"{"tls": {"mode": "MUTUAL", "privateKey": "/a/key.pem"}}"#,
+    ),
+    (
+        "tls.privateKey",
+        r#"{"tls": {"mode": "MUTUAL", "clientCertificate": "/a/cert.pem"}}"#,
+    ),
     ("tls.mode", "{}"),
-    ("portLevelSettings[].port", r#"{"portLevelSettings": [{"port": {"number": 80}}]}"#),
+    (
+        "portLevelSettings[].port",
+        r#"{"portLevelSettings": [{"port": {"number": 80}}]}"#,
+    ),
 ];
 
 fn sidecar_pool(path: &str) -> Value {
@@ -311,7 +346,10 @@ const SIDECAR: [(&str, &str); 5] = [
         "spec.egress[].port",
         r#"{"egress": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["./*"]}]}"#,
     ),
-    ("spec.ingress", r#"{"ingress": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}}]}"#),
+    (
+        "spec.ingress",
+        r#"{"ingress": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}}]}"#,
+    ),
     (
         "spec.ingress[].tls",
         r#"{"ingress": [{"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "tls": {"mode": "SIMPLE"}}]}"#,
@@ -429,7 +467,10 @@ fn route_filter(kind: &str, path: &str) -> Option<Vec<Value>> {
 }
 
 const FILTERS: [(&str, &str); 13] = [
-    ("", r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}]}}"#),
+    (
+        "",
+        r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}]}}"#,
+    ),
     (
         "requestHeaderModifier",
         r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
@@ -438,12 +479,18 @@ const FILTERS: [(&str, &str); 13] = [
         "responseHeaderModifier",
         r#"{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
     ),
-    ("requestMirror", r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}}}"#),
+    (
+        "requestMirror",
+        r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}}}"#,
+    ),
     (
         "requestMirror.fraction",
         r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}, "fraction": {"numerator": 3, "denominator": 90}}}"#,
     ),
-    ("requestRedirect", r#"{"type": "RequestRedirect", "requestRedirect": {"hostname": "a.example.com"}}"#),
+    (
+        "requestRedirect",
+        r#"{"type": "RequestRedirect", "requestRedirect": {"hostname": "a.example.com"}}"#,
+    ),
     (
         "requestRedirect.path",
         r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
@@ -452,7 +499,10 @@ const FILTERS: [(&str, &str); 13] = [
         "requestRedirect.path.replacePrefixMatch",
         r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
     ),
-    ("urlRewrite", r#"{"type": "URLRewrite", "urlRewrite": {"hostname": "a.example.com"}}"#),
+    (
+        "urlRewrite",
+        r#"{"type": "URLRewrite", "urlRewrite": {"hostname": "a.example.com"}}"#,
+    ),
     (
         "urlRewrite.path",
         r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
@@ -461,8 +511,14 @@ const FILTERS: [(&str, &str); 13] = [
         "urlRewrite.path.replacePrefixMatch",
         r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
     ),
-    ("cors", r#"{"type": "CORS", "cors": {"allowOrigins": ["http://a.example"]}}"#),
-    ("extensionRef", r#"{"type": "ExtensionRef", "extensionRef": {"group": "a.b", "kind": "C", "name": "d"}}"#),
+    (
+        "cors",
+        r#"{"type": "CORS", "cors": {"allowOrigins": ["http://a.example"]}}"#,
+    ),
+    (
+        "extensionRef",
+        r#"{"type": "ExtensionRef", "extensionRef": {"group": "a.b", "kind": "C", "name": "d"}}"#,
+    ),
 ];
 
 const TLS_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "hostnames": ["a.example.com"], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;

@@ -72,11 +72,19 @@ pub fn outcome(kind: &Kind, field: &Field) -> Result<Outcome, Unclear> {
         .iter()
         .find(|(of, path, _)| (*of == kind.kind || *of == "*") && *path == field.path)
         .map(|(.., reason)| *reason);
-    let each = || refused.iter().map(|(value, r)| (value.clone(), r.reason.clone())).collect();
+    let each = || {
+        refused
+            .iter()
+            .map(|(value, r)| (value.clone(), r.reason.clone()))
+            .collect()
+    };
     match (honoured, silent > 0, reason, refused.first(), other) {
         (true, ..) if every => Ok(Outcome::Honoured { refused: each() }),
         (true, ..) => Ok(Outcome::Honoured { refused: Vec::new() }),
-        (false, true, Some(reason), ..) => Ok(Outcome::Ignored { reason, refused: each() }),
+        (false, true, Some(reason), ..) => Ok(Outcome::Ignored {
+            reason,
+            refused: each(),
+        }),
         // A value that stands for "not set" is no reason to call a field silent.
         (false, _, _, Some((_, rejected)), _) => Ok(Outcome::Refused {
             message: rejected.reason.clone(),
@@ -100,7 +108,12 @@ fn values(holds: &Holds) -> Vec<Value> {
         Holds::OneOf(words) => words.iter().map(|word| json!(word)).collect(),
         Holds::OneOfNumbers(numbers) => numbers.iter().map(|number| json!(number)).collect(),
         Holds::IntegerOrText => integers().chain(texts()).collect(),
-        Holds::Free => vec![json!({}), json!({"probe": "probe"}), json!(["probe"]), json!("probe")],
+        Holds::Free => vec![
+            json!({}),
+            json!({"probe": "probe"}),
+            json!(["probe"]),
+            json!("probe"),
+        ],
     }
 }
 
@@ -212,7 +225,11 @@ fn steps(path: &str, key: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     for word in path.split('.') {
         let name = word.trim_end_matches("[]");
-        steps.push(Step::Key(if name == "*" { key.to_owned() } else { name.to_owned() }));
+        steps.push(Step::Key(if name == "*" {
+            key.to_owned()
+        } else {
+            name.to_owned()
+        }));
         steps.extend((0..(word.len() - name.len()) / 2).map(|_| Step::Item));
     }
     steps

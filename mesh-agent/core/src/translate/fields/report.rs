@@ -42,7 +42,9 @@ pub fn markdown() -> Result<String, Box<(String, Unclear)>> {
             .iter()
             .all(|(_, o)| matches!(o, Outcome::Refused { at, .. } if at == "kind"));
         match outcomes.first() {
-            Some((_, Outcome::Refused { message, .. })) if whole => refused_whole.push((kind.kind, kind.group, message.clone())),
+            Some((_, Outcome::Refused { message, .. })) if whole => {
+                refused_whole.push((kind.kind, kind.group, message.clone()))
+            }
             _ => section(&mut page, &kind, &outcomes),
         }
     }
@@ -57,7 +59,10 @@ pub fn markdown() -> Result<String, Box<(String, Unclear)>> {
 
 fn section(page: &mut String, kind: &Kind, outcomes: &[(&Field, Outcome)]) {
     let rows = rows(outcomes);
-    let honoured = outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Honoured { .. })).count();
+    let honoured = outcomes
+        .iter()
+        .filter(|(_, o)| matches!(o, Outcome::Honoured { .. }))
+        .count();
     let _ = write!(
         page,
         "\n## {}\n\n`{}` {}: {honoured} of {} fields honoured\n\n| field | |\n|---|---|\n",
@@ -80,7 +85,9 @@ fn rows(outcomes: &[(&Field, Outcome)]) -> Vec<Row> {
             experimental: field.experimental,
             text: shown(outcome),
         };
-        let again = rows.last().is_some_and(|last| last.path == row.path && last.text == row.text);
+        let again = rows
+            .last()
+            .is_some_and(|last| last.path == row.path && last.text == row.text);
         if !again {
             rows.push(row);
         }
@@ -100,7 +107,9 @@ fn shown_path(field: &Field, outcome: &Outcome) -> String {
 
 fn shown(outcome: &Outcome) -> String {
     let values = |refused: &[(String, String)]| -> String {
-        let each = refused.iter().map(|(value, message)| format!("; `{value}` refused: {}", cell(message)));
+        let each = refused
+            .iter()
+            .map(|(value, message)| format!("; `{value}` refused: {}", cell(message)));
         each.collect()
     };
     match outcome {
