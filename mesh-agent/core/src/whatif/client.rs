@@ -81,15 +81,16 @@ pub(super) fn with_facts<T>(
         let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
         ObjectName::new(namespace, name)
     });
-    let target = match &gateway {
+    let (target, address) = match &gateway {
         None => dialled(snapshot, client, request, port),
-        Some(_) => Target::Unknown,
+        Some(_) => (Target::Unknown, None),
     };
     f(&RequestFacts {
         client: gateway.is_none().then_some(client),
         gateway: gateway.as_ref(),
         target: &target,
         port,
+        dialled: address,
         method: &request.method,
         scheme: "http",
         authority: &request.host,
@@ -109,20 +110,27 @@ fn port(request: &Request) -> u16 {
 }
 
 /// What DNS would give for the host: a service's virtual address, or a pod of a headless one.
-fn dialled(snapshot: &Snapshot, client: &Workload, request: &Request, port: u16) -> Target {
+fn dialled(
+    snapshot: &Snapshot,
+    client: &Workload,
+    request: &Request,
+    port: u16,
+) -> (Target, Option<SocketAddr>) {
     if let Some(address) = request.address {
-        return snapshot.target(SocketAddr::new(address, port));
+        let address = SocketAddr::new(address, port);
+        return (snapshot.target(address), Some(address));
     }
     let name = host::canonical(&request.host);
     let Some(service) = host::service_named(snapshot, &name, Some(&client.pod.namespace)) else {
-        return Target::Unknown;
+        return (Target::Unknown, None);
     };
-    match service.port(port) {
-        None => Target::NoSuchPort(Arc::clone(service)),
-        Some(found) if service.vips.is_empty() => match found.endpoints.first() {
-            Some(endpoint) => snapshot.target(endpoint.addr),
-            None => Target::Unknown,
-        },
-        Some(found) => Target::Service(Arc::clone(service), Arc::clone(found)),
+    if let Some(vip) = service.vips.first() {
+        let address = SocketAddr::new(*vip, port);
+        return (snapshot.target(address), Some(address));
+    }
+    let first = service.port(port).and_then(|port| port.endpoints.first());
+    match first {
+        Some(endpoint) => (snapshot.target(endpoint.addr), Some(endpoint.addr)),
+        None => (Target::Unknown, None),
     }
 }
