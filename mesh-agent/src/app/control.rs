@@ -95,7 +95,7 @@ impl World {
     /// Takes a batch; the first complete listing makes the agent ready.
     fn take_batch(
         &mut self,
-        batch: Vec<Change>,
+        batch: Batch,
         netns_files: &Arc<NetnsFiles>,
         plugins: &mpsc::Sender<CniRequest>,
     ) -> anyhow::Result<()> {
@@ -116,13 +116,11 @@ impl World {
         Ok(())
     }
 
-    fn take(&mut self, changes: Vec<Change>) {
-        let mut changed = false;
-        let mut complete = false;
-        for change in changes {
-            complete |= matches!(change, Change::InitDone);
-            changed |= self.state.apply(change);
-        }
+    fn take(&mut self, batch: Batch) {
+        let (changed, complete) = match batch {
+            Batch::New(changes) => apply(&mut self.state, changes),
+            Batch::Listed => (true, true),
+        };
         if complete {
             self.last_listing = Some(Instant::now());
         }
@@ -254,14 +252,11 @@ pub fn run(config: AgentConfig) -> anyhow::Result<()> {
 async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(&TelemetryConfig::default());
     telemetry.access.set_on(config.access_log);
-    let (sender, mut changes) = mpsc::channel(8);
-    let (state, source) = start_source(&config, &telemetry, sender).await?;
+    // No more than one batch waits: it holds whole objects.
+    let (sender, mut changes) = mpsc::channel(1);
+    let (mut state, source) = start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
-    let early = if handover::is_due(&config) {
-        first_listing(&mut changes).await
-    } else {
-        Vec::new()
-    };
+    let listed = handover::is_due(&config) && first_listing(&mut state, &mut changes).await;
     let predecessor = handover::ask(&config).await?;
     let mark = match &predecessor {
         Some(predecessor) => predecessor.mark,
@@ -275,6 +270,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         bpf_dir: config.bpf_dir.clone(),
         cgroup,
         state_dir: config.state_dir.clone(),
+        limits: config.limits(),
     };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
     if predecessor.is_none() {
@@ -341,7 +337,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
     }
     let inputs = Inputs {
-        early,
+        listed,
         changes,
         successors,
         predecessor,
@@ -394,10 +390,10 @@ async fn start_source(
         return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
     }
     let settings = kube::WatchSettings::default();
-    let client = kube::client(&settings)
+    let figures = telemetry.register(kube::SourceFigures::register);
+    let client = kube::client(&settings, &figures)
         .await
         .context("no config folder is given (--config), and")?;
-    let figures = telemetry.register(kube::SourceFigures::register);
     let node = config.node.clone();
     let state = State::for_node(config.settings(), node.as_str());
     let source = async move {
@@ -407,23 +403,40 @@ async fn start_source(
     Ok((state, tokio::task::spawn_local(source)))
 }
 
-/// Batches up to the end of the first listing; fewer if the source ends.
-async fn first_listing(changes: &mut mpsc::Receiver<Vec<Change>>) -> Vec<Vec<Change>> {
-    let mut early = Vec::new();
+/// What the sources said.
+enum Batch {
+    New(Vec<Change>),
+    /// The first listing, which the state has already.
+    Listed,
+}
+
+/// Whether anything is different, and whether a listing is complete with it.
+fn apply(state: &mut State, changes: Vec<Change>) -> (bool, bool) {
+    let mut changed = false;
+    let mut complete = false;
+    for change in changes {
+        complete |= matches!(change, Change::InitDone);
+        changed |= state.apply(change);
+    }
+    (changed, complete)
+}
+
+/// Takes the first listing in; whether there was one before the source's end. Not kept until it is needed: as the API
+/// server sent them, all objects are many times as large as what is known of them.
+async fn first_listing(state: &mut State, changes: &mut mpsc::Receiver<Vec<Change>>) -> bool {
     while let Some(batch) = changes.recv().await {
-        let whole = batch.iter().any(|change| matches!(change, Change::InitDone));
-        early.push(batch);
-        if whole {
-            break;
+        let (_, complete) = apply(state, batch);
+        if complete {
+            return true;
         }
     }
-    early
+    false
 }
 
 /// What the control loop listens to.
 struct Inputs {
-    /// What came before the loop began.
-    early: Vec<Vec<Change>>,
+    /// Whether the state has the first listing already.
+    listed: bool,
     changes: mpsc::Receiver<Vec<Change>>,
     successors: mpsc::Receiver<Handover>,
     /// The agent that drains once this one serves.
@@ -445,10 +458,9 @@ async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Resul
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
-    for batch in inputs.early.drain(..) {
-        world
-            .borrow_mut()
-            .take_batch(batch, &inputs.netns_files, &plugins)?;
+    let certificates = Arc::clone(&world.borrow().certificates);
+    if inputs.listed {
+        world.borrow_mut().take_batch(Batch::Listed, &inputs.netns_files, &plugins)?;
     }
     loop {
         if inputs.predecessor.is_some() && world.borrow().serves_what_can_be_served() {
@@ -463,8 +475,10 @@ async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Resul
             _ = interrupt.recv() => return Ok(End::Signal),
             Some(handover) = inputs.successors.recv() => return Ok(End::HandedOver(handover)),
             Some(batch) = inputs.changes.recv() => {
-                world.borrow_mut().take_batch(batch, &inputs.netns_files, &plugins)?;
+                world.borrow_mut().take_batch(Batch::New(batch), &inputs.netns_files, &plugins)?;
             }
+            // A pod whose start waits for its certificate need not wait for the next look.
+            () = certificates.issued(), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = ticker.tick() => {

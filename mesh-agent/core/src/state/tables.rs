@@ -6,7 +6,7 @@ use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::{
-    DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
+    DestinationRuleSpec, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -32,8 +32,7 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Puts an object in force; whether it differs from the version before.
-    pub(super) fn put(&mut self, head: &Head, object: Translated, dirty: &mut Dirty) -> bool {
-        let name = head.name();
+    pub(super) fn put(&mut self, name: ObjectName, object: Translated, dirty: &mut Dirty) -> bool {
         match object {
             Translated::Namespace(spec) => {
                 let changed = put(&mut self.namespaces, Arc::clone(&name.name), spec);
@@ -103,6 +102,21 @@ impl Tables {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
             }
             _ => {}
+        }
+    }
+
+    /// Whether some version of an object is in force.
+    pub(super) fn has(&self, key: &ObjectKey) -> bool {
+        let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
+        match (key.group.as_str(), key.kind.as_str()) {
+            ("", "Namespace") => self.namespaces.contains_key(&name.name),
+            ("", "Pod") => self.pod(&name).is_some(),
+            ("", "Service") => self.service(&name).is_some(),
+            ("discovery.k8s.io", "EndpointSlice") => self.slice(&name.namespace, &name.name).is_some(),
+            (GROUP, WORKLOAD_TEMPLATE) => self.templates.has(&name),
+            ("networking.istio.io", "VirtualService") => self.virtual_services.contains_key(&name),
+            ("networking.istio.io", "DestinationRule") => self.destination_rules.contains_key(&name),
+            _ => false,
         }
     }
 

@@ -19,6 +19,15 @@ pub struct SourceFigures {
     objects: ByKind<Gauge>,
     last_event: ByKind<Gauge>,
     resource_version: ByKind<Gauge>,
+    wire: WireFigures,
+}
+
+/// What all questions to the API server cost together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WireFigures {
+    requests: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(super) open_watches: Gauge,
+    pub(super) received: Counter,
 }
 
 /// Handles to the figures of one kind.
@@ -58,7 +67,26 @@ impl SourceFigures {
             "Newest resource version of a kind that was handed over",
             f.resource_version.clone(),
         );
+        r.register(
+            "requests",
+            "Requests to the API server by verb",
+            f.wire.requests.clone(),
+        );
+        r.register(
+            "open_watches",
+            "Watches that are open at the API server",
+            f.wire.open_watches.clone(),
+        );
+        r.register(
+            "received_bytes",
+            "Bytes of answers of the API server, decompressed",
+            f.wire.received.clone(),
+        );
         f
+    }
+
+    pub(super) fn wire(&self) -> WireFigures {
+        self.wire.clone()
     }
 
     pub(super) fn of(&self, kind: &Kind) -> KindFigures {
@@ -72,6 +100,13 @@ impl SourceFigures {
             last_event: self.last_event.get_or_create(&labels).clone(),
             resource_version: self.resource_version.get_or_create(&labels).clone(),
         }
+    }
+}
+
+impl WireFigures {
+    pub(super) fn asked(&self, watch: bool) {
+        let verb = if watch { "watch" } else { "get" };
+        self.requests.get_or_create(&[("verb", verb)]).inc();
     }
 }
 

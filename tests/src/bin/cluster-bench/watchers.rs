@@ -102,7 +102,7 @@ fn busy(api: &Api, size: &Size, time: Duration, watchers: u32, writes: bool) -> 
         }));
     }
     // Until all of them are connected.
-    api.block_on(local.run_until(tokio::time::sleep(Duration::from_secs(2))));
+    api.block_on(local.run_until(async { tokio::time::sleep(Duration::from_secs(2)).await }));
     let (cpu, bytes) = (server::cpu(api)?, received.get());
     api.block_on(local.run_until(async {
         let (start, mut written) = (Instant::now(), 0);
