@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// A cluster that you have, with Heddle and the Gateway API's CRDs in it. Nothing is installed there.
     #[arg(long, env = "HEDDLE_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Heddle's image, as `cargo xtask image` wrote it; default: one of this tree, made for the run.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// GatewayClass of the Gateways.
     #[arg(long, default_value = "heddle")]
     gateway_class: String,
@@ -69,6 +72,7 @@ pub(crate) fn mesh() -> Result<(u64, Vec<String>)> {
         },
         keep: false,
         kubeconfig: None,
+        image: None,
         gateway_class: String::new(),
         write_report: false,
         suite: Vec::new(),
@@ -93,11 +97,15 @@ fn outcomes(options: &Options) -> Result<Vec<Outcome>> {
         setup::is_root(),
         "the cluster's machines are namespaces, which need root: run this as root, or with --kubeconfig"
     );
-    let image = image::run(&image::Options::for_tests())?;
+    let image = match &options.image {
+        Some(file) => std::path::absolute(file)?,
+        None => image::run(&image::Options::for_tests())?,
+    };
     let stage = Stage {
         place: Place::Own(Cluster::of_conformance()),
         programs: Programs::build()?,
     };
+    let _alone = stage.alone()?;
     let outcomes = stage
         .furnish(&image, options.choice.channel())
         .and_then(|()| stage.runs(&runs, options));
@@ -136,6 +144,15 @@ impl Stage {
         }
     }
 
+    /// The suite's namespaces have fixed names: a second run on the cluster would take them from the first.
+    fn alone(&self) -> Result<fs::File> {
+        let lock = out()?.join("running");
+        let file = fs::File::create(&lock).with_context(|| format!("writing {}", lock.display()))?;
+        file.try_lock()
+            .context("another run of the suite is under way: let it end first")?;
+        Ok(file)
+    }
+
     /// Brings the cluster, the CRDs of exactly the suite's version, Heddle and the applications' images.
     fn furnish(&self, heddle: &Path, channel: &str) -> Result<()> {
         let Place::Own(cluster) = &self.place else {
@@ -150,6 +167,15 @@ impl Stage {
             command.arg("kubectl").args(args);
             command
         };
+        // A run that was interrupted leaves its namespaces, with routes in them.
+        let left = [
+            "delete",
+            "namespaces",
+            "-l",
+            "gateway-conformance",
+            "--ignore-not-found",
+        ];
+        shell::run("removing what an earlier run left", &mut kubectl(&left))?;
         let crds = self.programs.crds(channel);
         let crds = crds.to_str().context("the CRDs' path is not UTF-8")?;
         let what = format!("installing the CRDs, {} {channel}", self.programs.version()?);
@@ -193,7 +219,7 @@ impl Stage {
             .is_ok_and(|all| all.iter().all(|one| one.count(Verdict::Failed) == 0));
         if !well {
             // Reported or not, the failure is known; its explanation goes with the cluster.
-            let _ = cluster.report(&self.programs.dir().join("cluster"));
+            let _ = cluster.report(&out()?.join("cluster"));
         }
         if keep {
             eprintln!(
@@ -221,10 +247,10 @@ impl Stage {
         let start = Instant::now();
         let name = run.part.name();
         eprintln!("▸ conformance, {name} part: {}", run.profiles.join(", "));
-        let log = self.programs.dir().join(format!("{name}.log"));
+        let log = out()?.join(format!("{name}.log"));
         let mut file = fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?;
         let mut child = self
-            .command(run, options)
+            .command(run, options)?
             .stdout(Stdio::piped())
             .spawn()
             .context("starting the suite")?;
@@ -232,7 +258,7 @@ impl Stage {
         for line in BufReader::new(child.stdout.take().context("the suite's output")?).lines() {
             let line = line?;
             file.write_all(outcome::text(&line).as_bytes())?;
-            match outcome.take(&line) {
+            match outcome.take(&line, start.elapsed()) {
                 Some(News::Setup(step)) => eprintln!("  {step}"),
                 Some(News::Done(test)) => eprintln!("  {test}"),
                 None => {}
@@ -248,7 +274,7 @@ impl Stage {
         Ok(outcome)
     }
 
-    fn command(&self, run: &Run, options: &Options) -> Command {
+    fn command(&self, run: &Run, options: &Options) -> Result<Command> {
         let mut command = self.reaching(&self.programs.program("test2json"));
         command.arg("-t").arg(self.programs.program("suite"));
         command.args(["-test.v=test2json", LIMIT]);
@@ -268,13 +294,13 @@ impl Stage {
         command.args(["-organization=heddle", "-project=heddle", "-contact=@heddle"]);
         command.arg(format!("-url={URL}"));
         command.arg(concat!("-version=v", env!("CARGO_PKG_VERSION")));
-        command.arg(format!("-report-output={}", self.report(run.part).display()));
+        command.arg(format!("-report-output={}", Self::report(run.part)?.display()));
         command.args(&options.suite);
-        command
+        Ok(command)
     }
 
-    fn report(&self, part: Part) -> PathBuf {
-        self.programs.dir().join(format!("{}.yaml", part.name()))
+    fn report(part: Part) -> Result<PathBuf> {
+        Ok(out()?.join(format!("{}.yaml", part.name())))
     }
 
     /// The report as the suite wrote it, and beside it the results of all tests: a report counts only some.
@@ -282,7 +308,7 @@ impl Stage {
         let folder = shell::root().join("docs/conformance");
         fs::create_dir_all(&folder)?;
         let name = format!("{}-{channel}-{}", self.programs.version()?, outcome.part.name());
-        let report = fs::read(self.report(outcome.part)).context("the suite wrote no report")?;
+        let report = fs::read(Self::report(outcome.part)?).context("the suite wrote no report")?;
         fs::write(folder.join(format!("{name}.yaml")), report)?;
         let command: Vec<String> = std::env::args().skip(1).collect();
         let results = format!("$ cargo xtask {}\n\n{outcome}\n", command.join(" "));
@@ -290,6 +316,13 @@ impl Stage {
         eprintln!("✔ wrote docs/conformance/{name}.yaml and .txt");
         Ok(())
     }
+}
+
+/// Where runs leave logs and reports.
+fn out() -> Result<PathBuf> {
+    let out = shell::root().join("target/conformance");
+    fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
+    Ok(out)
 }
 
 /// A run counts only if it ran what it was to run: a suite that gives up early has failed no test.

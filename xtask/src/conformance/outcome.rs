@@ -4,11 +4,16 @@ use super::plan::Part;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
 
 /// The one Go test that all of the suite's tests are below.
 const ROOT: &str = "TestConformance";
 /// Failed checks of one test that are shown; the log has all of them.
 const SHOWN: usize = 3;
+/// Characters of what such a check saw.
+const WIDTH: usize = 300;
+/// How a check of shares that is about to be repeated says so.
+const REPEATED: &str = "Traffic distribution test failed";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -55,8 +60,12 @@ pub(crate) struct Outcome {
     pub(crate) own: Vec<String>,
     /// By Go test, the last thing that it said.
     said: BTreeMap<String, String>,
-    /// By Go test, whether it failed.
+    /// Go tests that failed.
     failed: Vec<String>,
+    /// By Go test, when it began.
+    started: BTreeMap<String, Duration>,
+    /// By test of the suite, how often its shares were wrong.
+    repeated: BTreeMap<String, u32>,
 }
 
 impl Outcome {
@@ -67,6 +76,8 @@ impl Outcome {
             own: Vec::new(),
             said: BTreeMap::new(),
             failed: Vec::new(),
+            started: BTreeMap::new(),
+            repeated: BTreeMap::new(),
         }
     }
 
@@ -74,41 +85,53 @@ impl Outcome {
         self.tests.iter().filter(|test| test.verdict == verdict).count()
     }
 
-    /// Takes one line of events. A line that is no event was printed by the programs around the suite.
-    pub(crate) fn take(&mut self, line: &str) -> Option<News> {
+    /// Takes one line of events, of which `now` tells the time since the run began. A line that is no event was printed by
+    /// the programs around the suite.
+    pub(crate) fn take(&mut self, line: &str, now: Duration) -> Option<News> {
         let Ok(event) = serde_json::from_str::<Value>(line) else {
             self.own.push(line.trim_end().to_owned());
             return None;
         };
         let test = event["Test"].as_str().unwrap_or(ROOT);
-        let seconds = event["Elapsed"].as_f64().unwrap_or(0.0);
         match event["Action"].as_str()? {
+            // The suite's own clock stands still while a test's parallel checks run.
+            "run" => {
+                self.started.insert(test.to_owned(), now);
+                None
+            }
             "output" => self.output(test, event["Output"].as_str()?),
-            "pass" => self.done(test, Verdict::Passed, seconds),
-            "fail" => self.done(test, Verdict::Failed, seconds),
-            "skip" => self.done(test, Verdict::Skipped, seconds),
+            "pass" => self.done(test, Verdict::Passed, now),
+            "fail" => self.done(test, Verdict::Failed, now),
+            "skip" => self.done(test, Verdict::Skipped, now),
             _ => None,
         }
     }
 
-    fn output(&mut self, test: &str, text: &str) -> Option<News> {
-        let text = message(text)?;
-        if test == ROOT {
-            self.own.push(text.to_owned());
-            let setup = text.strip_prefix("Test Setup: ")?;
-            return Some(News::Setup(setup.to_owned()));
+    fn output(&mut self, test: &str, line: &str) -> Option<News> {
+        if test == ROOT && !line.trim().is_empty() && !is_frame(line) {
+            self.own.push(line.trim_end().to_owned());
         }
-        // A failed assertion prints a block of labelled lines; its first says what was wrong.
-        let label = ["Error Trace:", "Test:", "Messages:"]
-            .iter()
-            .any(|label| text.starts_with(label));
-        if !label {
-            self.said.insert(test.to_owned(), text.to_owned());
+        let said = self.said.entry(test.to_owned()).or_default();
+        let Some(text) = message(line) else {
+            // What a message announces may follow on a line of its own.
+            if said.ends_with(':') && !line.trim().is_empty() {
+                said.push(' ');
+                said.push_str(line.trim());
+            }
+            return None;
+        };
+        if text.starts_with(REPEATED) {
+            *self.repeated.entry(top(test)?.to_owned()).or_default() += 1;
         }
-        None
+        // That time is up says less than what was seen until then.
+        if said.is_empty() || !text.starts_with("timeout while waiting") {
+            *said = text.to_owned();
+        }
+        let setup = text.strip_prefix("Test Setup: ").filter(|_| test == ROOT)?;
+        Some(News::Setup(setup.to_owned()))
     }
 
-    fn done(&mut self, test: &str, verdict: Verdict, seconds: f64) -> Option<News> {
+    fn done(&mut self, test: &str, verdict: Verdict, now: Duration) -> Option<News> {
         let name = test.strip_prefix(ROOT)?.strip_prefix('/')?;
         if verdict == Verdict::Failed {
             self.failed.push(test.to_owned());
@@ -118,19 +141,28 @@ impl Outcome {
             return None;
         }
         let why = match verdict {
-            Verdict::Passed => Vec::new(),
+            Verdict::Passed => self.repetition(name).into_iter().collect(),
             Verdict::Skipped => self.said.get(test).cloned().into_iter().collect(),
             Verdict::Failed => self.failures(test),
         };
+        let began = self.started.get(test).copied().unwrap_or(now);
         let test = Test {
             name: name.to_owned(),
             verdict,
-            seconds,
+            seconds: (now - began).as_secs_f64(),
             why,
         };
         self.tests.push(test.clone());
         // What profiles and features leave out is in the table, not news.
         (verdict != Verdict::Skipped).then_some(News::Done(test))
+    }
+
+    /// Checks of shares are tried up to ten times, so that a wrong share may pass by chance.
+    fn repetition(&self, name: &str) -> Option<String> {
+        let times = self.repeated.get(name)?;
+        Some(format!(
+            "{times} times the shares were wrong before they were right"
+        ))
     }
 
     /// The innermost failed checks of a test.
@@ -155,8 +187,10 @@ impl Outcome {
 
     fn line(&self, below: &str, leaf: &str) -> String {
         let said = self.said.get(leaf).map_or("it says nothing", String::as_str);
-        leaf.strip_prefix(below)
-            .map_or_else(|| said.to_owned(), |check| format!("{check}: {said}"))
+        let line = leaf
+            .strip_prefix(below)
+            .map_or_else(|| said.to_owned(), |check| format!("{check}: {said}"));
+        line.chars().take(WIDTH).collect()
     }
 }
 
@@ -187,21 +221,38 @@ pub(crate) fn text(line: &str) -> String {
     }
 }
 
-/// What a line of output says, without the place and time that `testing` and the suite put before it.
+/// The suite's test that a Go test is or is below.
+fn top(test: &str) -> Option<&str> {
+    test.strip_prefix(ROOT)?.strip_prefix('/')?.split('/').next()
+}
+
+/// A line that `testing` writes around the output.
+fn is_frame(line: &str) -> bool {
+    ["=== ", "--- "]
+        .iter()
+        .any(|frame| line.trim_start().starts_with(frame))
+}
+
+/// What a line says, if it begins a message: without place, time and what else stands before it. Lines that go on, like the
+/// whole of a response, say nothing here.
 fn message(line: &str) -> Option<&str> {
     let line = line.trim();
-    if line.is_empty() || line.starts_with("=== ") || line.starts_with("--- ") {
+    if let Some(text) = line
+        .strip_prefix("Error:")
+        .or_else(|| line.strip_prefix("Messages:"))
+    {
+        return Some(text.trim());
+    }
+    let (place, text) = line.split_once(": ")?;
+    if is_frame(line) || !is_place(place) {
         return None;
     }
-    let line = match line.split_once(": ") {
-        Some((place, rest)) if is_place(place) => rest.trim_start(),
-        _ => line,
+    let text = match text.split_once(": ") {
+        Some((time, rest)) if is_time(time) => rest,
+        _ => text,
     };
-    let line = match line.split_once(": ") {
-        Some((time, rest)) if is_time(time) => rest.trim_start(),
-        _ => line,
-    };
-    (!line.is_empty()).then_some(line)
+    let text = text.split_once("not ready yet: ").map_or(text, |(_, seen)| seen);
+    Some(text.trim()).filter(|text| !text.is_empty())
 }
 
 /// `apply.go:301`
@@ -212,5 +263,9 @@ fn is_place(text: &str) -> bool {
 
 /// `2026-08-31T12:00:00.123456789Z`
 fn is_time(text: &str) -> bool {
-    text.len() > 19 && text.as_bytes()[4] == b'-' && text.as_bytes()[10] == b'T'
+    let byte = |at: usize| text.as_bytes().get(at).copied();
+    byte(4) == Some(b'-') && byte(10) == Some(b'T') && byte(13) == Some(b':')
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,11 +44,6 @@ impl Programs {
         self.dir.join("bin").join(name)
     }
 
-    /// A folder for what a run leaves behind.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// The CRDs of a release channel.
     pub(crate) fn crds(&self, channel: &str) -> PathBuf {
         self.dir.join("crd").join(channel)
