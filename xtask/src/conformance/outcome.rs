@@ -14,6 +14,8 @@ const SHOWN: usize = 3;
 const WIDTH: usize = 300;
 /// How a check of shares that is about to be repeated says so.
 const REPEATED: &str = "Traffic distribution test failed";
+/// How a check that was repeated in vain ends.
+const EXHAUSTED: [&str; 2] = ["timeout while waiting", "Weighted distribution tests failed"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -123,8 +125,8 @@ impl Outcome {
         if text.starts_with(REPEATED) {
             *self.repeated.entry(top(test)?.to_owned()).or_default() += 1;
         }
-        // That time is up says less than what was seen until then.
-        if said.is_empty() || !text.starts_with("timeout while waiting") {
+        // That time or tries are used up says less than what was seen until then.
+        if said.is_empty() || !EXHAUSTED.iter().any(|end| text.starts_with(end)) {
             *said = text.to_owned();
         }
         let setup = text.strip_prefix("Test Setup: ").filter(|_| test == ROOT)?;
