@@ -176,6 +176,13 @@ impl Cluster {
         command
     }
 
+    /// The one of `cargo xtask conformance`.
+    pub(crate) fn of_conformance() -> Self {
+        Self {
+            work: shell::root().join("target/cluster-conformance"),
+        }
+    }
+
     /// Its state directory.
     pub(crate) fn work(&self) -> &Path {
         &self.work
@@ -235,7 +242,8 @@ impl Cluster {
         shell::run("collecting logs", self.script().arg("report").arg(dir))
     }
 
-    fn script(&self) -> Command {
+    /// `cluster.sh` for this cluster, to which arguments are added.
+    pub(crate) fn script(&self) -> Command {
         let script = shell::root().join("tests/cluster/cluster.sh");
         let mut command = shell::command(&script.display().to_string());
         command.env("KC_BUILD", built()).env("KC_WORK", &self.work);

@@ -1,9 +1,10 @@
-//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|image`; each does what the one before it needs.
+//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|conformance|image`; each does what the one before it needs.
 
 mod bench;
 mod bpf;
 mod cluster;
 mod fields;
+mod conformance;
 mod generate;
 mod go;
 mod image;
@@ -52,6 +53,8 @@ enum Task {
     },
     /// Builds the agent and writes a container image of it, without a daemon.
     Image(image::Options),
+    /// Runs the Gateway API's conformance suite against Heddle on a real cluster.
+    Conformance(conformance::Options),
     /// A real Kubernetes cluster on this machine.
     Cluster {
         /// A cluster that you have, for kubectl, helm and status in place of the one that `up` makes.
@@ -84,6 +87,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Image(options) => {
             image::run(&options)?;
         }
+        Task::Conformance(options) => return conformance::run(&options),
         Task::Cluster { kubeconfig, task } => return cluster::run(&task, kubeconfig.as_deref()),
         Task::Demo { args } => return front("demo", &[], &args, "release"),
         Task::Bench { args } => return bench::run(args),

@@ -7,7 +7,7 @@ use super::config::AgentConfig;
 use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
 use super::handover::{self, Handover, Outcome};
-use super::inputs::{self, Inputs};
+use super::inputs::{self, Batch, Inputs, apply};
 use super::leaving;
 use super::node::Node;
 use super::plugin::Plugin;
