@@ -21,7 +21,7 @@ pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
 pub use service::{PortSpec, ServiceSpec};
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
-pub use virtual_service::VirtualServiceSpec;
+pub use virtual_service::{Delegation, Given, VirtualServiceSpec};
 
 /// An object or a field that cannot be honoured.
 #[derive(Clone, Debug, PartialEq, Eq)]
