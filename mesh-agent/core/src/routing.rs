@@ -16,6 +16,7 @@ use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::{Snapshot, Target};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,6 +211,20 @@ pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal>
 #[must_use]
 pub fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<String> {
     matcher::explain_request(snapshot, request)
+}
+
+/// The rules for a host among `routes` (wildcards are kept as `.suffix`): exact before wildcard, the most specific
+/// wildcard first (T-07).
+#[must_use]
+pub(crate) fn table_for<'a>(
+    routes: &'a HashMap<Arc<str>, Arc<RouteTable>>,
+    host: &str,
+) -> Option<&'a Arc<RouteTable>> {
+    routes.get(host).or_else(|| {
+        host.char_indices()
+            .filter(|(_, c)| *c == '.')
+            .find_map(|(dot, _)| routes.get(&host[dot..]))
+    })
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+pub mod gateway_api;
 mod head;
 mod kubernetes;
+mod peer_authentication;
 mod service;
 mod slice;
 mod template;
-mod value;
+pub(crate) mod value;
 mod virtual_service;
 
 use crate::model::snapshot::MeshSettings;
@@ -15,9 +17,11 @@ use serde_json::Value;
 use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
+pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
+pub use peer_authentication::PeerAuthenticationSpec;
 pub use service::{PortSpec, ServiceSpec};
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
@@ -63,6 +67,12 @@ pub enum Translated {
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
     DestinationRule(DestinationRuleSpec),
+    /// A PeerAuthentication.
+    PeerAuthentication(PeerAuthenticationSpec),
+    /// A route of Gateway API.
+    ApiRoute(ApiRouteSpec),
+    /// A ReferenceGrant.
+    ReferenceGrant(ReferenceGrantSpec),
     /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
     Nothing,
 }
@@ -84,6 +94,12 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.istio.io", "DestinationRule") => istio_version(head)
             .and_then(|()| destination_rule::destination_rule(head, value, settings))
             .map(Translated::DestinationRule),
+        ("security.istio.io", "PeerAuthentication") => {
+            peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
+        }
+        (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
+            gateway_api::translate(head, value, settings)
+        }
         (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
         (_, kind) => Err(value::FieldError::new(
             "kind",
@@ -91,6 +107,18 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         )),
     };
     translated.map_err(|e| head.reject(e))
+}
+
+/// What holds in the place of an object that [`translate`] refuses, where there is no earlier version of it: for a
+/// policy the most that it could have meant, for anything else nothing.
+#[must_use]
+pub fn in_place_of(head: &Head, value: &Value) -> Option<Translated> {
+    match (head.key.group.as_str(), head.key.kind.as_str()) {
+        ("security.istio.io", "PeerAuthentication") => Some(Translated::PeerAuthentication(
+            peer_authentication::unreadable(head, value),
+        )),
+        _ => None,
+    }
 }
 
 fn istio_version(head: &Head) -> Result<(), value::FieldError> {

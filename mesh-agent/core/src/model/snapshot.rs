@@ -1,6 +1,8 @@
 //! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
 
 use super::ObjectName;
+use super::attached::Attached;
+use super::peer::{PeerPolicies, PeerRule};
 use super::route::{HostSubsets, RouteTable};
 use super::service::{Service, ServicePort};
 use super::workload::Workload;
@@ -57,10 +59,14 @@ pub struct Snapshot {
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Client namespace → as `routes`, for VirtualServices that only some namespaces see. These come first.
     pub scoped_routes: HashMap<Arc<str>, HashMap<Arc<str>, Arc<RouteTable>>>,
+    /// Service → routes of Gateway API that are attached to it.
+    pub attached: imbl::HashMap<ObjectName, Arc<Attached>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
     pub l4_only: HashSet<Arc<str>>,
+    /// Which connections pods take.
+    pub peers: PeerPolicies,
 }
 
 /// What an original destination is.
@@ -91,6 +97,12 @@ impl Snapshot {
             Some(workload) => Target::Workload(Arc::clone(workload)),
             None => Target::Unknown,
         }
+    }
+
+    /// Which connections a port of a pod takes.
+    #[must_use]
+    pub fn peer_rule(&self, workload: &Workload, port: u16) -> PeerRule {
+        self.peers.rule(&self.settings.root_namespace, workload, port)
     }
 
     /// The pod that has this address.

@@ -77,6 +77,18 @@ fn described(decision: &Decision) -> String {
 /// The Host header first; the original destination where it names nothing that has the dialled port (T-09).
 fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut impl Trace) -> Addressed<'a> {
     let namespace = request.client.map(|c| &*c.pod.namespace);
+    if let Some((service, table)) = attached(snapshot, request, namespace) {
+        trace.note(|| {
+            format!(
+                "{} was dialled, which has routes attached to it: Host does not matter",
+                service.name
+            )
+        });
+        return Addressed {
+            service: Some(service),
+            table: Some(table),
+        };
+    }
     let host = host::canonical(request.authority);
     if let Target::Workload(pod) = request.target {
         let named = host::service_named(snapshot, &host, namespace)
@@ -145,6 +157,25 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     }
 }
 
+/// The routes attached to the port that a pod dialled by the service's virtual address (GEP-1294).
+fn attached<'a>(
+    snapshot: &'a Snapshot,
+    request: &RequestFacts<'a>,
+    namespace: Option<&str>,
+) -> Option<(&'a Arc<Service>, &'a Arc<RouteTable>)> {
+    let Target::Service(service, port) = request.target else {
+        return None;
+    };
+    if snapshot.attached.is_empty() || request.gateway.is_some() {
+        return None;
+    }
+    let table = snapshot
+        .attached
+        .get(&service.name)?
+        .table(port.number, namespace)?;
+    Some((service, table))
+}
+
 /// As [`table`]; a host that Kubernetes would take as its own short name has nothing but exact rules.
 fn table_named<'a>(
     snapshot: &'a Snapshot,
@@ -166,13 +197,7 @@ fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Opt
         .into_iter()
         .chain([&snapshot.routes])
         .filter(|routes| !routes.is_empty())
-        .find_map(|routes| {
-            routes.get(host).or_else(|| {
-                host.char_indices()
-                    .filter(|(_, c)| *c == '.')
-                    .find_map(|(dot, _)| routes.get(&host[dot..]))
-            })
-        })
+        .find_map(|routes| super::table_for(routes, host))
 }
 
 fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {

@@ -20,8 +20,14 @@ pub(super) struct Dirty {
     pub(super) templates: BTreeSet<(Arc<str>, PodMatch)>,
     /// VirtualServices.
     pub(super) routes: bool,
+    /// Services to which other routes of Gateway API are attached now.
+    pub(super) attached: BTreeSet<ObjectName>,
+    /// Whether a ReferenceGrant or what such routes refer to changed.
+    pub(super) grants: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
+    /// PeerAuthentications.
+    pub(super) peers: bool,
 }
 
 impl Dirty {
@@ -32,7 +38,10 @@ impl Dirty {
             && self.slices.is_empty()
             && self.templates.is_empty()
             && !self.routes
+            && self.attached.is_empty()
+            && !self.grants
             && !self.subsets
+            && !self.peers
     }
 
     /// Remembers what a slice was, unless it has changed before.

@@ -5,14 +5,19 @@ use super::templates::Templates;
 use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
+use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
+    ApiRouteSpec, DestinationRuleSpec, Head, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
+    ReferenceGrantSpec, RouteKind, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Objects of one kind: namespace → name → object.
 pub(super) type ByNamespace<T> = BTreeMap<Arc<str>, BTreeMap<Arc<str>, T>>;
+
+/// A route of Gateway API.
+pub(super) type RouteKey = (RouteKind, ObjectName);
 
 /// Every object in force.
 #[derive(Default)]
@@ -28,6 +33,11 @@ pub(super) struct Tables {
     pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
+    pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
+    pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
+    /// Service → routes that name it as parent.
+    attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
 }
 
 impl Tables {
@@ -68,6 +78,17 @@ impl Tables {
                 dirty.subsets |= changed;
                 changed
             }
+            Translated::PeerAuthentication(spec) => {
+                let changed = put(&mut self.peer_authentications, name, spec);
+                dirty.peers |= changed;
+                changed
+            }
+            Translated::ApiRoute(spec) => self.put_route((spec.kind, name), spec, dirty),
+            Translated::ReferenceGrant(spec) => {
+                let changed = put(&mut self.grants, name, spec);
+                dirty.grants |= changed;
+                changed
+            }
             Translated::Nothing => false,
         }
     }
@@ -102,8 +123,64 @@ impl Tables {
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
             }
+            ("security.istio.io", "PeerAuthentication") => {
+                dirty.peers |= self.peer_authentications.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, "ReferenceGrant") => {
+                dirty.grants |= self.grants.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, kind) => {
+                if let Some(kind) = RouteKind::named(kind) {
+                    self.remove_route(&(kind, name), dirty);
+                }
+            }
             _ => {}
         }
+    }
+
+    fn put_route(&mut self, key: RouteKey, spec: ApiRouteSpec, dirty: &mut Dirty) -> bool {
+        if self.api_routes.get(&key) == Some(&spec) {
+            return false;
+        }
+        self.remove_route(&key, dirty);
+        for parent in spec.parents.iter().filter(|p| p.is_service()) {
+            let routes = self.attached.entry(parent.name.clone()).or_default();
+            routes.insert(key.clone());
+            dirty.attached.insert(parent.name.clone());
+        }
+        dirty.grants = true;
+        self.api_routes.insert(key, spec);
+        true
+    }
+
+    fn remove_route(&mut self, key: &RouteKey, dirty: &mut Dirty) {
+        let Some(old) = self.api_routes.remove(key) else {
+            return;
+        };
+        for parent in old.parents.iter().filter(|p| p.is_service()) {
+            if let Some(routes) = self.attached.get_mut(&parent.name) {
+                routes.remove(key);
+                if routes.is_empty() {
+                    self.attached.remove(&parent.name);
+                }
+            }
+            dirty.attached.insert(parent.name.clone());
+        }
+        dirty.grants = true;
+    }
+
+    /// Whether any route names the service as parent.
+    pub(super) fn has_routes(&self, service: &ObjectName) -> bool {
+        self.attached.contains_key(service)
+    }
+
+    /// The routes that name the service as parent.
+    pub(super) fn routes_of<'a>(
+        &'a self,
+        service: &ObjectName,
+    ) -> impl Iterator<Item = (&'a RouteKey, &'a ApiRouteSpec)> + 'a {
+        let keys = self.attached.get(service).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.api_routes.get(key)?)))
     }
 
     /// Facts of a pod that runs on this node; whether they change anything known.

@@ -1,7 +1,9 @@
 //! Objects → snapshot. Only what a change touches is built anew; the rest is shared with the snapshot before.
 
 use super::ObjectKey;
+use super::attached::Attachments;
 use super::dirty::Dirty;
+use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::services::Services;
@@ -37,6 +39,7 @@ pub(super) struct World {
     pub(super) warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
+    attachments: Attachments,
 }
 
 impl World {
@@ -51,6 +54,7 @@ impl World {
             warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
+            attachments: Attachments::default(),
         }
     }
 
@@ -79,6 +83,7 @@ impl World {
         let mut next = (*self.snapshot).clone();
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
+        let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let services = mem::take(&mut dirty.services);
         self.services
@@ -88,7 +93,14 @@ impl World {
         held_out(&self.pods.held_out, &mut self.warnings);
         // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
         routes::routes(tables, &mut next, &mut self.warnings);
+        self.attachments
+            .rebuild(tables, concerned, &dirty.attached, &mut next);
+        self.attachments.warn(&mut self.warnings);
         routes::subsets(tables, &mut next, &mut self.warnings);
+        if dirty.peers {
+            next.peers = peers::policies(tables);
+        }
+        peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)

@@ -9,6 +9,8 @@ mod matches;
 mod raw;
 mod retries;
 
+pub(super) use matches::regex;
+
 use super::head::Head;
 use super::value::{FieldError, decode, is_label, is_subdomain};
 use crate::model::ObjectName;
