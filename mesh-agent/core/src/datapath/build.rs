@@ -128,6 +128,7 @@ impl<'a> Builder<'a> {
             workloads: self.snapshot.workloads.clone(),
             remotes: self.snapshot.remotes.clone(),
             services: self.snapshot.services.clone(),
+            steered: self.snapshot.steered.clone(),
             exposures: basis.exposures,
             generations: self.taken,
         };
@@ -217,7 +218,7 @@ impl<'a> Builder<'a> {
     fn service_entry(&self, port: &ServicePort, v4: bool) -> Entry {
         if port.endpoints.is_empty() {
             // A route may still lead elsewhere, and the answer of a service that speaks HTTP is a 503.
-            let inspected = if port.protocol.needs_bytes() {
+            let inspected = if port.protocol.needs_bytes() || self.snapshot.steered.contains(&port.id) {
                 service_flags::L7
             } else {
                 0
@@ -229,6 +230,7 @@ impl<'a> Builder<'a> {
         }
         let same_family: Vec<_> = port.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4).collect();
         let kernel_can = !port.protocol.needs_bytes()
+            && !self.snapshot.steered.contains(&port.id)
             && !same_family.is_empty()
             && same_family.len() <= MAX_BACKENDS_PER_SERVICE as usize;
         if !kernel_can {

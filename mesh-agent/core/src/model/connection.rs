@@ -2,8 +2,9 @@
 //! TCPRoute.
 
 use super::ObjectName;
-use super::route::{GatewayName, Origin, RouteApi, Split};
+use super::route::{GatewayName, Origin, RouteApi, Split, Visibility};
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Rules for the connections to a host.
@@ -48,4 +49,42 @@ pub struct ConnectionMatch {
     pub source_namespace: Option<Arc<str>>,
     /// `gateways` of this block, in place of the object's; empty = the object's.
     pub gateways: Vec<GatewayName>,
+}
+
+/// A table and who sees it.
+#[derive(Clone, Debug)]
+pub struct ConnectionRoute {
+    /// `exportTo`.
+    pub seen_by: Visibility,
+    /// The rules.
+    pub table: Arc<ConnectionTable>,
+}
+
+/// Host → tables, oldest first. `*.example.com` is kept as `.example.com`.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionRoutes(HashMap<Arc<str>, Vec<ConnectionRoute>>);
+
+impl ConnectionRoutes {
+    /// Whether no host has any.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds tables behind those that a host has.
+    pub fn extend(&mut self, host: Arc<str>, routes: impl IntoIterator<Item = ConnectionRoute>) {
+        self.0.entry(host).or_default().extend(routes);
+    }
+
+    /// The tables for a host: exact before wildcard, the most specific wildcard first (T-07).
+    #[must_use]
+    pub fn of(&self, host: &str) -> Option<&[ConnectionRoute]> {
+        let exact = self.0.get(host);
+        let found = exact.or_else(|| {
+            host.char_indices()
+                .filter(|(_, c)| *c == '.')
+                .find_map(|(dot, _)| self.0.get(&host[dot..]))
+        });
+        found.map(Vec::as_slice)
+    }
 }
