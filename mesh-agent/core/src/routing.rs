@@ -18,6 +18,7 @@ use crate::model::snapshot::{Snapshot, Target};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct RequestFacts<'a> {
     pub target: &'a Target,
     /// The port that the application dialled.
     pub port: u16,
+    /// The address that the application dialled, where it may be dialled on.
+    pub dialled: Option<SocketAddr>,
     /// Method, as sent.
     pub method: &'a str,
     /// `http` or `https`.

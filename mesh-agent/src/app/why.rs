@@ -8,7 +8,10 @@ use mesh_core::model::host;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{self, Decision, Draws, HeaderView, MatchedRule, RequestFacts, Upstream};
+use mesh_core::routing::{
+    self, ConnectionFacts, Decision, Draws, HeaderView, MatchedConnection, MatchedRule, Opening,
+    RequestFacts, Upstream,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -33,6 +36,9 @@ pub struct Question {
     /// Header fields.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Server name of a TLS connection, in place of a request.
+    #[serde(default)]
+    pub sni: Option<String>,
 }
 
 fn slash() -> String {
@@ -59,7 +65,7 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
     let snapshot = world.snapshots.load();
     let source = find_pod(&snapshot, &question.source)?;
     let addr = resolve(&snapshot, source, &question.destination)?;
-    let target = snapshot.target(addr);
+    let target = snapshot.target_for(addr, Some(source));
     let mut steps = vec![format!(
         "{} dials {}, which is {addr}: {}",
         source.pod,
@@ -194,7 +200,8 @@ fn kernel(plan: &Plan, source: &Workload, addr: SocketAddr) -> (Verdict, Vec<Str
     let service = plan
         .services
         .get(&dst)
-        .or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)));
+        .or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)))
+        .or_else(|| plan.services.get(&AddrPort::new(Ip::NONE, dst.port)));
     if let Some(verdict) = outbound_service(service, flags, true) {
         return (verdict, Vec::new());
     }
@@ -256,9 +263,31 @@ fn proxy(
         Target::Service(_, port) => !port.protocol.needs_bytes(),
         _ => false,
     };
-    if l4 {
-        match routing::route_connection(target, addr.port()) {
-            Ok(upstream) => name_endpoints(source, &upstream, steps, answer),
+    if l4 || question.sni.is_some() {
+        let facts = ConnectionFacts {
+            client: Some(source),
+            source: source
+                .ips
+                .iter()
+                .copied()
+                .find(|ip| ip.is_ipv4() == addr.is_ipv4()),
+            gateway: None,
+            target,
+            original: addr,
+            port: addr.port(),
+            opening: question
+                .sni
+                .as_deref()
+                .map_or(Opening::Bytes, |name| Opening::Tls(Some(name))),
+        };
+        steps.extend(routing::explain_connection(snapshot, &facts));
+        match routing::route_connection(snapshot, &facts, 0) {
+            Ok(plan) => {
+                if let Some(matched) = &plan.rule {
+                    answer["route"] = connection_route(matched);
+                }
+                name_endpoints(source, &plan.upstream, steps, answer);
+            }
             Err(refusal) => refuse(&refusal, steps, answer),
         }
         return;
@@ -276,6 +305,7 @@ fn proxy(
     let facts = RequestFacts {
         client: Some(source),
         gateway: None,
+        dialled: Some(addr),
         target,
         port: addr.port(),
         method: &question.method,
@@ -308,6 +338,21 @@ fn route(matched: &MatchedRule) -> Value {
     shown["rule"] = json!(rule.origin.index);
     shown["name"] = json!(rule.name);
     shown
+}
+
+fn connection_route(matched: &MatchedConnection) -> Value {
+    let rule = matched.rule();
+    json!({
+        "object": rule.origin.object.to_string(),
+        "kind": rule.origin.kind,
+        "field": rule.origin.field(),
+        "rule": rule.origin.index,
+        "destinations": rule.split.destinations.iter().map(|to| json!({
+            "host": to.backend.host().map(|d| &d.host),
+            "subset": to.backend.host().and_then(|d| d.subset.as_ref()),
+            "weight": to.weight,
+        })).collect::<Vec<_>>(),
+    })
 }
 
 fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {

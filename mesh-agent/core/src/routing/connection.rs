@@ -11,7 +11,7 @@ use crate::model::service::Protocol;
 use crate::model::snapshot::{Snapshot, Target};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// A connection as the matcher sees it.
@@ -26,8 +26,8 @@ pub struct ConnectionFacts<'a> {
     /// What the application dialled.
     pub target: &'a Target,
     /// The address that the application dialled.
-    pub original: IpAddr,
-    /// The port that the application dialled; at a gateway the server's.
+    pub original: SocketAddr,
+    /// The service port of it; at a gateway the server's.
     pub port: u16,
     /// How it begins.
     pub opening: Opening<'a>,
@@ -176,13 +176,18 @@ fn decide(
 
 fn as_dialled(connection: &ConnectionFacts<'_>) -> Result<Upstream, Refusal> {
     match connection.target {
-        Target::Service(service, port) => resolve::service_port(service, port),
+        Target::Service(service, port) => resolve::service_port(service, port, dialled(connection)),
         Target::Workload(workload) => Ok(resolve::pod(workload, connection.port)),
         Target::NoSuchPort(service) => Err(resolve::no_such_port(service, connection.port)),
         Target::Unknown => Err(no_route(|| {
             "no service or pod of the mesh has this address".into()
         })),
     }
+}
+
+/// What may be dialled on: not the gateway's own address.
+fn dialled(connection: &ConnectionFacts<'_>) -> Option<SocketAddr> {
+    Some(connection.original).filter(|_| connection.gateway.is_none())
 }
 
 /// What a search comes to.
@@ -282,7 +287,7 @@ fn connection_miss(block: &ConnectionMatch, connection: &ConnectionFacts<'_>) ->
     if !sni {
         return Some("sniHosts");
     }
-    let original = connection.original.to_canonical();
+    let original = connection.original.ip().to_canonical();
     if !block.destinations.is_empty() && !block.destinations.iter().any(|net| net.contains(&original)) {
         return Some("destinationSubnets");
     }
@@ -352,6 +357,7 @@ fn as_request<'a>(connection: &ConnectionFacts<'a>) -> RequestFacts<'a> {
         gateway: connection.gateway,
         target: connection.target,
         port: connection.port,
+        dialled: dialled(connection),
         method: "",
         scheme: "",
         authority: "",

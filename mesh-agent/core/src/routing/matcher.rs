@@ -96,7 +96,8 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
             table: table(snapshot, &service.host, namespace),
         };
     }
-    let by_host = host::service_named(snapshot, &host, namespace).filter(|s| s.port(request.port).is_some());
+    let by_host = host::service_named(snapshot, &host, namespace)
+        .filter(|s| s.port(request.port).is_some() && snapshot.sees(request.client, s));
     if let Some(service) = by_host {
         trace.note(|| format!("Host {host:?} names service {}", service.name));
         let table =
@@ -194,10 +195,10 @@ fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Resul
     let upstream = match (request.target, named) {
         (Target::Workload(pod), service) => resolve::chosen_pod(pod, request.port, service),
         (_, Some(service)) => match service.port(request.port) {
-            Some(port) => resolve::service_port(service, port)?,
+            Some(port) => resolve::service_port(service, port, request.dialled)?,
             None => return Err(resolve::no_such_port(service, request.port)),
         },
-        (Target::Service(service, port), None) => resolve::service_port(service, port)?,
+        (Target::Service(service, port), None) => resolve::service_port(service, port, request.dialled)?,
         (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
         (Target::Unknown, None) => {
             return Err(no_route(|| {
