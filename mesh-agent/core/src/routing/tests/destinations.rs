@@ -174,11 +174,13 @@ fn a_clients_own_destination_rule_comes_before_the_services() {
 #[test]
 fn connections_go_to_the_service_port_or_to_the_pod_that_was_dialled() {
     let snapshot = with_routes(&format!("[{{route: [{V1}]}}]"));
-    let dial = |to: &str| Dial {
-        to,
-        ..Dial::default()
-    }
-    .decide(&snapshot);
+    let dial = |to: &str| {
+        Dial {
+            to,
+            ..Dial::default()
+        }
+        .decide(&snapshot)
+    };
     let first = |to: &str| addrs(&dial(to).unwrap().upstream.endpoints)[0].clone();
     assert_eq!(first("10.96.0.2:5432"), "10.1.0.2:5432");
     assert_eq!(first("10.2.0.2:99"), "10.2.0.2:99");
