@@ -66,6 +66,13 @@ pub struct AgentConfig {
     /// Trust domain of the mesh (`meshConfig.trustDomain`).
     #[arg(long, env = "HEDDLE_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: String,
+    /// Namespace whose policies without a selector hold for the whole mesh (`meshConfig.rootNamespace`).
+    #[arg(long, env = "HEDDLE_ROOT_NAMESPACE", default_value = "istio-system")]
+    pub root_namespace: String,
+    /// Take the kubelet's probes into the mesh like any other connection. Else those from an address of this node to the
+    /// port of a declared probe go to the application, whatever PeerAuthentication says.
+    #[arg(long, env = "HEDDLE_CAPTURE_PROBES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub capture_probes: bool,
     /// DNS domain of the cluster.
     #[arg(long, env = "HEDDLE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -114,7 +121,7 @@ impl AgentConfig {
             trust_domain: self.trust_domain.as_str().into(),
             cluster_domain: self.cluster_domain.as_str().into(),
             registry_only: self.outbound_traffic_policy == OutboundPolicy::RegistryOnly,
-            ..MeshSettings::default()
+            root_namespace: self.root_namespace.as_str().into(),
         }
     }
 

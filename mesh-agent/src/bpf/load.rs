@@ -112,6 +112,18 @@ impl Datapath {
         self.locks = None;
     }
 
+    /// Takes the data path back from an agent that has died: its programs may be of another version, and its listeners
+    /// are gone.
+    ///
+    /// # Errors
+    /// Another agent holds it by now, or the kernel refuses the programs.
+    pub fn take_back(&mut self) -> Result<(), BpfError> {
+        let locks = [lock(&self.config.state_dir)?, lock_pins(&self.config.bpf_dir)?];
+        attach::attach_cgroup_hooks(self)?;
+        self.locks = Some(locks);
+        Ok(())
+    }
+
     /// Access to socket records, shared with the proxy.
     #[must_use]
     pub fn records(&self) -> Arc<Records> {

@@ -240,7 +240,7 @@ fn a_broken_kubernetes_object_is_answered_with_object_field_and_reason() {
         ),
         (
             json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": meta}),
-            "kind",
+            "spec",
         ),
         (
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x\0y", "namespace": "weather"}}),

@@ -1,10 +1,13 @@
 //! What the source tells of itself.
 
 use super::kinds::Kind;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 type ByKind<M> = Family<[(&'static str, &'static str); 1], M>;
@@ -19,6 +22,7 @@ pub struct SourceFigures {
     objects: ByKind<Gauge>,
     last_event: ByKind<Gauge>,
     resource_version: ByKind<Gauge>,
+    refused: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 /// Handles to the figures of one kind.
@@ -31,6 +35,8 @@ pub(super) struct KindFigures {
     objects: Gauge,
     last_event: Gauge,
     resource_version: Gauge,
+    kind: &'static str,
+    refused: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl SourceFigures {
@@ -71,7 +77,19 @@ impl SourceFigures {
             objects: self.objects.get_or_create(&labels).clone(),
             last_event: self.last_event.get_or_create(&labels).clone(),
             resource_version: self.resource_version.get_or_create(&labels).clone(),
+            kind: kind.kind,
+            refused: Arc::clone(&self.refused),
         }
+    }
+
+    /// Kinds that the API server does not let this agent read, and its words.
+    #[must_use]
+    pub fn refused(&self) -> Vec<(&'static str, String)> {
+        let refused = self.refused.lock();
+        refused
+            .iter()
+            .map(|(kind, words)| (*kind, words.clone()))
+            .collect()
     }
 }
 
@@ -87,6 +105,12 @@ impl KindFigures {
         let age = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         self.last_event.set(seconds);
+        self.refused.lock().remove(self.kind);
+    }
+
+    /// The API server does not let this agent read the kind.
+    pub(super) fn refused(&self, words: String) {
+        self.refused.lock().insert(self.kind, words);
     }
 
     pub(super) fn relisted(&self) {
