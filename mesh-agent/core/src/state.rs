@@ -3,6 +3,8 @@
 mod addresses;
 mod attached;
 mod compact;
+mod connections;
+mod delegates;
 mod dirty;
 mod endpoints;
 mod entries;
