@@ -6,6 +6,7 @@ pub mod identity;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod status;
 pub mod subset;
 pub mod template;
 pub mod visibility;

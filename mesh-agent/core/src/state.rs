@@ -9,6 +9,7 @@ mod mentions;
 mod pods;
 mod routes;
 mod services;
+mod status;
 mod tables;
 mod templates;
 mod versions;

@@ -1,5 +1,6 @@
 //! The matcher's promises; `hosts` and `destinations` hold those of its two ends.
 
+mod attached;
 mod destinations;
 mod hosts;
 
