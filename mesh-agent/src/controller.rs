@@ -16,6 +16,7 @@ pub mod publish;
 pub mod refusals;
 pub mod secret;
 pub mod serve;
+pub mod status;
 pub mod templates;
 pub mod watching;
 pub mod webhook;
@@ -118,6 +119,12 @@ pub async fn serve(
             Arc::clone(&metrics),
         ));
     }
+    tasks.spawn(status::run(
+        client.clone(),
+        config.settings(),
+        leader.clone(),
+        Arc::clone(&metrics),
+    ));
     tasks.spawn(refusals::report(client.clone(), me, board, leader.clone()));
     tasks.spawn(webhook::register(
         client.clone(),

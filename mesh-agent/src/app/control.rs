@@ -401,7 +401,7 @@ async fn start_source(
     let node = config.node.clone();
     let state = State::for_node(config.settings(), node.as_str());
     let source = async move {
-        kube::watch(client, node, settings, figures, sender).await;
+        kube::watch(client, kube::Reader::Agent(node), settings, figures, sender).await;
         Ok(())
     };
     Ok((state, tokio::task::spawn_local(source)))

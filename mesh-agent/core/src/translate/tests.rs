@@ -259,7 +259,7 @@ fn a_broken_kubernetes_object_is_answered_with_object_field_and_reason() {
             "kind",
         ),
         (
-            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": meta}),
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "UDPRoute", "metadata": meta}),
             "kind",
         ),
         (
