@@ -3,6 +3,7 @@
 pub mod attached;
 pub mod host;
 pub mod identity;
+pub mod peer;
 pub mod route;
 pub mod service;
 pub mod snapshot;

@@ -1,7 +1,10 @@
 //! What becomes of a request or of a connection: the one matcher that the proxy, `heddle why` and tests call.
 
+mod act;
 mod balance;
 mod conditions;
+mod cors;
+mod deadline;
 mod matcher;
 mod resolve;
 mod trace;
@@ -18,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use balance::pick_endpoint;
+pub use cors::Fields;
+pub use deadline::{grpc_timeout, timeout};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.
@@ -53,7 +58,7 @@ pub trait HeaderView {
 pub struct Draws {
     /// Picks the weighted destination.
     pub split: u32,
-    /// Compared with each mirror's share.
+    /// Each mirror has its own draw of it, compared with the mirror's share.
     pub mirror: u32,
     /// Compared with the share of an injected delay.
     pub delay: u32,
@@ -72,10 +77,10 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// An answer that a rule gives: a redirect or a direct response.
+/// An answer that a rule gives: a redirect, a direct response, an injected fault, or what a CORS preflight asks for.
 #[derive(Debug)]
 pub struct Answer {
-    /// The rule; its header operations and CORS apply.
+    /// The rule; its header operations apply, unless a fault is answered.
     pub rule: MatchedRule,
     /// Status.
     pub status: u16,
@@ -83,6 +88,10 @@ pub struct Answer {
     pub location: Option<String>,
     /// Body, perhaps empty.
     pub body: Arc<[u8]>,
+    /// An injected fault, which is all there is then; flag `FI`.
+    pub fault: Option<AbortWith>,
+    /// Fields that CORS adds.
+    pub cors: Fields,
     /// Time to wait first: an injected fault.
     pub delay: Option<Duration>,
 }
@@ -98,12 +107,12 @@ pub struct RoutePlan {
     pub mirrors: Vec<Upstream>,
     /// Path and query to send, where the rule rewrites them.
     pub path: Option<String>,
-    /// Authority to send, where the rule rewrites it.
+    /// Authority to send, where the rule rewrites it; a destination's own `Host` operation comes after it.
     pub authority: Option<Arc<str>>,
+    /// Fields that CORS sets on the answer.
+    pub cors: Fields,
     /// Time to wait first: an injected fault.
     pub delay: Option<Duration>,
-    /// What to answer instead of forwarding: an injected fault.
-    pub abort: Option<AbortWith>,
 }
 
 /// A rule inside its table.

@@ -6,6 +6,7 @@ mod dirty;
 mod endpoints;
 mod ids;
 mod mentions;
+mod peers;
 mod pods;
 mod routes;
 mod services;
@@ -18,7 +19,7 @@ mod world;
 
 use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
-use crate::translate::{Head, Rejected, Translated, describe, translate};
+use crate::translate::{Head, Rejected, Translated, describe, in_place_of, translate};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -311,7 +312,8 @@ impl State {
                 let changed = record.problem.as_ref() != Some(&rejected);
                 record.problem = Some(rejected);
                 self.troubled.insert(head.key.clone());
-                changed
+                let guard = in_place_of(head, object).filter(|_| !record.in_force);
+                guard.is_some_and(|guard| self.tables.put(head, guard, self.world.dirty_mut())) | changed
             }
         }
     }

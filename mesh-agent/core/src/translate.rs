@@ -4,10 +4,11 @@ mod destination_rule;
 pub mod gateway_api;
 mod head;
 mod kubernetes;
+mod peer_authentication;
 mod service;
 mod slice;
 mod template;
-mod value;
+pub(crate) mod value;
 mod virtual_service;
 
 use crate::model::snapshot::MeshSettings;
@@ -20,6 +21,7 @@ pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
+pub use peer_authentication::PeerAuthenticationSpec;
 pub use service::{PortSpec, ServiceSpec};
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
@@ -65,6 +67,8 @@ pub enum Translated {
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
     DestinationRule(DestinationRuleSpec),
+    /// A PeerAuthentication.
+    PeerAuthentication(PeerAuthenticationSpec),
     /// A route of Gateway API.
     ApiRoute(ApiRouteSpec),
     /// A ReferenceGrant.
@@ -90,6 +94,9 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.istio.io", "DestinationRule") => istio_version(head)
             .and_then(|()| destination_rule::destination_rule(head, value, settings))
             .map(Translated::DestinationRule),
+        ("security.istio.io", "PeerAuthentication") => {
+            peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
+        }
         (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
             gateway_api::translate(head, value, settings)
         }
@@ -100,6 +107,18 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         )),
     };
     translated.map_err(|e| head.reject(e))
+}
+
+/// What holds in the place of an object that [`translate`] refuses, where there is no earlier version of it: for a
+/// policy the most that it could have meant, for anything else nothing.
+#[must_use]
+pub fn in_place_of(head: &Head, value: &Value) -> Option<Translated> {
+    match (head.key.group.as_str(), head.key.kind.as_str()) {
+        ("security.istio.io", "PeerAuthentication") => Some(Translated::PeerAuthentication(
+            peer_authentication::unreadable(head, value),
+        )),
+        _ => None,
+    }
 }
 
 fn istio_version(head: &Head) -> Result<(), value::FieldError> {

@@ -2,6 +2,7 @@
 
 use super::ObjectName;
 use super::attached::Attached;
+use super::peer::{PeerPolicies, PeerRule};
 use super::route::{HostSubsets, RouteTable};
 use super::service::{Service, ServicePort};
 use super::workload::Workload;
@@ -64,6 +65,8 @@ pub struct Snapshot {
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
     pub l4_only: HashSet<Arc<str>>,
+    /// Which connections pods take.
+    pub peers: PeerPolicies,
 }
 
 /// What an original destination is.
@@ -94,6 +97,12 @@ impl Snapshot {
             Some(workload) => Target::Workload(Arc::clone(workload)),
             None => Target::Unknown,
         }
+    }
+
+    /// Which connections a port of a pod takes.
+    #[must_use]
+    pub fn peer_rule(&self, workload: &Workload, port: u16) -> PeerRule {
+        self.peers.rule(&self.settings.root_namespace, workload, port)
     }
 
     /// The pod that has this address.

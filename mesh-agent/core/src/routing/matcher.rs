@@ -1,14 +1,14 @@
 //! Finds table, rule and destination of a request.
 
+use super::act;
 use super::conditions::{Miss, check};
 use super::resolve::{self, no_route};
 use super::trace::{Lines, Silent, Trace};
-use super::{Answer, Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream, url};
+use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream};
 use crate::model::host;
-use crate::model::route::{Backend, Outcome, RouteApi, RouteRule, RouteTable, Split};
+use crate::model::route::{AbortWith, RouteRule, RouteTable};
 use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
-use mesh_common::verdict::draw;
 use std::sync::Arc;
 
 pub(super) fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
@@ -61,13 +61,12 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
 
 fn described(decision: &Decision) -> String {
     match decision {
-        Decision::Forward(plan) => match plan.abort {
-            Some(_) => "answer with the injected fault".into(),
-            None => format!("forward to {}", resolve::describe(&plan.upstream)),
-        },
-        Decision::Answer(answer) => match &answer.location {
-            Some(location) => format!("answer {}: redirect to {location}", answer.status),
-            None => format!("answer {}: direct response", answer.status),
+        Decision::Forward(plan) => format!("forward to {}", resolve::describe(&plan.upstream)),
+        Decision::Answer(answer) => match (&answer.fault, &answer.location) {
+            (Some(AbortWith::Grpc(code)), _) => format!("answer with the injected gRPC status {code}"),
+            (Some(AbortWith::Http(status)), _) => format!("answer with the injected fault {status}"),
+            (None, Some(location)) => format!("answer {}: redirect to {location}", answer.status),
+            (None, None) => format!("answer {}", answer.status),
         },
         Decision::Refuse(refusal) => {
             format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail)
@@ -222,8 +221,8 @@ fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Resul
         mirrors: Vec::new(),
         path: None,
         authority: None,
+        cors: Vec::new(),
         delay: None,
-        abort: None,
     })
 }
 
@@ -246,7 +245,7 @@ fn by_table(
                 matched,
                 destination: 0,
             };
-            return act(snapshot, request, matched, draws, trace);
+            return act::act(snapshot, request, matched, draws, trace);
         }
     }
     if for_this_client {
@@ -308,169 +307,4 @@ fn named(rule: &RouteRule) -> String {
     } else {
         format!(" ({})", rule.name)
     }
-}
-
-/// Index into the destinations: by weight, the only one whatever its weight (T-26).
-fn pick_destination(split: &Split, random: u32) -> usize {
-    let mut left = draw(random, split.total_weight);
-    for (place, destination) in split.destinations.iter().enumerate() {
-        if left < destination.weight {
-            return place;
-        }
-        left -= destination.weight;
-    }
-    0
-}
-
-/// What a matching rule does.
-fn act(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    mut matched: MatchedRule,
-    draws: Draws,
-    trace: &mut impl Trace,
-) -> Result<Decision, Refusal> {
-    let action = Arc::clone(&matched.rule().action);
-    let hit = |share: u32, random: u32| draw(random, 1_000_000) < share;
-    let fault = action.fault.as_ref();
-    let delay = fault
-        .and_then(|f| f.delay)
-        .filter(|d| hit(d.per_million, draws.delay))
-        .map(|d| d.time);
-    let answer = |rule: MatchedRule, status: u16, location: Option<String>, body: Arc<[u8]>| {
-        Decision::Answer(Answer {
-            rule,
-            status,
-            location,
-            body,
-            delay,
-        })
-    };
-    match &action.outcome {
-        Outcome::Redirect(redirect) => {
-            let location = url::location(redirect, request, block_of(&matched));
-            Ok(answer(matched, redirect.status, Some(location), Arc::default()))
-        }
-        Outcome::Respond(response) => Ok(answer(matched, response.status, None, Arc::clone(&response.body))),
-        Outcome::Fail { status, reason } => Err(Refusal {
-            status: *status,
-            flag: "NR",
-            detail: format!("{}: {reason}", matched.rule().origin),
-        }),
-        Outcome::Forward(split) => {
-            matched.destination = pick_destination(split, draws.split);
-            let mut plan = forward(snapshot, request, matched, split, draws, trace)?;
-            plan.delay = delay;
-            plan.abort = fault
-                .and_then(|f| f.abort)
-                .filter(|a| hit(a.per_million, draws.abort))
-                .map(|a| a.with);
-            Ok(Decision::Forward(plan))
-        }
-    }
-}
-
-fn block_of(matched: &MatchedRule) -> Option<&crate::model::route::RequestMatch> {
-    matched.rule().matches.get(matched.matched?)
-}
-
-fn forward(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    matched: MatchedRule,
-    split: &Split,
-    draws: Draws,
-    trace: &mut impl Trace,
-) -> Result<RoutePlan, Refusal> {
-    let rule = matched.rule();
-    let Some(chosen) = split.destinations.get(matched.destination) else {
-        return Err(no_route(|| format!("{} has no destination", rule.origin)));
-    };
-    for d in &split.destinations {
-        trace.note(|| {
-            format!(
-                "[{}]: {}, {} of {}",
-                d.index,
-                target_of(&d.backend),
-                d.weight,
-                split.total_weight
-            )
-        });
-    }
-    let upstream =
-        backend(snapshot, request, matched.table.api, &chosen.backend).map_err(|mut refusal| {
-            let origin = &rule.origin;
-            let field = origin.destination_field(chosen.index);
-            refusal.detail = format!("{} {} {field}: {}", origin.kind, origin.object, refusal.detail);
-            refusal
-        })?;
-    let mirrors = mirrors(snapshot, request, rule, draws, trace);
-    let rewrite = rule.action.rewrite.as_ref();
-    let change = rewrite.and_then(|r| r.path.as_ref());
-    let path = change.map(|change| url::changed(request.path, change, block_of(&matched)));
-    let authority = rewrite.and_then(|r| r.authority.clone());
-    Ok(RoutePlan {
-        rule: Some(matched),
-        upstream,
-        mirrors,
-        path,
-        authority,
-        delay: None,
-        abort: None,
-    })
-}
-
-fn target_of(backend: &Backend) -> String {
-    match backend {
-        Backend::Invalid(reason) => reason.to_string(),
-        Backend::Host(to) => match &to.subset {
-            Some(subset) => format!("{} subset {subset}", to.host),
-            None => to.host.to_string(),
-        },
-    }
-}
-
-/// Gateway API answers 500 for every backend that is not there (an endpoint that is not ready stays 503).
-fn backend(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    api: RouteApi,
-    backend: &Backend,
-) -> Result<Upstream, Refusal> {
-    match backend {
-        Backend::Host(to) => resolve::destination(snapshot, request, to).map_err(|mut refusal| {
-            if api == RouteApi::Gateway && refusal.flag == "NC" {
-                refusal.status = 500;
-            }
-            refusal
-        }),
-        Backend::Invalid(reason) => Err(Refusal {
-            status: 500,
-            flag: "NC",
-            detail: reason.to_string(),
-        }),
-    }
-}
-
-fn mirrors(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    rule: &RouteRule,
-    draws: Draws,
-    trace: &mut impl Trace,
-) -> Vec<Upstream> {
-    let mut mirrors = Vec::new();
-    for mirror in &rule.action.mirrors {
-        if draw(draws.mirror, 1_000_000) >= mirror.per_million {
-            continue;
-        }
-        match resolve::destination(snapshot, request, &mirror.destination) {
-            Ok(copy) => {
-                trace.note(|| format!("mirror to {}", resolve::describe(&copy)));
-                mirrors.push(copy);
-            }
-            Err(refusal) => trace.note(|| format!("no mirror: {}", refusal.detail)),
-        }
-    }
-    mirrors
 }

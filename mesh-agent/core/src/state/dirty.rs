@@ -26,6 +26,8 @@ pub(super) struct Dirty {
     pub(super) grants: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
+    /// PeerAuthentications.
+    pub(super) peers: bool,
 }
 
 impl Dirty {
@@ -39,6 +41,7 @@ impl Dirty {
             && self.attached.is_empty()
             && !self.grants
             && !self.subsets
+            && !self.peers
     }
 
     /// Remembers what a slice was, unless it has changed before.

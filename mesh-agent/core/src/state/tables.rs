@@ -7,8 +7,8 @@ use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiRouteSpec, DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ReferenceGrantSpec, RouteKind,
-    ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
+    ApiRouteSpec, DestinationRuleSpec, Head, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
+    ReferenceGrantSpec, RouteKind, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -33,6 +33,7 @@ pub(super) struct Tables {
     pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
+    pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
     pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
     /// Service → routes that name it as parent.
     attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
@@ -77,6 +78,11 @@ impl Tables {
                 dirty.subsets |= changed;
                 changed
             }
+            Translated::PeerAuthentication(spec) => {
+                let changed = put(&mut self.peer_authentications, name, spec);
+                dirty.peers |= changed;
+                changed
+            }
             Translated::ApiRoute(spec) => self.put_route((spec.kind, name), spec, dirty),
             Translated::ReferenceGrant(spec) => {
                 let changed = put(&mut self.grants, name, spec);
@@ -116,6 +122,9 @@ impl Tables {
             }
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
+            }
+            ("security.istio.io", "PeerAuthentication") => {
+                dirty.peers |= self.peer_authentications.remove(&name).is_some();
             }
             (GROUP_OF_ROUTES, "ReferenceGrant") => {
                 dirty.grants |= self.grants.remove(&name).is_some();

@@ -3,6 +3,7 @@
 use super::ObjectKey;
 use super::attached::Attachments;
 use super::dirty::Dirty;
+use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::services::Services;
@@ -102,6 +103,10 @@ impl World {
             .rebuild(tables, concerned, &dirty.attached, &mut next);
         self.attachments.warn(&mut self.warnings);
         routes::subsets(tables, &mut next, &mut self.warnings);
+        if dirty.peers {
+            next.peers = peers::policies(tables);
+        }
+        peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
         status::references(tables, &mut self.warnings);
         self.snapshot = Arc::new(next);
