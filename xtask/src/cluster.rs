@@ -161,6 +161,13 @@ impl Cluster {
         }
     }
 
+    /// The one of `cargo xtask conformance`.
+    pub(crate) fn of_conformance() -> Self {
+        Self {
+            work: shell::root().join("target/cluster-conformance"),
+        }
+    }
+
     /// Its state directory.
     pub(crate) fn work(&self) -> &Path {
         &self.work
@@ -220,7 +227,8 @@ impl Cluster {
         shell::run("collecting logs", self.script().arg("report").arg(dir))
     }
 
-    fn script(&self) -> Command {
+    /// `cluster.sh` for this cluster, to which arguments are added.
+    pub(crate) fn script(&self) -> Command {
         let script = shell::root().join("tests/cluster/cluster.sh");
         let mut command = shell::command(&script.display().to_string());
         command.env("KC_BUILD", built()).env("KC_WORK", &self.work);
@@ -233,7 +241,7 @@ impl Cluster {
 }
 
 /// Folder of programs and images, which all clusters of this tree share.
-fn built() -> PathBuf {
+pub(crate) fn built() -> PathBuf {
     let build = std::env::var_os("KC_BUILD").map(PathBuf::from);
     build.unwrap_or_else(|| shell::root().join("target/cluster"))
 }

@@ -1,7 +1,8 @@
-//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|image`; each does what the one before it needs.
+//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|conformance|image`; each does what the one before it needs.
 
 mod bpf;
 mod cluster;
+mod conformance;
 mod fields;
 mod generate;
 mod go;
@@ -50,6 +51,8 @@ enum Task {
     },
     /// Builds the agent and writes a container image of it, without a daemon.
     Image(image::Options),
+    /// Runs the Gateway API's conformance suite against Heddle on a real cluster.
+    Conformance(conformance::Options),
     /// A real Kubernetes cluster on this machine.
     Cluster {
         /// A cluster that you have, for kubectl, helm and status in place of the one that `up` makes.
@@ -82,6 +85,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Image(options) => {
             image::run(&options)?;
         }
+        Task::Conformance(options) => return conformance::run(&options),
         Task::Cluster { kubeconfig, task } => return cluster::run(&task, kubeconfig.as_deref()),
         Task::Demo { args } => return front("demo", &[], &args, "release"),
         // What is measured is what the image ships.

@@ -199,6 +199,7 @@ mod tests {
             ),
         ] {
             let object = route(spec(rules.clone()));
+            book.routes.clear();
             apply(&mut state, &mut book, object.clone());
             let write = book.next(&mut state, "2026-01-01T00:00:00Z", 0).expect("a write");
             assert_eq!(write.patch["metadata"]["resourceVersion"], "7");
