@@ -78,11 +78,22 @@ pub(crate) fn run() -> Result<()> {
                     .with_context(|| format!("read {}", file.display()))?;
             }
         }
-        ensure!(!kinds.is_empty(), "{} has no CRD of {:?}", source.module, source.groups);
+        ensure!(
+            !kinds.is_empty(),
+            "{} has no CRD of {:?}",
+            source.module,
+            source.groups
+        );
         let path = shell::root().join(FOLDER).join(source.list);
         fs::create_dir_all(shell::root().join(FOLDER)).with_context(|| format!("create {FOLDER}"))?;
-        fs::write(&path, print(&source, &version, &kinds)?).with_context(|| format!("write {}", path.display()))?;
-        eprintln!("✔ {FOLDER}/{} ({} {version}, {} kinds)", source.list, source.module, kinds.len());
+        fs::write(&path, print(&source, &version, &kinds)?)
+            .with_context(|| format!("write {}", path.display()))?;
+        eprintln!(
+            "✔ {FOLDER}/{} ({} {version}, {} kinds)",
+            source.list,
+            source.module,
+            kinds.len()
+        );
     }
     Ok(())
 }
@@ -94,7 +105,9 @@ fn download(source: &Source) -> Result<(String, PathBuf)> {
     command
         .args(["mod", "download", "-json", &query])
         .current_dir(std::env::temp_dir());
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
     let answer: Value =
         serde_json::from_slice(&output.stdout).with_context(|| format!("{command:?} says no JSON"))?;
     match (answer["Version"].as_str(), answer["Dir"].as_str()) {
@@ -119,11 +132,19 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Adds the kinds of a file.
-fn read(text: &str, channel: Channel, groups: &[&str], kinds: &mut BTreeMap<(String, String), Kind>) -> Result<()> {
+fn read(
+    text: &str,
+    channel: Channel,
+    groups: &[&str],
+    kinds: &mut BTreeMap<(String, String), Kind>,
+) -> Result<()> {
     // An API's whole schema is more than a config file is allowed to be.
     let options = serde_saphyr::options! { budget: None };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)?;
-    for crd in documents.iter().filter(|d| d["kind"] == "CustomResourceDefinition") {
+    for crd in documents
+        .iter()
+        .filter(|d| d["kind"] == "CustomResourceDefinition")
+    {
         let text = |pointer: &str| crd.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let group = text("/spec/group").to_owned();
         if !groups.contains(&group.as_str()) {
@@ -161,7 +182,12 @@ fn walk(path: String, schema: &Value, experimental: bool, fields: &mut BTreeMap<
         return walk(format!("{path}[]"), &schema["items"], experimental, fields);
     }
     if schema["additionalProperties"].is_object() {
-        return walk(format!("{path}.*"), &schema["additionalProperties"], experimental, fields);
+        return walk(
+            format!("{path}.*"),
+            &schema["additionalProperties"],
+            experimental,
+            fields,
+        );
     }
     let mut leaf = true;
     for (field, schema) in properties(schema) {
@@ -184,7 +210,11 @@ fn leaf_type(kind: &str, schema: &Value) -> String {
     }
     match schema["enum"].as_array() {
         Some(values) => {
-            let values: Vec<&str> = values.iter().filter_map(Value::as_str).filter(|v| !v.is_empty()).collect();
+            let values: Vec<&str> = values
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|v| !v.is_empty())
+                .collect();
             format!("enum:{}", values.join("|"))
         }
         None if kind.is_empty() => "any".into(),
@@ -203,7 +233,11 @@ fn print(source: &Source, version: &str, kinds: &BTreeMap<(String, String), Kind
         let channel = if kind.experimental { "~" } else { "" };
         writeln!(text, "\nkind {group} {name} {}{channel}", versions.join(","))?;
         for (path, (what, experimental)) in &kind.fields {
-            let mark = if *experimental && !kind.experimental { " ~" } else { "" };
+            let mark = if *experimental && !kind.experimental {
+                " ~"
+            } else {
+                ""
+            };
             writeln!(text, "{path} {what}{mark}")?;
         }
     }

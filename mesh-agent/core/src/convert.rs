@@ -91,7 +91,9 @@ pub fn convert(documents: &[Value]) -> Conversion {
 }
 
 fn flatten<'a>(document: &'a Value, into: &mut Vec<&'a Value>) {
-    let list = document["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+    let list = document["kind"]
+        .as_str()
+        .is_some_and(|kind| kind.ends_with("List"));
     match document["items"].as_array() {
         Some(items) if list => into.extend(items),
         _ if document.is_null() => {}
@@ -194,7 +196,8 @@ impl Converter {
                 Ok(())
             }
             ("extensions" | "networking.k8s.io", "Ingress") if ingress::is_istio(object) => {
-                self.made.extend(ingress::convert(head, object, &self.services, &mut notes)?);
+                self.made
+                    .extend(ingress::convert(head, object, &self.services, &mut notes)?);
                 Ok(())
             }
             ("networking.istio.io", _) => {
@@ -204,7 +207,9 @@ impl Converter {
             (group, kind) => match successor(group, kind) {
                 Some(hint) => Err(FieldError::new("kind", hint)),
                 None => {
-                    self.out.objects.push(workloads::convert(head, object, &mut notes)?);
+                    self.out
+                        .objects
+                        .push(workloads::convert(head, object, &mut notes)?);
                     Ok(())
                 }
             },
@@ -240,7 +245,9 @@ fn successor(group: &str, kind: &str) -> Option<String> {
         ("config.istio.io", "QuotaSpec" | "QuotaSpecBinding" | "quota" | "redisquota" | "memquota") => {
             "rate limits in front of the application"
         }
-        ("config.istio.io", "HTTPAPISpec" | "HTTPAPISpecBinding") => "nothing: API attributes went with Mixer",
+        ("config.istio.io", "HTTPAPISpec" | "HTTPAPISpecBinding") => {
+            "nothing: API attributes went with Mixer"
+        }
         ("config.istio.io", _) => "Telemetry for metrics, logs and traces, AuthorizationPolicy for checks",
         ("authentication.istio.io", _) => {
             "PeerAuthentication for mutual TLS between pods, RequestAuthentication for tokens"
@@ -248,7 +255,9 @@ fn successor(group: &str, kind: &str) -> Option<String> {
         ("rbac.istio.io", _) => "AuthorizationPolicy",
         _ => return None,
     };
-    Some(format!("{kind} of {group} cannot be converted; its place is taken by: {by}"))
+    Some(format!(
+        "{kind} of {group} cannot be converted; its place is taken by: {by}"
+    ))
 }
 
 /// A new object; `spec` without what is null.
@@ -273,12 +282,22 @@ fn label(text: &str) -> String {
     let mut label: String = text
         .to_ascii_lowercase()
         .chars()
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                c
+            } else {
+                '-'
+            }
+        })
         .take(63)
         .collect();
     label.truncate(label.trim_end_matches('-').len());
     let label = label.trim_start_matches('-');
-    if label.is_empty() { "x".into() } else { label.into() }
+    if label.is_empty() {
+        "x".into()
+    } else {
+        label.into()
+    }
 }
 
 /// Decodes `spec`.

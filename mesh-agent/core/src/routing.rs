@@ -17,6 +17,7 @@ use crate::model::snapshot::{Snapshot, Target};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct RequestFacts<'a> {
     pub target: &'a Target,
     /// The port that the application dialled.
     pub port: u16,
+    /// The address that the application dialled, where it may be dialled on.
+    pub dialled: Option<SocketAddr>,
     /// Method, as sent.
     pub method: &'a str,
     /// `http` or `https`.
@@ -202,8 +205,8 @@ pub fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Dra
 ///
 /// # Errors
 /// No endpoint, or no such port.
-pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
-    matcher::route_connection(target, port)
+pub fn route_connection(target: &Target, dialled: SocketAddr) -> Result<Upstream, Refusal> {
+    matcher::route_connection(target, dialled)
 }
 
 /// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,

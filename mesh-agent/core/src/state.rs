@@ -4,11 +4,13 @@ mod addresses;
 mod attached;
 mod dirty;
 mod endpoints;
+mod entries;
 mod ids;
 mod mentions;
 mod peers;
 mod pods;
 mod routes;
+mod scopes;
 mod services;
 mod status;
 mod tables;
@@ -63,6 +65,13 @@ pub enum Change {
         uid: Arc<str>,
         /// The facts.
         sandbox: Option<Sandbox>,
+    },
+    /// What a name that [`Snapshot::names`] asks for resolves to. Not part of listings.
+    Resolved {
+        /// The name, as it was asked for.
+        name: Arc<str>,
+        /// Its addresses; empty if it has none.
+        ips: Vec<IpAddr>,
     },
     /// Something of this listing could not be read at all: whatever came from `origin` before stays in force.
     Unreadable {
@@ -165,6 +174,7 @@ impl State {
             Change::Apply { object, origin } => self.apply_any(&object, &origin),
             Change::Delete(key) => self.remove(&key),
             Change::Sandbox { uid, sandbox } => self.tables.sandbox(&uid, sandbox, self.world.dirty_mut()),
+            Change::Resolved { name, ips } => self.tables.resolve(name, ips, self.world.dirty_mut()),
             Change::Unreadable { origin, reason } => {
                 let object = String::new();
                 self.unreadable(

@@ -6,10 +6,13 @@ mod head;
 mod kubernetes;
 mod peer_authentication;
 mod service;
+mod service_entry;
+mod sidecar;
 mod slice;
 mod template;
 pub(crate) mod value;
 mod virtual_service;
+mod workload_entry;
 
 use crate::model::snapshot::MeshSettings;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
@@ -23,9 +26,12 @@ pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
 pub use peer_authentication::PeerAuthenticationSpec;
 pub use service::{PortSpec, ServiceSpec};
+pub use service_entry::{EntryPort, ServiceEntrySpec};
+pub use sidecar::SidecarSpec;
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
 pub use virtual_service::VirtualServiceSpec;
+pub use workload_entry::{EntryAddress, WorkloadEntrySpec};
 
 /// An object or a field that cannot be honoured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +79,12 @@ pub enum Translated {
     ApiRoute(ApiRouteSpec),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
+    /// A ServiceEntry.
+    ServiceEntry(ServiceEntrySpec),
+    /// A WorkloadEntry.
+    WorkloadEntry(WorkloadEntrySpec),
+    /// A Sidecar.
+    Sidecar(SidecarSpec),
     /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
     Nothing,
 }
@@ -100,6 +112,16 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
             gateway_api::translate(head, value, settings)
         }
+        ("networking.istio.io", "ServiceEntry") => istio_version(head)
+            .and_then(|()| service_entry::service_entry(head, value))
+            .map(Translated::ServiceEntry),
+        ("networking.istio.io", "WorkloadEntry") => istio_version(head)
+            .and_then(|()| workload_entry::workload_entry(head, value))
+            .map(Translated::WorkloadEntry),
+        ("networking.istio.io", "WorkloadGroup") => Err(workload_entry::workload_group()),
+        ("networking.istio.io", "Sidecar") => istio_version(head)
+            .and_then(|()| sidecar::sidecar(head, value))
+            .map(Translated::Sidecar),
         (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
         (_, kind) => Err(value::FieldError::new(
             "kind",

@@ -53,7 +53,11 @@ mod tests {
                 "lines": "a\nb\n", "none": null, "long": "x ".repeat(100)}}),
         ];
         let text = yaml(&objects).unwrap();
-        let read: Vec<Value> = documents::parse("-", &text).unwrap().into_iter().map(|d| d.object).collect();
+        let read: Vec<Value> = documents::parse("-", &text)
+            .unwrap()
+            .into_iter()
+            .map(|d| d.object)
+            .collect();
         assert_eq!(read, objects, "{text}");
     }
 }

@@ -11,7 +11,6 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-
 /// One object of a file.
 #[derive(Debug)]
 pub(super) struct Document {
@@ -118,7 +117,8 @@ fn items(node: Spanned<Node>) -> anyhow::Result<Result<Vec<Spanned<Node>>, Spann
         return Ok(Err(node));
     };
     let is_list = fields.iter().any(|(key, value)| {
-        key.value == "kind" && matches!(&value.value, Node::Scalar(Value::String(kind)) if kind.ends_with("List"))
+        key.value == "kind"
+            && matches!(&value.value, Node::Scalar(Value::String(kind)) if kind.ends_with("List"))
     });
     let place = fields
         .iter()
@@ -131,7 +131,11 @@ fn items(node: Spanned<Node>) -> anyhow::Result<Result<Vec<Spanned<Node>>, Spann
                 _ => bail!("a List without items"),
             }
         }
-        None => Ok(Err(Spanned::new(Node::Map(fields), node.referenced, node.defined))),
+        None => Ok(Err(Spanned::new(
+            Node::Map(fields),
+            node.referenced,
+            node.defined,
+        ))),
     }
 }
 

@@ -13,7 +13,12 @@ const THEN_RETRIES: i32 = 3;
 const THEN_ERRORS: i32 = 5;
 
 /// Reads a policy and files it under its destination.
-pub(super) fn take(head: &Head, object: &Value, hosts: &mut Hosts, notes: &mut Notes<'_>) -> Result<(), FieldError> {
+pub(super) fn take(
+    head: &Head,
+    object: &Value,
+    hosts: &mut Hosts,
+    notes: &mut Notes<'_>,
+) -> Result<(), FieldError> {
     let raw: DestinationPolicy = spec(object)?;
     let custom = "is the proxy's own configuration of then, and has no modern form";
     let source = raw.source.as_ref();
@@ -47,12 +52,18 @@ pub(super) fn take(head: &Head, object: &Value, hosts: &mut Hosts, notes: &mut N
         policy.insert("outlierDetection".into(), outliers(&breaker, notes));
     }
     if policy.is_empty() {
-        return Err(FieldError::new("spec", "says nothing: loadBalancing or circuitBreaker"));
+        return Err(FieldError::new(
+            "spec",
+            "says nothing: loadBalancing or circuitBreaker",
+        ));
     }
     let host = Host::of("spec.destination", &raw.destination, &head.key.namespace)?;
     let subset = hosts.subset(&host, raw.destination.labels.as_ref());
     let place = match &subset {
-        None => format!("trafficPolicy of DestinationRule {}/{}", host.namespace, host.host),
+        None => format!(
+            "trafficPolicy of DestinationRule {}/{}",
+            host.namespace, host.host
+        ),
         Some(subset) => format!(
             "trafficPolicy of subset {subset} of DestinationRule {}/{}",
             host.namespace, host.host
@@ -78,7 +89,8 @@ fn balancer(given: LoadBalancing, notes: &mut Notes<'_>) -> Result<Option<Value>
             "LEAST_REQUEST"
         }
         Some(other) => {
-            let reason = format!("{other:?} was never a load balancer: expected ROUND_ROBIN, LEAST_CONN or RANDOM");
+            let reason =
+                format!("{other:?} was never a load balancer: expected ROUND_ROBIN, LEAST_CONN or RANDOM");
             return Err(FieldError::new(at, reason));
         }
     };
@@ -87,7 +99,11 @@ fn balancer(given: LoadBalancing, notes: &mut Notes<'_>) -> Result<Option<Value>
 
 fn pool(given: &SimpleCb, notes: &mut Notes<'_>) -> Value {
     let defaults = [
-        ("httpMaxPendingRequests", given.http_max_pending_requests, THEN_PENDING),
+        (
+            "httpMaxPendingRequests",
+            given.http_max_pending_requests,
+            THEN_PENDING,
+        ),
         ("httpMaxRequests", given.http_max_requests, THEN_REQUESTS),
         ("httpMaxRetries", given.http_max_retries, THEN_RETRIES),
     ];
@@ -106,8 +122,15 @@ fn pool(given: &SimpleCb, notes: &mut Notes<'_>) -> Value {
         "http2MaxRequests".into(),
         given.http_max_requests.unwrap_or(THEN_REQUESTS).into(),
     );
-    http.insert("maxRetries".into(), given.http_max_retries.unwrap_or(THEN_RETRIES).into());
-    put(&mut http, "maxRequestsPerConnection", given.http_max_requests_per_connection);
+    http.insert(
+        "maxRetries".into(),
+        given.http_max_retries.unwrap_or(THEN_RETRIES).into(),
+    );
+    put(
+        &mut http,
+        "maxRequestsPerConnection",
+        given.http_max_requests_per_connection,
+    );
     let mut pool = Map::new();
     if let Some(connections) = given.max_connections {
         pool.insert("tcp".into(), json!({"maxConnections": connections}));
@@ -128,6 +151,10 @@ fn outliers(given: &SimpleCb, notes: &mut Notes<'_>) -> Value {
     );
     put(&mut outliers, "interval", given.http_detection_interval.clone());
     put(&mut outliers, "baseEjectionTime", given.sleep_window.clone());
-    put(&mut outliers, "maxEjectionPercent", given.http_max_ejection_percent);
+    put(
+        &mut outliers,
+        "maxEjectionPercent",
+        given.http_max_ejection_percent,
+    );
     outliers.into()
 }

@@ -50,7 +50,9 @@ fn place(head: &Head, service: &str, notes: &mut Notes<'_>) -> Result<Place, Fie
         let host = format!("{}.{}.internal", label(&head.key.name), head.key.namespace);
         notes.add(
             at,
-            format!("{service} is in addresses; a ServiceEntry must have a host: {host} is only a name for it"),
+            format!(
+                "{service} is in addresses; a ServiceEntry must have a host: {host} is only a name for it"
+            ),
         );
         return Ok(Place {
             hosts: vec![host],
@@ -60,7 +62,10 @@ fn place(head: &Head, service: &str, notes: &mut Notes<'_>) -> Result<Place, Fie
     }
     let wildcard = service.strip_prefix("*.");
     if !is_subdomain(&wildcard.unwrap_or(service).to_ascii_lowercase()) {
-        return Err(FieldError::new(at, "is no DNS name, *.DNS name, IP address or CIDR"));
+        return Err(FieldError::new(
+            at,
+            "is no DNS name, *.DNS name, IP address or CIDR",
+        ));
     }
     Ok(Place {
         hosts: vec![service.to_owned()],
@@ -73,7 +78,9 @@ fn is_address(text: &str) -> bool {
     match text.split_once('/') {
         None => text.parse::<IpAddr>().is_ok(),
         Some((ip, length)) => match ip.parse::<IpAddr>() {
-            Ok(ip) => length.parse::<u8>().is_ok_and(|n| n <= if ip.is_ipv4() { 32 } else { 128 }),
+            Ok(ip) => length
+                .parse::<u8>()
+                .is_ok_and(|n| n <= if ip.is_ipv4() { 32 } else { 128 }),
             Err(_) => false,
         },
     }

@@ -26,7 +26,10 @@ impl Host {
             });
         }
         let Some(name) = named(&service.name) else {
-            return Err(FieldError::new(format!("{at}.name"), "is missing: name or service"));
+            return Err(FieldError::new(
+                format!("{at}.name"),
+                "is missing: name or service",
+            ));
         };
         let namespace = named(&service.namespace).unwrap_or_else(|| namespace.to_owned());
         let host = match named(&service.domain) {
@@ -71,7 +74,13 @@ pub(super) struct Hosts(BTreeMap<Host, Gathered>);
 
 impl Hosts {
     /// Adds a RouteRule's `http` entry. Whether another rule has the same precedence: then their order was open.
-    pub(super) fn add_rule(&mut self, host: Host, precedence: i32, name: &str, http: Value) -> Option<String> {
+    pub(super) fn add_rule(
+        &mut self,
+        host: Host,
+        precedence: i32,
+        name: &str,
+        http: Value,
+    ) -> Option<String> {
         let rules = &mut self.0.entry(host).or_default().rules;
         let tie = rules
             .iter()
@@ -95,7 +104,13 @@ impl Hosts {
         let base = label(&labels.values().cloned().collect::<Vec<_>>().join("-"));
         let taken = |name: &str| subsets.iter().any(|(known, ..)| known == name);
         let name = (1_usize..)
-            .map(|n| if n == 1 { base.clone() } else { format!("{base}-{n}") })
+            .map(|n| {
+                if n == 1 {
+                    base.clone()
+                } else {
+                    format!("{base}-{n}")
+                }
+            })
             .find(|name| !taken(name))
             .unwrap_or(base.clone());
         subsets.push((name.clone(), labels.clone(), None));

@@ -71,7 +71,11 @@ pub(super) fn convert(
     notes: &mut Notes<'_>,
 ) -> Result<Vec<Value>, FieldError> {
     let raw: Spec = spec(value)?;
-    for key in value["metadata"]["annotations"].as_object().into_iter().flat_map(Map::keys) {
+    for key in value["metadata"]["annotations"]
+        .as_object()
+        .into_iter()
+        .flat_map(Map::keys)
+    {
         if key != CLASS && key.contains("ingress") {
             return Err(FieldError::new(
                 format!("metadata.annotations.{key}"),

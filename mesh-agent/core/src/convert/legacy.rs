@@ -38,7 +38,10 @@ pub(super) fn convert(head: &Head, object: &Value, notes: &mut Notes<'_>) -> Res
         }
     };
     if head.version != newest {
-        notes.add("apiVersion", format!("networking.istio.io/{newest}: no field differs by the version"));
+        notes.add(
+            "apiVersion",
+            format!("networking.istio.io/{newest}: no field differs by the version"),
+        );
         object["apiVersion"] = format!("networking.istio.io/{newest}").into();
     }
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else {
@@ -59,14 +62,20 @@ fn camel_case(at: &str, fields: &mut Map<String, Value>, notes: &mut Notes<'_>) 
     for key in old {
         let new = camel(&key);
         if fields.contains_key(&new) {
-            return Err(FieldError::new(format!("{at}.{key}"), format!("is there twice, as {new} too")));
+            return Err(FieldError::new(
+                format!("{at}.{key}"),
+                format!("is there twice, as {new} too"),
+            ));
         }
         if let Some(value) = fields.remove(&key) {
             notes.add(format!("{at}.{key}"), format!("is {new} now"));
             fields.insert(new, value);
         }
     }
-    for (key, value) in fields.iter_mut().filter(|(key, _)| !USERS_OWN.contains(&key.as_str())) {
+    for (key, value) in fields
+        .iter_mut()
+        .filter(|(key, _)| !USERS_OWN.contains(&key.as_str()))
+    {
         match value {
             Value::Object(inner) => camel_case(&format!("{at}.{key}"), inner, notes)?,
             Value::Array(items) => {

@@ -20,7 +20,8 @@ pub(super) fn block(
 ) -> Result<Option<Value>, FieldError> {
     for (field, value) in [("tcp", &given.tcp), ("udp", &given.udp)] {
         if value.is_some() {
-            let reason = "was never implemented: write a tcp route of a VirtualService with destinationSubnets";
+            let reason =
+                "was never implemented: write a tcp route of a VirtualService with destinationSubnets";
             return Err(FieldError::new(format!("spec.match.{field}"), reason));
         }
     }
@@ -28,7 +29,10 @@ pub(super) fn block(
     if let Some(source) = given.source {
         caller(&source, around, &mut block, notes)?;
     }
-    let headers = given.request.and_then(|request| request.headers).unwrap_or_default();
+    let headers = given
+        .request
+        .and_then(|request| request.headers)
+        .unwrap_or_default();
     let mut fields = Map::new();
     for (name, value) in headers {
         let at = format!("spec.match.request.headers.{name}");

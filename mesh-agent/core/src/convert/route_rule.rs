@@ -34,7 +34,10 @@ pub(super) fn take(
     let around = Around { namespace, services };
     let mut http = Map::new();
     http.insert("name".into(), head.key.name.as_str().into());
-    let matching = raw.r#match.map(|given| block(given, &around, notes)).transpose()?;
+    let matching = raw
+        .r#match
+        .map(|given| block(given, &around, notes))
+        .transpose()?;
     put(&mut http, "match", matching.flatten().map(|block| json!([block])));
     // Names of subsets are taken only once nothing can be refused any more.
     let websocket = raw.websocket_upgrade == Some(true);
@@ -42,13 +45,20 @@ pub(super) fn take(
     match raw.redirect {
         Some(redirect) => {
             put(&mut http, "redirect", Some(redirection(redirect)));
-            notes.add("spec.redirect", "the status was 302; 301 is the default now: redirectCode says 302");
+            notes.add(
+                "spec.redirect",
+                "the status was 302; 301 is the default now: redirectCode says 302",
+            );
         }
         None => put(&mut http, "rewrite", raw.rewrite.map(Redirect::json)),
     }
     if let Some(timeout) = &raw.http_req_timeout {
         let simple = timeout.simple_timeout.as_ref();
-        put(&mut http, "timeout", simple.and_then(|simple| simple.timeout.clone()));
+        put(
+            &mut http,
+            "timeout",
+            simple.and_then(|simple| simple.timeout.clone()),
+        );
     } else if !redirects && !websocket {
         http.insert("timeout".into(), THEN_TIMEOUT.into());
         notes.add(
@@ -67,14 +77,26 @@ pub(super) fn take(
             format!("the conditions were {THEN_RETRY_ON}; the default is another now: retryOn says them"),
         );
     }
-    put(&mut http, "fault", raw.http_fault.map(|fault| faults(fault, notes)));
-    put(&mut http, "corsPolicy", raw.cors_policy.map(|cors| super::legacy::cors("spec.corsPolicy", cors, notes)));
+    put(
+        &mut http,
+        "fault",
+        raw.http_fault.map(|fault| faults(fault, notes)),
+    );
+    put(
+        &mut http,
+        "corsPolicy",
+        raw.cors_policy
+            .map(|cors| super::legacy::cors("spec.corsPolicy", cors, notes)),
+    );
     if let Some(add) = raw.append_headers.filter(|headers| !headers.is_empty()) {
         notes.add("spec.appendHeaders", "is headers.request.add now");
         http.insert("headers".into(), json!({"request": {"add": add}}));
     }
     if raw.websocket_upgrade.is_some() {
-        notes.add("spec.websocketUpgrade", "is gone: upgrades are always allowed now");
+        notes.add(
+            "spec.websocketUpgrade",
+            "is gone: upgrades are always allowed now",
+        );
     }
     if !redirects {
         let mut to = Destinations {
@@ -121,9 +143,21 @@ fn refuse_unknown_ways(raw: &RouteRule) -> Result<(), FieldError> {
     let simple_timeout = timeout.and_then(|t| t.simple_timeout.as_ref());
     let simple_retry = retries.and_then(|r| r.simple_retry.as_ref());
     let table = [
-        (raw.l4_fault.is_some(), "spec.l4Fault", "was never implemented, and has no modern form"),
-        (timeout.is_some_and(|t| t.custom.is_some()), "spec.httpReqTimeout.custom", custom),
-        (retries.is_some_and(|r| r.custom.is_some()), "spec.httpReqRetries.custom", custom),
+        (
+            raw.l4_fault.is_some(),
+            "spec.l4Fault",
+            "was never implemented, and has no modern form",
+        ),
+        (
+            timeout.is_some_and(|t| t.custom.is_some()),
+            "spec.httpReqTimeout.custom",
+            custom,
+        ),
+        (
+            retries.is_some_and(|r| r.custom.is_some()),
+            "spec.httpReqRetries.custom",
+            custom,
+        ),
         (
             simple_timeout.is_some_and(|t| t.override_header_name.is_some()),
             "spec.httpReqTimeout.simpleTimeout.overrideHeaderName",
@@ -183,15 +217,26 @@ impl Redirect {
 
 fn faults(fault: Fault, notes: &mut Notes<'_>) -> Value {
     let mut value = Map::new();
-    put(&mut value, "delay", fault.delay.map(|delay| delayed(delay, notes)));
-    put(&mut value, "abort", fault.abort.map(|abort| aborted(abort, notes)));
+    put(
+        &mut value,
+        "delay",
+        fault.delay.map(|delay| delayed(delay, notes)),
+    );
+    put(
+        &mut value,
+        "abort",
+        fault.abort.map(|abort| aborted(abort, notes)),
+    );
     value.into()
 }
 
 fn percentage(at: &str, percent: Option<f64>, notes: &mut Notes<'_>) -> Value {
     match percent {
         Some(_) => notes.add(format!("{at}.percent"), "is percentage.value now"),
-        None => notes.add(format!("{at}.percent"), "is missing, which is and was 0: no request is affected"),
+        None => notes.add(
+            format!("{at}.percent"),
+            "is missing, which is and was 0: no request is affected",
+        ),
     }
     json!({"value": percent.unwrap_or(0.0)})
 }
@@ -199,7 +244,10 @@ fn percentage(at: &str, percent: Option<f64>, notes: &mut Notes<'_>) -> Value {
 fn delayed(delay: Delay, notes: &mut Notes<'_>) -> Value {
     let mut value = Map::new();
     put(&mut value, "fixedDelay", delay.fixed_delay);
-    value.insert("percentage".into(), percentage("spec.httpFault.delay", delay.percent, notes));
+    value.insert(
+        "percentage".into(),
+        percentage("spec.httpFault.delay", delay.percent, notes),
+    );
     value.into()
 }
 
@@ -207,7 +255,10 @@ fn aborted(abort: Abort, notes: &mut Notes<'_>) -> Value {
     let mut value = Map::new();
     put(&mut value, "httpStatus", abort.http_status);
     put(&mut value, "grpcStatus", abort.grpc_status);
-    value.insert("percentage".into(), percentage("spec.httpFault.abort", abort.percent, notes));
+    value.insert(
+        "percentage".into(),
+        percentage("spec.httpFault.abort", abort.percent, notes),
+    );
     value.into()
 }
 
@@ -271,7 +322,11 @@ impl Destinations<'_, '_> {
             let pairs: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
             self.notes.add(
                 format!("{at}.labels"),
-                format!("{} is subset {subset} of the DestinationRule for {}", pairs.join(","), host.host),
+                format!(
+                    "{} is subset {subset} of the DestinationRule for {}",
+                    pairs.join(","),
+                    host.host
+                ),
             );
         }
         let mut value = Map::new();

@@ -87,7 +87,11 @@ fn the_later_version_of_a_rule_replaces_the_earlier() {
     let both = format!("{}\n---\n{}", GOLDEN[0].1, GOLDEN[1].1);
     let done = convert(&documents(&both));
     assert_eq!(done.objects, documents(GOLDEN[1].2));
-    assert!(done.notes.iter().any(|n| n.text.contains("more than once")), "{:?}", done.notes);
+    assert!(
+        done.notes.iter().any(|n| n.text.contains("more than once")),
+        "{:?}",
+        done.notes
+    );
 }
 
 fn rule(spec: &str) -> String {
@@ -95,7 +99,9 @@ fn rule(spec: &str) -> String {
 }
 
 fn policy(spec: &str) -> String {
-    format!("apiVersion: config.istio.io/v1alpha2\nkind: DestinationPolicy\nmetadata: {{name: r}}\nspec: {spec}")
+    format!(
+        "apiVersion: config.istio.io/v1alpha2\nkind: DestinationPolicy\nmetadata: {{name: r}}\nspec: {spec}"
+    )
 }
 
 #[test]
@@ -177,7 +183,11 @@ fn versions_that_share_a_name_get_subsets_of_their_own() {
     )));
     assert_eq!(done.objects[1]["spec"]["subsets"][0]["name"], "v1-0");
     assert_eq!(done.objects[1]["spec"]["subsets"][1]["name"], "v1-0-2");
-    assert!(done.notes.iter().any(|n| n.text.contains("sum up to 2")), "{:?}", done.notes);
+    assert!(
+        done.notes.iter().any(|n| n.text.contains("sum up to 2")),
+        "{:?}",
+        done.notes
+    );
 }
 
 proptest! {

@@ -30,7 +30,10 @@ pub(super) fn convert(head: &Head, object: &Value, notes: &mut Notes<'_>) -> Res
             ));
         }
         object["spec"]["selector"] = json!({"matchLabels": labels});
-        notes.add("spec.selector", "was made of the template's labels; it must be written now");
+        notes.add(
+            "spec.selector",
+            "was made of the template's labels; it must be written now",
+        );
     }
     Ok(object)
 }

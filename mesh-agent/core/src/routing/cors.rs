@@ -133,6 +133,7 @@ mod tests {
         let facts = RequestFacts {
             client: None,
             gateway: None,
+            dialled: None,
             target: &Target::Unknown,
             port: 80,
             method,

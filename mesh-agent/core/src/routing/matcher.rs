@@ -9,6 +9,7 @@ use crate::model::host;
 use crate::model::route::{AbortWith, RouteRule, RouteTable};
 use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub(super) fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
@@ -21,9 +22,10 @@ pub(super) fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -
     lines.0
 }
 
-pub(super) fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
+pub(super) fn route_connection(target: &Target, dialled: SocketAddr) -> Result<Upstream, Refusal> {
+    let port = dialled.port();
     match target {
-        Target::Service(service, port) => resolve::service_port(service, port),
+        Target::Service(service, port) => resolve::service_port(service, port, Some(dialled)),
         Target::Workload(workload) => Ok(resolve::pod(workload, port)),
         Target::NoSuchPort(service) => Err(resolve::no_such_port(service, port)),
         Target::Unknown => Err(no_route(|| {
@@ -107,7 +109,8 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
             table: table(snapshot, &service.host, namespace),
         };
     }
-    let by_host = host::service_named(snapshot, &host, namespace).filter(|s| s.port(request.port).is_some());
+    let by_host = host::service_named(snapshot, &host, namespace)
+        .filter(|s| s.port(request.port).is_some() && snapshot.sees(request.client, s));
     if let Some(service) = by_host {
         trace.note(|| format!("Host {host:?} names service {}", service.name));
         let table =
@@ -204,10 +207,10 @@ fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Resul
     let upstream = match (request.target, named) {
         (Target::Workload(pod), service) => resolve::chosen_pod(pod, request.port, service),
         (_, Some(service)) => match service.port(request.port) {
-            Some(port) => resolve::service_port(service, port)?,
+            Some(port) => resolve::service_port(service, port, request.dialled)?,
             None => return Err(resolve::no_such_port(service, request.port)),
         },
-        (Target::Service(service, port), None) => resolve::service_port(service, port)?,
+        (Target::Service(service, port), None) => resolve::service_port(service, port, request.dialled)?,
         (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
         (Target::Unknown, None) => {
             return Err(no_route(|| {

@@ -2,6 +2,7 @@
 
 mod attached;
 mod destinations;
+mod external;
 mod hosts;
 
 use super::*;

@@ -28,6 +28,10 @@ pub(super) struct Dirty {
     pub(super) subsets: bool,
     /// PeerAuthentications.
     pub(super) peers: bool,
+    /// ServiceEntries, WorkloadEntries, or what names resolve to.
+    pub(super) entries: bool,
+    /// Sidecars.
+    pub(super) sidecars: bool,
 }
 
 impl Dirty {
@@ -42,6 +46,8 @@ impl Dirty {
             && !self.grants
             && !self.subsets
             && !self.peers
+            && !self.entries
+            && !self.sidecars
     }
 
     /// Remembers what a slice was, unless it has changed before.

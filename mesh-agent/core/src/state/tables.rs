@@ -8,9 +8,11 @@ use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
     ApiRouteSpec, DestinationRuleSpec, Head, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
-    ReferenceGrantSpec, RouteKind, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
+    ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated,
+    VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Objects of one kind: namespace → name → object.
@@ -38,6 +40,11 @@ pub(super) struct Tables {
     /// Service → routes that name it as parent.
     attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
     pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
+    pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
+    pub(super) workload_entries: ByNamespace<WorkloadEntrySpec>,
+    pub(super) sidecars: BTreeMap<ObjectName, SidecarSpec>,
+    /// What names of ServiceEntries resolve to.
+    pub(super) resolved: HashMap<Arc<str>, Vec<IpAddr>>,
 }
 
 impl Tables {
@@ -89,6 +96,21 @@ impl Tables {
                 dirty.grants |= changed;
                 changed
             }
+            Translated::ServiceEntry(spec) => {
+                let changed = put(&mut self.service_entries, name, spec);
+                dirty.entries |= changed;
+                changed
+            }
+            Translated::WorkloadEntry(spec) => {
+                let changed = put_in(&mut self.workload_entries, &name, spec);
+                dirty.entries |= changed;
+                changed
+            }
+            Translated::Sidecar(spec) => {
+                let changed = put(&mut self.sidecars, name, spec);
+                dirty.sidecars |= changed;
+                changed
+            }
             Translated::Nothing => false,
         }
     }
@@ -133,6 +155,15 @@ impl Tables {
                 if let Some(kind) = RouteKind::named(kind) {
                     self.remove_route(&(kind, name), dirty);
                 }
+            }
+            ("networking.istio.io", "ServiceEntry") => {
+                dirty.entries |= self.service_entries.remove(&name).is_some();
+            }
+            ("networking.istio.io", "WorkloadEntry") => {
+                dirty.entries |= take(&mut self.workload_entries, &name).is_some();
+            }
+            ("networking.istio.io", "Sidecar") => {
+                dirty.sidecars |= self.sidecars.remove(&name).is_some();
             }
             _ => {}
         }
@@ -183,6 +214,19 @@ impl Tables {
         keys.filter_map(|key| Some((key, self.api_routes.get(key)?)))
     }
 
+    /// What a name resolves to now; whether that is new.
+    pub(super) fn resolve(&mut self, name: Arc<str>, mut ips: Vec<IpAddr>, dirty: &mut Dirty) -> bool {
+        // Resolvers turn the answers round; only the set counts.
+        ips.sort();
+        ips.dedup();
+        let changed = self.resolved.get(&name) != Some(&ips);
+        if changed {
+            self.resolved.insert(name, ips);
+            dirty.entries = true;
+        }
+        changed
+    }
+
     /// Facts of a pod that runs on this node; whether they change anything known.
     pub(super) fn sandbox(&mut self, uid: &Arc<str>, sandbox: Option<Sandbox>, dirty: &mut Dirty) -> bool {
         let before = match &sandbox {
@@ -203,6 +247,15 @@ impl Tables {
             }
         }
         changed
+    }
+
+    /// Whether a ServiceEntry of a namespace selects pods.
+    pub(super) fn entries_select_in(&self, namespace: &Arc<str>) -> bool {
+        let first = ObjectName::new(Arc::clone(namespace), "");
+        let of_namespace = self.service_entries.range(first..);
+        of_namespace
+            .take_while(|(name, _)| name.namespace == *namespace)
+            .any(|(_, spec)| spec.selector.is_some())
     }
 
     pub(super) fn pod(&self, name: &ObjectName) -> Option<&PodSpec> {

@@ -3,9 +3,11 @@
 use super::ObjectKey;
 use super::attached::Attachments;
 use super::dirty::Dirty;
+use super::entries::Entries;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
+use super::scopes;
 use super::services::Services;
 use super::status;
 use super::tables::{RouteKey, Tables};
@@ -41,6 +43,7 @@ pub(super) struct World {
     pods: Pods,
     services: Services,
     attachments: Attachments,
+    entries: Entries,
 }
 
 impl World {
@@ -56,6 +59,7 @@ impl World {
             pods: Pods::new(node),
             services: Services::default(),
             attachments: Attachments::default(),
+            entries: Entries::default(),
         }
     }
 
@@ -91,10 +95,19 @@ impl World {
         l4_only(tables, &mut dirty, &mut next);
         let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
+        let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
         let services = mem::take(&mut dirty.services);
         self.services
             .rebuild(tables, &self.pods, services, effects, &mut next);
+        if entries {
+            self.entries
+                .rebuild(tables, &self.pods, &mut self.services, &mut next);
+        }
+        if dirty.sidecars {
+            scopes::scopes(tables, &mut next);
+        }
         self.warnings = Vec::new();
+        self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
         // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.

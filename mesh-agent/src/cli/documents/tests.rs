@@ -51,14 +51,20 @@ fn every_field_knows_its_line_and_a_field_that_is_not_there_the_nearest_around_i
         [4, 5, 7, 8, 9, 12, 11, 8, 2, 2]
     );
     assert_eq!(documents[1].origin(), "f.yaml:17");
-    assert_eq!(lines(&documents[2], &["spec", "spec.y", "spec.y[1]"]), [20, 21, 21]);
+    assert_eq!(
+        lines(&documents[2], &["spec", "spec.y", "spec.y[1]"]),
+        [20, 21, 21]
+    );
 }
 
 #[test]
 fn values_are_those_that_the_agent_reads() {
     let documents = parse("f.yaml", TEXT).unwrap();
     assert_eq!(documents.len(), 3);
-    assert_eq!(documents[2].object, json!({"kind": "Thing", "spec": {"y": [true, null, 1.5, -1, "1"]}}));
+    assert_eq!(
+        documents[2].object,
+        json!({"kind": "Thing", "spec": {"y": [true, null, 1.5, -1, "1"]}})
+    );
     let plain = serde_saphyr::from_multiple::<Value>(TEXT).unwrap();
     assert_eq!(documents[0].object, plain[0]);
 }

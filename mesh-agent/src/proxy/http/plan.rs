@@ -37,10 +37,11 @@ pub(super) fn decide(
     parts: &Parts,
     authority: &HeaderValue,
 ) -> Result<Plan, Own> {
-    let target = snapshot.target(conn.original);
+    let target = snapshot.target_for(conn.original, Some(&conn.source));
     let facts = RequestFacts {
         client: Some(&conn.source),
         gateway: None,
+        dialled: Some(conn.original),
         target: &target,
         port: conn.original.port(),
         method: parts.method.as_str(),
@@ -59,12 +60,9 @@ pub(super) fn decide(
         Decision::Forward(plan) => Ok(forward(conn, snapshot, &target, plan)),
         Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names_of(conn, &target))),
         Decision::Refuse(refusal) => match target {
-            Target::Unknown if refusal.flag == "NR" && !snapshot.settings.registry_only => Ok(dialled(
-                conn,
-                None,
-                conn.worker.meter.named(PASSTHROUGH),
-                Protocol::Auto,
-            )),
+            Target::Unknown if refusal.flag == "NR" && !snapshot.registry_only(Some(&conn.source)) => Ok(
+                dialled(conn, None, conn.worker.meter.named(PASSTHROUGH), Protocol::Auto),
+            ),
             _ => Err(Own::Refuse(refusal, names_of(conn, &target))),
         },
     }

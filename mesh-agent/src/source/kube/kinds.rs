@@ -57,6 +57,9 @@ static KINDS: &[Kind] = &[
     },
     Kind::istio("VirtualService", "virtualservices").for_both(),
     Kind::istio("DestinationRule", "destinationrules"),
+    Kind::istio("ServiceEntry", "serviceentries"),
+    Kind::istio("WorkloadEntry", "workloadentries"),
+    Kind::istio("Sidecar", "sidecars"),
     Kind {
         kind: template::WORKLOAD_TEMPLATE,
         plural: "workloadtemplates",

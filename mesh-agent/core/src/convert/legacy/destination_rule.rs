@@ -41,8 +41,15 @@ fn settings(at: &str, policy: &mut Map<String, Value>, notes: &mut Notes<'_>) ->
     Ok(())
 }
 
-fn load_balancer(at: &str, balancer: &mut Map<String, Value>, notes: &mut Notes<'_>) -> Result<(), FieldError> {
-    if balancer.get("simple").is_some_and(|simple| simple == "LEAST_CONN") {
+fn load_balancer(
+    at: &str,
+    balancer: &mut Map<String, Value>,
+    notes: &mut Notes<'_>,
+) -> Result<(), FieldError> {
+    if balancer
+        .get("simple")
+        .is_some_and(|simple| simple == "LEAST_CONN")
+    {
         notes.add(format!("{at}.simple"), "LEAST_CONN is LEAST_REQUEST now");
         balancer.insert("simple".into(), "LEAST_REQUEST".into());
     }
@@ -69,13 +76,23 @@ fn load_balancer(at: &str, balancer: &mut Map<String, Value>, notes: &mut Notes<
     Ok(())
 }
 
-fn outlier_detection(at: &str, outliers: &mut Map<String, Value>, notes: &mut Notes<'_>) -> Result<(), FieldError> {
+fn outlier_detection(
+    at: &str,
+    outliers: &mut Map<String, Value>,
+    notes: &mut Notes<'_>,
+) -> Result<(), FieldError> {
     // The form of Istio 0.8.
     if let Some(Value::Object(http)) = outliers.remove("http") {
-        notes.add(format!("{at}.http"), "its fields are those of outlierDetection itself now");
+        notes.add(
+            format!("{at}.http"),
+            "its fields are those of outlierDetection itself now",
+        );
         for (field, value) in http {
             if outliers.contains_key(&field) {
-                return Err(FieldError::new(format!("{at}.http.{field}"), "is in outlierDetection too"));
+                return Err(FieldError::new(
+                    format!("{at}.http.{field}"),
+                    "is in outlierDetection too",
+                ));
             }
             outliers.insert(field, value);
         }
@@ -83,10 +100,16 @@ fn outlier_detection(at: &str, outliers: &mut Map<String, Value>, notes: &mut No
     if let Some(errors) = outliers.remove("consecutiveErrors") {
         let field = format!("{at}.consecutiveErrors");
         if outliers.contains_key("consecutiveGatewayErrors") {
-            return Err(FieldError::new(field, "cannot stand beside consecutiveGatewayErrors"));
+            return Err(FieldError::new(
+                field,
+                "cannot stand beside consecutiveGatewayErrors",
+            ));
         }
         // It counted 502, 503 and 504 only.
-        notes.add(field, "is consecutiveGatewayErrors now, which counts what it counted: 502, 503, 504");
+        notes.add(
+            field,
+            "is consecutiveGatewayErrors now, which counts what it counted: 502, 503, 504",
+        );
         outliers.insert("consecutiveGatewayErrors".into(), errors);
     }
     Ok(())

@@ -37,7 +37,10 @@ pub(super) fn convert(spec: &mut Map<String, Value>, notes: &mut Notes<'_>) -> R
             destinations(&at, rule, notes);
             for (at, block) in each(&at, rule, "match") {
                 if let Some(one) = block.remove("destinationSubnet") {
-                    notes.add(format!("{at}.destinationSubnet"), "is the list destinationSubnets now");
+                    notes.add(
+                        format!("{at}.destinationSubnet"),
+                        "is the list destinationSubnets now",
+                    );
                     block.insert("destinationSubnets".into(), json!([one]));
                 }
             }
@@ -67,7 +70,10 @@ fn mirror(at: &str, http: &mut Map<String, Value>, notes: &mut Notes<'_>) {
         return;
     };
     if http.contains_key("mirrorPercentage") {
-        notes.add(format!("{at}.mirrorPercent"), "is taken out: mirrorPercentage has always won over it");
+        notes.add(
+            format!("{at}.mirrorPercent"),
+            "is taken out: mirrorPercentage has always won over it",
+        );
         return;
     }
     notes.add(format!("{at}.mirrorPercent"), "is mirrorPercentage.value now");
@@ -79,7 +85,10 @@ fn percent(at: &str, fault: &mut Map<String, Value>, part: &str, notes: &mut Not
         return;
     };
     if fault.contains_key("percentage") {
-        notes.add(format!("{at}.percent"), "is taken out: percentage has always won over it");
+        notes.add(
+            format!("{at}.percent"),
+            "is taken out: percentage has always won over it",
+        );
         return;
     }
     let meaning = if part == "abort" {
@@ -145,7 +154,12 @@ fn headers(at: &str, fields: &mut Map<String, Value>, notes: &mut Notes<'_>) -> 
                     into.insert(name, value);
                 }
             }
-            _ => return Err(FieldError::new(field, format!("cannot become headers.{side}.{operation}"))),
+            _ => {
+                return Err(FieldError::new(
+                    field,
+                    format!("cannot become headers.{side}.{operation}"),
+                ));
+            }
         }
         notes.add(field, format!("is headers.{side}.{operation} now"));
     }
