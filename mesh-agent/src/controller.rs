@@ -17,6 +17,7 @@ pub mod refusals;
 pub mod reviews;
 pub mod secret;
 pub mod serve;
+pub mod status;
 pub mod templates;
 pub mod watching;
 pub mod webhook;
@@ -120,6 +121,12 @@ pub async fn serve(
             Arc::clone(&metrics),
         ));
     }
+    tasks.spawn(status::run(
+        client.clone(),
+        config.settings(),
+        leader.clone(),
+        Arc::clone(&metrics),
+    ));
     tasks.spawn(refusals::report(client.clone(), me, board, leader.clone()));
     tasks.spawn(webhook::register(
         client.clone(),

@@ -3,8 +3,8 @@
 mod bench;
 mod bpf;
 mod cluster;
-mod fields;
 mod conformance;
+mod fields;
 mod generate;
 mod go;
 mod image;

@@ -16,6 +16,7 @@ mod routes;
 mod scopes;
 mod services;
 mod shared;
+mod status;
 mod tables;
 mod templates;
 mod versions;

@@ -44,7 +44,7 @@ pub(super) async fn start_source(
     let state = State::for_node(config.settings(), node.as_str());
     let told = figures.clone();
     let source = async move {
-        kube::watch(client, node, settings, figures, sender).await;
+        kube::watch(client, kube::Reader::Agent(node), settings, figures, sender).await;
         Ok(())
     };
     Ok(Source {

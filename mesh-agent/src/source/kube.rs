@@ -1,5 +1,5 @@
 //! The Kubernetes API, watched for what one node needs: Services, EndpointSlices, Namespaces, the node's own Pods, rules,
-//! and the controller's WorkloadTemplates.
+//! and the controller's WorkloadTemplates; or for what the controller needs: routes and what they refer to.
 //!
 //! The stream is one listing (`Init … InitDone`, when every kind has been listed), then single changes. An object is
 //! deleted when the API server says so, or when a complete listing does not have it; never because something failed.
@@ -16,11 +16,12 @@ mod known;
 mod wire;
 
 pub use figures::SourceFigures;
+pub use kinds::Reader;
 
 use batch::Step;
 use follow::Follower;
 use futures_util::future::join_all;
-use kinds::{KINDS, Kind};
+use kinds::Kind;
 use kube::Client;
 use kube::client::ClientBuilder;
 use mesh_core::state::Change;
@@ -86,7 +87,7 @@ pub async fn client(settings: &WatchSettings, figures: &SourceFigures) -> Result
 /// Watches until the receiver is gone.
 pub async fn watch(
     client: Client,
-    node: String,
+    reader: Reader,
     settings: WatchSettings,
     figures: SourceFigures,
     changes: mpsc::Sender<Vec<Change>>,
@@ -96,12 +97,13 @@ pub async fn watch(
     let (steps, gathered) = mpsc::channel::<Step>(64);
     let (present, crds) = crds::channel();
     let streaming = discovery::streams_lists(&client).await;
-    let followers = KINDS.iter().enumerate().map(|(number, kind)| {
+    let kinds = reader.kinds();
+    let followers = kinds.iter().copied().enumerate().map(|(number, kind)| {
         let follower = Follower {
             kind,
             number,
             client: client.clone(),
-            selector: kind.selector(&node),
+            selector: kind.selector(&reader),
             streaming,
             settings: settings.clone(),
             figures: figures.of(kind),
@@ -115,13 +117,14 @@ pub async fn watch(
         streaming,
         &settings,
         figures.of(&Kind::CRDS),
+        &kinds,
         present,
     );
     drop(steps);
     tokio::select! {
         _ = followers => {}
         () = crds => {}
-        () = batch::gather(gathered, KINDS.len(), &settings, changes) => {}
+        () = batch::gather(gathered, kinds.len(), &settings, changes) => {}
     }
 }
 

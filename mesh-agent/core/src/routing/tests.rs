@@ -2,6 +2,7 @@
 
 mod actions;
 mod connections;
+mod attached;
 mod destinations;
 mod external;
 mod hosts;

@@ -57,7 +57,7 @@ impl Watched {
         let figures = SourceFigures::default();
         tokio::spawn(watch(
             client,
-            "node-1".into(),
+            Reader::Agent("node-1".into()),
             settings(),
             figures.clone(),
             sender,
@@ -343,6 +343,6 @@ async fn the_source_tells_what_it_heard() {
     watched.listed().await;
     server.put(SERVICES, service("b"));
     watched.has(&["a", "b"]).await;
-    let figures = watched.figures.of(&KINDS[1]);
+    let figures = watched.figures.of(Reader::Controller.kinds()[1]);
     assert_eq!(figures.summary(), (1, 1, 0, 2, 12));
 }
