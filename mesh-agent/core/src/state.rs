@@ -334,7 +334,8 @@ impl State {
                 record.problem = Some(rejected);
                 self.troubled.insert(head.key.clone());
                 let guard = in_place_of(head, object).filter(|_| !record.in_force);
-                guard.is_some_and(|guard| self.tables.put(head, guard, self.world.dirty_mut())) | changed
+                guard.is_some_and(|guard| self.tables.put(head.name(), guard, self.world.dirty_mut()))
+                    | changed
             }
         }
     }

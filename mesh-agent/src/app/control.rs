@@ -317,8 +317,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     tokio::task::spawn_local(inputs::resolve(names, sender.clone()));
     let mut source = inputs::start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
-    let listed =
-        handover::is_due(&config) && inputs::first_listing(&mut source.state, &mut changes).await;
+    let listed = handover::is_due(&config) && inputs::first_listing(&mut source.state, &mut changes).await;
     let predecessor = handover::ask(&config).await?;
     let mark = match &predecessor {
         Some(predecessor) => predecessor.mark,
@@ -463,7 +462,9 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
         world.borrow_mut().publish();
     }
     if std::mem::take(&mut inputs.listed) {
-        world.borrow_mut().take_batch(Batch::Listed, &inputs.netns_files, &plugins)?;
+        world
+            .borrow_mut()
+            .take_batch(Batch::Listed, &inputs.netns_files, &plugins)?;
     }
     loop {
         if inputs.predecessor.is_some() && world.borrow().serves_what_can_be_served() {

@@ -37,10 +37,8 @@ impl Common {
             Translated::EndpointSlice(slice) => self.slice(slice),
             Translated::WorkloadTemplate(template) => self.template(template),
             Translated::Pod(pod) => self.pod(pod),
-            Translated::Namespace(_)
-            | Translated::VirtualService(_)
-            | Translated::DestinationRule(_)
-            | Translated::Nothing => {}
+            // Of these there are few, or no two are alike.
+            _ => {}
         }
         object
     }
@@ -62,7 +60,10 @@ impl Common {
     fn slice(&mut self, slice: &mut SliceSpec) {
         slice.service.iter_mut().for_each(|name| self.texts.share(name));
         slice.ports.shrink_to_fit();
-        slice.ports.iter_mut().for_each(|(name, _)| self.texts.share(name));
+        slice
+            .ports
+            .iter_mut()
+            .for_each(|(name, _)| self.texts.share(name));
         slice.endpoints.shrink_to_fit();
         for endpoint in &mut slice.endpoints {
             endpoint.addresses.shrink_to_fit();

@@ -7,9 +7,9 @@ use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiRouteSpec, DestinationRuleSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
-    ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated,
-    VirtualServiceSpec, WorkloadEntrySpec,
+    ApiRouteSpec, DestinationRuleSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec,
+    RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec,
+    WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;

@@ -101,7 +101,11 @@ fn run(cli: &Cli) -> Result<()> {
     let step = |what: &str| eprintln!("▸ [{:3} s] {what}", start.elapsed().as_secs());
     let mut table = Table::default();
 
-    let node = cluster.ready_nodes()?.into_iter().next().context("no node is ready")?;
+    let node = cluster
+        .ready_nodes()?
+        .into_iter()
+        .next()
+        .context("no node is ready")?;
     let outside = cli.wants("starts").then(|| {
         step("starting pods without Heddle");
         starts::start(&cluster, &api, &node, &size, false)
@@ -111,7 +115,11 @@ fn run(cli: &Cli) -> Result<()> {
     table.heading("pods of a node");
     if let Some(outside) = outside {
         step("starting pods in the mesh");
-        starts::compare(outside, starts::start(&cluster, &api, &node, &size, true), &mut table);
+        starts::compare(
+            outside,
+            starts::start(&cluster, &api, &node, &size, true),
+            &mut table,
+        );
     }
     if cli.wants("enrol") {
         step("labelling a namespace of running pods");

@@ -14,8 +14,12 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// CPU seconds that the API server has used.
 pub(crate) fn cpu(api: &Api) -> Result<f64> {
     let samples = api.metrics()?;
-    let found = samples.iter().find(|sample| sample.is("process_cpu_seconds_total", &[]));
-    Ok(found.context("the API server's metrics have no process_cpu_seconds_total")?.value)
+    let found = samples
+        .iter()
+        .find(|sample| sample.is("process_cpu_seconds_total", &[]));
+    Ok(found
+        .context("the API server's metrics have no process_cpu_seconds_total")?
+        .value)
 }
 
 /// Ends the agent and looks at the one that comes. `measured`: whether that is to be in the table.
@@ -43,10 +47,20 @@ pub(crate) fn restart(
         times.push(ready.as_secs_f64());
         let background = idle * clock.elapsed().as_secs_f64();
         if round == 1 {
-            table.fact("API server: CPU for the lists of an agent", cpu(api)? - before - background, "s");
+            table.fact(
+                "API server: CPU for the lists of an agent",
+                cpu(api)? - before - background,
+                "s",
+            );
         }
     }
-    table.percentiles("agent: start → ready, after a crash", &mut times, "s", None, Some(10.0));
+    table.percentiles(
+        "agent: start → ready, after a crash",
+        &mut times,
+        "s",
+        None,
+        Some(10.0),
+    );
     std::thread::sleep(SETTLE);
     agent.memory(table, "after its start");
     traffic(api, &agent, table);

@@ -5,8 +5,8 @@ use crate::api::{Api, send};
 use crate::enrol::{PAUSE, mesh};
 use crate::table::{Table, percentile};
 use anyhow::{Context, Result, bail};
-use futures_util::io::{AsyncBufReadExt as _, BufReader};
 use futures_util::TryStreamExt as _;
+use futures_util::io::{AsyncBufReadExt as _, BufReader};
 use http::{Method, Request};
 use mesh_tests::cluster::{Cluster, Namespace};
 use mesh_tests::promtext;
@@ -51,7 +51,13 @@ pub(crate) fn compare(outside: Result<Starts>, inside: Result<Starts>, table: &m
         (Ok(outside), Ok(inside)) => (outside, inside),
         (Err(error), _) | (_, Err(error)) => return table.missing("pod start", &error),
     };
-    table.percentiles("RunPodSandbox without Heddle", &mut outside.sandbox, "ms", None, None);
+    table.percentiles(
+        "RunPodSandbox without Heddle",
+        &mut outside.sandbox,
+        "ms",
+        None,
+        None,
+    );
     table.percentiles("RunPodSandbox in the mesh", &mut inside.sandbox, "ms", None, None);
     for (name, share, goal) in [("p50", 0.5, None), ("p99", 0.99, Some(50.0))] {
         let added = percentile(&mut inside.sandbox, share)
@@ -60,13 +66,30 @@ pub(crate) fn compare(outside: Result<Starts>, inside: Result<Starts>, table: &m
             .context("the kubelet did not tell");
         table.add(&format!("CNI add: added, {name} − {name}"), added, "ms", goal);
     }
-    table.percentiles("pod created → ready without Heddle", &mut outside.ready, "ms", None, None);
-    table.percentiles("pod created → ready in the mesh", &mut inside.ready, "ms", None, None);
+    table.percentiles(
+        "pod created → ready without Heddle",
+        &mut outside.ready,
+        "ms",
+        None,
+        None,
+    );
+    table.percentiles(
+        "pod created → ready in the mesh",
+        &mut inside.ready,
+        "ms",
+        None,
+        None,
+    );
     let ratio = percentile(&mut inside.ready, 0.5)
         .zip(percentile(&mut outside.ready, 0.5))
         .map(|(inside, outside)| inside / outside)
         .context("no pod started");
-    table.add("pod created → ready, p50 in the mesh / without", ratio, "", Some(1.05));
+    table.add(
+        "pod created → ready, p50 in the mesh / without",
+        ratio,
+        "",
+        Some(1.05),
+    );
 }
 
 /// Seconds and number of RunPodSandbox calls of the kubelet so far.
@@ -87,14 +110,18 @@ async fn one(api: &Api, space: &Namespace, node: &str, name: &str) -> Result<Dur
         "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
             "containers": [{"name": "idle", "image": PAUSE, "imagePullPolicy": "IfNotPresent"}]}});
     let client = api.client();
-    let watch = Request::get(format!("{pods}?watch=1&fieldSelector=metadata.name%3D{name}")).body(Vec::new())?;
+    let watch =
+        Request::get(format!("{pods}?watch=1&fieldSelector=metadata.name%3D{name}")).body(Vec::new())?;
     let mut lines = BufReader::new(client.request_stream(watch).await?).lines();
     let created = Instant::now();
     send(&client, Method::POST, &pods, &object).await?;
     let ready = async {
         while let Some(line) = lines.try_next().await? {
             let event: Value = serde_json::from_str(&line)?;
-            let mut conditions = event["object"]["status"]["conditions"].as_array().into_iter().flatten();
+            let mut conditions = event["object"]["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten();
             if conditions.any(|c| c["type"] == "Ready" && c["status"] == "True") {
                 return Ok(created.elapsed());
             }
