@@ -1,6 +1,7 @@
 //! The mesh as the data path sees it. Everything is immutable behind `Arc`; a change makes new values.
 
 pub mod attached;
+pub mod connection;
 pub mod host;
 pub mod identity;
 pub mod locality;
@@ -10,6 +11,7 @@ pub mod route;
 pub mod scope;
 pub mod service;
 pub mod snapshot;
+pub mod status;
 pub mod subset;
 pub mod template;
 pub mod traffic;

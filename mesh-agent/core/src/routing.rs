@@ -3,6 +3,7 @@
 mod act;
 mod balance;
 mod conditions;
+mod connection;
 mod cors;
 mod deadline;
 mod matcher;
@@ -23,6 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use balance::{Affinity, Balancer, Choice, PickDraws, Place, affinity, pick_endpoint};
+pub use connection::{
+    ConnectionFacts, ConnectionPlan, MatchedConnection, Opening, explain_connection, needs_hello,
+    route_connection, route_connection_by,
+};
 pub use cors::Fields;
 pub use deadline::{grpc_timeout, timeout};
 pub use url::covers;
@@ -202,19 +207,6 @@ impl RoutePlan {
 #[must_use]
 pub fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
     matcher::route_request(snapshot, request, draws)
-}
-
-/// Decides on a connection of `client` whose bytes are not looked at.
-///
-/// # Errors
-/// No endpoint, or no such port.
-pub fn route_connection(
-    snapshot: &Snapshot,
-    client: Option<&Workload>,
-    target: &Target,
-    dialled: SocketAddr,
-) -> Result<Upstream, Refusal> {
-    matcher::route_connection(snapshot, client, target, dialled)
 }
 
 /// Which DestinationRule applies to an upstream, and what it says; empty for the mesh's default.

@@ -1,6 +1,7 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+pub mod fields;
 pub mod gateway_api;
 mod head;
 mod kubernetes;
@@ -31,7 +32,7 @@ pub use service_entry::{EntryPort, ServiceEntrySpec};
 pub use sidecar::SidecarSpec;
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
-pub use virtual_service::VirtualServiceSpec;
+pub use virtual_service::{Delegation, Given, VirtualServiceSpec};
 pub use workload_entry::{EntryAddress, WorkloadEntrySpec};
 
 /// An object or a field that cannot be honoured.

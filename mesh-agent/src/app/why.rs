@@ -5,11 +5,15 @@ use mesh_common::verdict::{Verdict, outbound_backend, outbound_service, outbound
 use mesh_common::{AddrPort, BackendKey, Ip};
 use mesh_core::datapath::Plan;
 use mesh_core::model::host;
+use mesh_core::model::peer::PeerMode;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::traffic::TlsMode;
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{self, Decision, Draws, HeaderView, MatchedRule, RequestFacts, Upstream};
+use mesh_core::routing::{
+    self, ConnectionFacts, Decision, Draws, HeaderView, MatchedConnection, MatchedRule, Opening,
+    RequestFacts, Upstream,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -34,6 +38,9 @@ pub struct Question {
     /// Header fields.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Server name of a TLS connection, in place of a request.
+    #[serde(default)]
+    pub sni: Option<String>,
 }
 
 fn slash() -> String {
@@ -76,6 +83,7 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
             None => source.enrollment.describe().to_owned(),
         };
         steps.push(format!("the pod is not captured by this agent: {why}"));
+        steps.extend(plaintext(&snapshot, &target, addr));
         return Ok(
             json!({"source": source.pod.to_string(), "address": addr.to_string(), "steps": steps,
             "kernel": {"verdict": "untouched", "reason": "not_enrolled"}}),
@@ -118,6 +126,34 @@ fn name_ejected(world: &World, answer: &Value, steps: &mut Vec<String>) {
             ));
         }
     }
+}
+
+/// What becomes of plaintext to this destination, where it is in the mesh: a line for each pod behind it.
+fn plaintext(snapshot: &Snapshot, target: &Target, addr: SocketAddr) -> Vec<String> {
+    let ends: Vec<(&Arc<Workload>, u16)> = match target {
+        Target::Workload(workload) => vec![(workload, addr.port())],
+        Target::Service(_, port) => {
+            let ends = port.endpoints.iter();
+            ends.filter_map(|end| Some((end.workload.as_ref()?, end.addr.port())))
+                .collect()
+        }
+        Target::NoSuchPort(_) | Target::Unknown => Vec::new(),
+    };
+    let enrolled = ends.into_iter().filter(|(workload, _)| workload.enrolled());
+    enrolled
+        .map(|(workload, port)| {
+            let rule = snapshot.peer_rule(workload, port);
+            let by = rule
+                .by
+                .map(|(object, field)| format!(" by PeerAuthentication {object}, {field}"));
+            let (mode, by) = (rule.mode.name(), by.unwrap_or_default());
+            let outcome = match rule.mode {
+                PeerMode::Strict => "refuses plaintext",
+                PeerMode::Permissive | PeerMode::Disable => "takes plaintext",
+            };
+            format!("pod {} {outcome} on port {port}: {mode}{by}", workload.pod)
+        })
+        .collect()
 }
 
 fn find_pod<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Workload>, String> {
@@ -274,13 +310,30 @@ fn proxy(
         Target::Service(_, port) => !port.protocol.needs_bytes(),
         _ => false,
     };
-    if l4 {
-        match routing::route_connection(snapshot, Some(source), target, addr) {
-            Ok(upstream) => {
-                if !upstream.policy.objects.is_empty() {
-                    steps.push(routing::explain_policy(&upstream));
+    if l4 || question.sni.is_some() {
+        let facts = ConnectionFacts {
+            client: Some(source),
+            source: source
+                .ips
+                .iter()
+                .copied()
+                .find(|ip| ip.is_ipv4() == addr.is_ipv4()),
+            gateway: None,
+            target,
+            original: addr,
+            port: addr.port(),
+            opening: question
+                .sni
+                .as_deref()
+                .map_or(Opening::Bytes, |name| Opening::Tls(Some(name))),
+        };
+        steps.extend(routing::explain_connection(snapshot, &facts));
+        match routing::route_connection(snapshot, &facts, 0) {
+            Ok(plan) => {
+                if let Some(matched) = &plan.rule {
+                    answer["route"] = connection_route(matched);
                 }
-                name_endpoints(source, &upstream, steps, answer);
+                name_endpoints(source, &plan.upstream, steps, answer);
             }
             Err(refusal) => refuse(&refusal, steps, answer),
         }
@@ -332,6 +385,21 @@ fn route(matched: &MatchedRule) -> Value {
     shown["rule"] = json!(rule.origin.index);
     shown["name"] = json!(rule.name);
     shown
+}
+
+fn connection_route(matched: &MatchedConnection) -> Value {
+    let rule = matched.rule();
+    json!({
+        "object": rule.origin.object.to_string(),
+        "kind": rule.origin.kind,
+        "field": rule.origin.field(),
+        "rule": rule.origin.index,
+        "destinations": rule.split.destinations.iter().map(|to| json!({
+            "host": to.backend.host().map(|d| &d.host),
+            "subset": to.backend.host().and_then(|d| d.subset.as_ref()),
+            "weight": to.weight,
+        })).collect::<Vec<_>>(),
+    })
 }
 
 fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {

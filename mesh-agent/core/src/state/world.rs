@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::attached::Attachments;
+use super::connections;
 use super::dirty::Dirty;
 use super::entries::Entries;
 use super::peers;
@@ -9,8 +10,9 @@ use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::scopes;
 use super::services::Services;
+use super::status;
 use super::subsets;
-use super::tables::Tables;
+use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Rejected, describe};
@@ -19,6 +21,7 @@ use std::mem;
 use std::sync::Arc;
 
 /// Something wrong between objects; all of them are in force.
+#[derive(Clone)]
 pub(super) struct Warning {
     pub(super) key: ObjectKey,
     pub(super) field: String,
@@ -40,6 +43,8 @@ pub(super) struct World {
     snapshot: Arc<Snapshot>,
     dirty: Dirty,
     pub(super) warnings: Vec<Warning>,
+    /// What is wrong between VirtualServices, until one of them changes.
+    route_warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
     attachments: Attachments,
@@ -56,6 +61,7 @@ impl World {
             }),
             dirty: Dirty::default(),
             warnings: Vec::new(),
+            route_warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
             attachments: Attachments::default(),
@@ -77,6 +83,11 @@ impl World {
 
     pub(super) fn held_out(&self) -> &BTreeMap<ObjectName, HeldOut> {
         &self.pods.held_out
+    }
+
+    /// Ports of a service on which a route that names it does not apply, and why.
+    pub(super) fn lost(&self, service: &ObjectName, route: &RouteKey) -> Vec<(u16, &str)> {
+        self.attachments.lost(service, route)
     }
 
     /// The snapshot of these objects.
@@ -105,8 +116,13 @@ impl World {
         self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
-        // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
-        routes::routes(tables, &mut next, &mut self.warnings);
+        if dirty.routes {
+            self.route_warnings = Vec::new();
+            routes::routes(tables, &mut next, &mut self.route_warnings);
+            connections::routes(tables, &mut next);
+        }
+        self.warnings.extend(self.route_warnings.iter().cloned());
+        next.steered = imbl::HashSet::default();
         self.attachments
             .rebuild(tables, concerned, &dirty.attached, &mut next);
         self.attachments.warn(&mut self.warnings);
@@ -114,11 +130,13 @@ impl World {
             next.nodes = tables.nodes.clone();
         }
         subsets::subsets(tables, &mut next, &mut self.warnings);
+        connections::steer(&mut next);
         if dirty.peers {
             next.peers = peers::policies(tables);
         }
         peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
+        status::references(tables, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
     }
