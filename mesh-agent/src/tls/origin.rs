@@ -49,7 +49,10 @@ impl Origination for Originator {
             None => None,
             Some(name) => {
                 let known = self.credentials.credential(namespace, name);
-                Some(known.ok_or_else(|| OriginationError::NoCredential(Arc::clone(name)))?)
+                if known.is_none() && !tls.credential_optional {
+                    return Err(OriginationError::NoCredential(Arc::clone(name)));
+                }
+                known
             }
         };
         let key = (tls.clone(), alpn);

@@ -21,17 +21,7 @@ const LISTS: [&str; 2] = [
 ];
 
 /// Fields that are accepted and change nothing: kind (`*` = any), path, why that is right.
-pub const IGNORED: [(&str, &str, &str); 4] = [
-    (
-        "DestinationRule",
-        "spec.trafficPolicy.tls.mode",
-        "ISTIO_MUTUAL is what pods of the mesh do with each other anyway",
-    ),
-    (
-        "DestinationRule",
-        "spec.subsets[].trafficPolicy.tls.mode",
-        "ISTIO_MUTUAL is what pods of the mesh do with each other anyway",
-    ),
+pub const IGNORED: [(&str, &str, &str); 2] = [
     (
         "VirtualService",
         "spec.http[].retries.retryIgnorePreviousHosts",

@@ -442,6 +442,7 @@ async fn a_server_must_prove_the_name_that_the_policy_expects() {
         sni: sni.map(Into::into),
         subject_alt_names: sans.iter().map(|s| (*s).into()).collect(),
         credential: credential.map(Into::into),
+        credential_optional: false,
         skip_verify,
     };
     // What is asked for, and whether the answer comes through.

@@ -13,6 +13,8 @@ pub struct ClientTls {
     pub subject_alt_names: Vec<Arc<str>>,
     /// `credentialName`; `None` = the roots of the system, and no certificate of the client.
     pub credential: Option<Arc<str>>,
+    /// Whether a proxy that does not have the Secret uses the system's roots: no selector says which clients it is for.
+    pub credential_optional: bool,
     /// `insecureSkipVerify`.
     pub skip_verify: bool,
 }

@@ -36,7 +36,7 @@ pub(super) fn client(at: &str, raw: raw::Tls, scope: Scope) -> Result<ClientTls,
         let reason = match mode {
             TlsMode::Mesh => "must be empty for ISTIO_MUTUAL: the mesh's own certificates are used",
             _ => {
-                "names a file inside of a sidecar, and there is none: put it into a Secret \
+                "files are not supported, there is no sidecar that has them: put it into a Secret \
                  (tls.crt, tls.key, ca.crt, ca.crl) and name that by credentialName"
             }
         };
@@ -62,8 +62,6 @@ pub(super) fn client(at: &str, raw: raw::Tls, scope: Scope) -> Result<ClientTls,
             "MUTUAL needs a certificate of the client: name a Secret that has tls.crt and tls.key",
         ));
     }
-    // Clients without a selector of their own take no Secret (Istio): for them the system's roots count.
-    let credential = credential.filter(|_| scope.selected || mode == TlsMode::Mutual);
     let sni = raw.sni.filter(|sni| !sni.is_empty());
     if let Some(name) = &sni
         && !is_subdomain(&name.to_ascii_lowercase())
@@ -85,6 +83,8 @@ pub(super) fn client(at: &str, raw: raw::Tls, scope: Scope) -> Result<ClientTls,
         sni: sni.map(|sni| sni.to_ascii_lowercase().into()),
         subject_alt_names,
         credential: credential.map(|name| name.trim_start_matches("kubernetes://").into()),
+        // Without a selector Istio's sidecars take no Secret: it is for gateways.
+        credential_optional: !scope.selected && mode == TlsMode::Simple,
         skip_verify: raw.insecure_skip_verify.unwrap_or(false),
     })
 }

@@ -253,8 +253,12 @@ fn destination_rule(path: &str) -> Vec<Value> {
     policies.into_iter().map(rule).collect()
 }
 
-const TRAFFIC_POLICY: [(&str, &str); 20] = [
+const TRAFFIC_POLICY: [(&str, &str); 21] = [
     ("", "{}"),
+    (
+        "loadBalancer.consistentHash.httpCookie.attributes",
+        r#"{"loadBalancer": {"consistentHash": {"httpCookie": {"name": "c", "attributes": [{"name": "a"}]}}}}"#,
+    ),
     (
         "loadBalancer.consistentHash.httpCookie",
         r#"{"loadBalancer": {"consistentHash": {"httpCookie": {"name": "c", "ttl": "9s"}}}}"#,
@@ -312,14 +316,8 @@ const TRAFFIC_POLICY: [(&str, &str); 20] = [
         r#"{"tunnel": {"protocol": "CONNECT", "targetHost": "a.example.com", "targetPort": 443}}"#,
     ),
     ("tls", r#"{"tls": {"mode": "SIMPLE"}}"#),
-    (
-        "tls.clientCertificate",
-        r#"{"tls": {"mode": "MUTUAL", "privateKey": "/a/key.pem"}}"#,
-    ),
-    (
-        "tls.privateKey",
-        r#"{"tls": {"mode": "MUTUAL", "clientCertificate": "/a/cert.pem"}}"#,
-    ),
+    ("tls.clientCertificate", r#"{"tls": {"mode": "MUTUAL"}}"#),
+    ("tls.privateKey", r#"{"tls": {"mode": "MUTUAL"}}"#),
     ("tls.mode", "{}"),
     (
         "portLevelSettings[].port",
