@@ -6,6 +6,7 @@ mod fields;
 mod generate;
 mod go;
 mod image;
+mod routes;
 mod setup;
 mod shell;
 mod suite;
@@ -44,7 +45,7 @@ enum Task {
     },
     /// Sets up, builds, and measures Heddle beside its peers.
     Bench {
-        /// Arguments of the bench: --json FILE, --quick.
+        /// Arguments of the bench: --json FILE, --quick; --routes for what routes cost.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -84,6 +85,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Cluster { kubeconfig, task } => return cluster::run(&task, kubeconfig.as_deref()),
         Task::Demo { args } => return front("demo", &[], &args, "release"),
+        Task::Bench { args } if args.iter().any(|arg| arg == routes::ARGUMENT) => return routes::run(),
         // What is measured is what the image ships.
         Task::Bench { args } => return front("bench", setup::BENCH, &args, "dist"),
         Task::Generate { fields } => {
