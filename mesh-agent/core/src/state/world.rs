@@ -10,7 +10,8 @@ use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::scopes;
 use super::services::Services;
-use super::tables::Tables;
+use super::status;
+use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Rejected, describe};
@@ -83,6 +84,11 @@ impl World {
         &self.pods.held_out
     }
 
+    /// Ports of a service on which a route that names it does not apply, and why.
+    pub(super) fn lost(&self, service: &ObjectName, route: &RouteKey) -> Vec<(u16, &str)> {
+        self.attachments.lost(service, route)
+    }
+
     /// The snapshot of these objects.
     pub(super) fn rebuild(&mut self, tables: &Tables) -> Arc<Snapshot> {
         if self.dirty.is_clean() {
@@ -126,6 +132,7 @@ impl World {
         }
         peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
+        status::references(tables, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
     }

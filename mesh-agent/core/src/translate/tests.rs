@@ -239,8 +239,8 @@ fn a_broken_kubernetes_object_is_answered_with_object_field_and_reason() {
             "kind",
         ),
         (
-            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": meta}),
-            "spec",
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "UDPRoute", "metadata": meta}),
+            "kind",
         ),
         (
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x\0y", "namespace": "weather"}}),

@@ -43,14 +43,14 @@ fn imagined(snapshot: &Snapshot, request: &Request) -> Workload {
         ips: Vec::new(),
         labels: Arc::new(labels),
         identity: SpiffeId::new(Arc::clone(&snapshot.settings.trust_domain), namespace, "default"),
-        names: Names {
+        names: Arc::new(Names {
             workload: Arc::clone(&name),
             kind: "pod".into(),
             app: Arc::clone(&name),
             version: "unknown".into(),
             canonical_service: Arc::clone(&name),
             canonical_revision: "latest".into(),
-        },
+        }),
         enrollment: Enrollment::Enrolled,
         ready: true,
         netns: None,

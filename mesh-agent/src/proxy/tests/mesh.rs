@@ -113,14 +113,14 @@ pub(super) fn pod(id: u32, name: &str, ip: IpAddr, enrolled: bool) -> Arc<Worklo
         ips: vec![ip],
         labels: Arc::default(),
         identity: SpiffeId::new("cluster.local", "weather", name),
-        names: Names {
+        names: Arc::new(Names {
             workload: name.into(),
             kind: "deployment".into(),
             app: name.into(),
             version: "v1".into(),
             canonical_service: name.into(),
             canonical_revision: "v1".into(),
-        },
+        }),
         enrollment: if enrolled {
             Enrollment::Enrolled
         } else {

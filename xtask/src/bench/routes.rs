@@ -5,10 +5,10 @@ use anyhow::Result;
 use std::process::{Command, ExitCode};
 
 /// The argument that asks for it.
-pub(crate) const ARGUMENT: &str = "--routes";
+pub(super) const ARGUMENT: &str = "--routes";
 
 /// Builds the measurement and runs it.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(super) fn run() -> Result<ExitCode> {
     let status = Command::new(env!("CARGO"))
         .args([
             "run",
