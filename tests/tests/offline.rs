@@ -105,16 +105,32 @@ fn the_canary_of_old_guides_is_converted_analyzed_and_tried_out_before_it_is_app
     let folder = Folder::with("canary", &[("old.yaml", OLD), ("services.yaml", SERVICES)]);
     let converted = heddle(&folder, &["convert", "-f", "old.yaml"], "");
     assert!(converted.status.success(), "{}", err(&converted));
-    assert!(err(&converted).contains("note: RouteRule default/route-rules-svcb: spec.route[0].labels: version=v0.1 is subset v0-1"));
+    assert!(err(&converted).contains(
+        "note: RouteRule default/route-rules-svcb: spec.route[0].labels: version=v0.1 is subset v0-1"
+    ));
     std::fs::write(folder.path("new.yaml"), out(&converted)).unwrap();
 
     let analyzed = heddle(&folder, &["analyze", "services.yaml", "new.yaml"], "");
     assert!(analyzed.status.success(), "{}{}", out(&analyzed), err(&analyzed));
-    assert!(out(&analyzed).contains("nothing found in 6 objects"), "{}", out(&analyzed));
+    assert!(
+        out(&analyzed).contains("nothing found in 6 objects"),
+        "{}",
+        out(&analyzed)
+    );
 
     let asked = heddle(
         &folder,
-        &["what-if", "-f", "new.yaml", "--current-from", "services.yaml", "--requests", "-", "-o", "json"],
+        &[
+            "what-if",
+            "-f",
+            "new.yaml",
+            "--current-from",
+            "services.yaml",
+            "--requests",
+            "-",
+            "-o",
+            "json",
+        ],
         "{\"host\": \"svcb\", \"path\": \"/a\"}\n{\"host\": \"elsewhere.example\"}\n",
     );
     assert!(asked.status.success(), "{}", err(&asked));
@@ -124,17 +140,29 @@ fn the_canary_of_old_guides_is_converted_analyzed_and_tried_out_before_it_is_app
     let different = answer["different"].as_array().unwrap();
     assert_eq!(different.len(), 1, "{answer:#}");
     assert_eq!(different[0]["before"]["outcomes"]["default/svcb:80"], 1_000);
-    assert_eq!(different[0]["after"]["outcomes"]["default/svcb:80 subset v0-1"], 500);
-    assert_eq!(different[0]["after"]["rule"], "VirtualService default/svcb spec.http[0]");
+    assert_eq!(
+        different[0]["after"]["outcomes"]["default/svcb:80 subset v0-1"],
+        500
+    );
+    assert_eq!(
+        different[0]["after"]["rule"],
+        "VirtualService default/svcb spec.http[0]"
+    );
 }
 
 #[test]
 fn what_cannot_be_converted_is_named_and_fails_but_the_rest_is_written() {
     let folder = Folder::with("refused", &[]);
-    let both = format!("{OLD}---\napiVersion: config.istio.io/v1alpha2\nkind: memquota\nmetadata: {{name: q}}\nspec: {{}}\n");
+    let both = format!(
+        "{OLD}---\napiVersion: config.istio.io/v1alpha2\nkind: memquota\nmetadata: {{name: q}}\nspec: {{}}\n"
+    );
     let converted = heddle(&folder, &["convert", "-f", "-"], &both);
     assert_eq!(converted.status.code(), Some(1));
-    assert!(err(&converted).contains("error: memquota default/q: kind:"), "{}", err(&converted));
+    assert!(
+        err(&converted).contains("error: memquota default/q: kind:"),
+        "{}",
+        err(&converted)
+    );
     assert!(out(&converted).contains("kind: VirtualService"));
 }
 
@@ -157,7 +185,11 @@ spec:
     - destination: {host: svcb}
 ";
     let folder = Folder::with("lines", &[("rules.yaml", rules), ("services.yaml", SERVICES)]);
-    let analyzed = heddle(&folder, &["analyze", "-f", "services.yaml", "-f", "rules.yaml"], "");
+    let analyzed = heddle(
+        &folder,
+        &["analyze", "-f", "services.yaml", "-f", "rules.yaml"],
+        "",
+    );
     assert_eq!(analyzed.status.code(), Some(79), "{}", err(&analyzed));
     let text = out(&analyzed);
     let lines: Vec<&str> = text.lines().collect();
@@ -165,7 +197,10 @@ spec:
         lines[0].starts_with("Error [IST0101] (VirtualService default/r rules.yaml:10) spec.http[0].route[0].destination.subset: "),
         "{text}"
     );
-    assert!(lines[1].starts_with("Warning [IST0130] (VirtualService default/r rules.yaml:11) spec.http[1]: "), "{text}");
+    assert!(
+        lines[1].starts_with("Warning [IST0130] (VirtualService default/r rules.yaml:11) spec.http[1]: "),
+        "{text}"
+    );
     assert_eq!(lines.len(), 2, "{text}");
 
     let fixed = rules.replace("        subset: nine\n", "");
@@ -177,9 +212,16 @@ spec:
     assert_eq!(code(&[]), Some(0));
     assert_eq!(code(&["--failure-threshold", "Warning"]), Some(79));
     assert_eq!(code(&["--failure-threshold", "warning", "-n", "other"]), Some(0));
-    let json = heddle(&folder, &["analyze", "services.yaml", "rules.yaml", "-o", "json"], "");
+    let json = heddle(
+        &folder,
+        &["analyze", "services.yaml", "rules.yaml", "-o", "json"],
+        "",
+    );
     let rows: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!((&rows[0]["code"], &rows[0]["place"]), (&"IST0130".into(), &"rules.yaml:10".into()));
+    assert_eq!(
+        (&rows[0]["code"], &rows[0]["place"]),
+        (&"IST0130".into(), &"rules.yaml:10".into())
+    );
 }
 
 #[test]
@@ -192,7 +234,15 @@ fn what_cannot_be_read_is_an_error_and_no_finding() {
     assert_eq!(nowhere.status.code(), Some(1));
     let requests = heddle(
         &folder,
-        &["what-if", "-f", "rules.yaml", "--current-from", "rules.yaml", "--requests", "-"],
+        &[
+            "what-if",
+            "-f",
+            "rules.yaml",
+            "--current-from",
+            "rules.yaml",
+            "--requests",
+            "-",
+        ],
         "{\"host\": 5}\n",
     );
     assert_eq!(requests.status.code(), Some(1));
