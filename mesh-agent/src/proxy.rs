@@ -8,6 +8,7 @@
 mod accept;
 pub mod copy;
 pub mod detect;
+mod hello;
 mod http;
 mod inbound;
 mod io;

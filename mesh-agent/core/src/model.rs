@@ -1,12 +1,19 @@
 //! The mesh as the data path sees it. Everything is immutable behind `Arc`; a change makes new values.
 
+pub mod attached;
+pub mod connection;
 pub mod host;
 pub mod identity;
 pub mod peer;
+pub mod registry;
 pub mod route;
+pub mod scope;
 pub mod service;
 pub mod snapshot;
+pub mod status;
+pub mod subset;
 pub mod template;
+pub mod visibility;
 pub mod workload;
 
 use std::fmt;

@@ -1,29 +1,48 @@
 //! What becomes of a request or of a connection: the one matcher that the proxy, `heddle why` and tests call.
 
+mod act;
 mod balance;
 mod conditions;
+mod connection;
+mod cors;
+mod deadline;
 mod matcher;
 mod resolve;
 mod trace;
+mod url;
 
-use crate::model::route::{HeaderOps, RetryPolicy, RouteRule, RouteTable};
+use crate::model::ObjectName;
+use crate::model::route::{AbortWith, HeaderOps, RetryPolicy, RouteAction, RouteRule, RouteTable};
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::{Snapshot, Target};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use balance::pick_endpoint;
+pub use connection::{
+    ConnectionFacts, ConnectionPlan, MatchedConnection, Opening, explain_connection, needs_hello,
+    route_connection, route_connection_by,
+};
+pub use cors::Fields;
+pub use deadline::{grpc_timeout, timeout};
+pub use url::covers;
 
 /// A request's head as the matcher sees it.
 pub struct RequestFacts<'a> {
     /// The pod that sends; `None` if it is not known.
     pub client: Option<&'a Workload>,
+    /// The Istio `Gateway` that the request came through; `None` = from a pod of the mesh.
+    pub gateway: Option<&'a ObjectName>,
     /// What the application dialled.
     pub target: &'a Target,
     /// The port that the application dialled.
     pub port: u16,
+    /// The address that the application dialled, where it may be dialled on.
+    pub dialled: Option<SocketAddr>,
     /// Method, as sent.
     pub method: &'a str,
     /// `http` or `https`.
@@ -47,8 +66,12 @@ pub trait HeaderView {
 pub struct Draws {
     /// Picks the weighted destination.
     pub split: u32,
-    /// Compared with each mirror's share.
+    /// Each mirror has its own draw of it, compared with the mirror's share.
     pub mirror: u32,
+    /// Compared with the share of an injected delay.
+    pub delay: u32,
+    /// Compared with the share of an injected abort.
+    pub abort: u32,
 }
 
 /// What becomes of a request.
@@ -56,8 +79,29 @@ pub struct Draws {
 pub enum Decision {
     /// Forward it.
     Forward(RoutePlan),
-    /// Answer it.
+    /// Answer it, because a rule says so.
+    Answer(Answer),
+    /// Answer it, because it cannot be forwarded.
     Refuse(Refusal),
+}
+
+/// An answer that a rule gives: a redirect, a direct response, an injected fault, or what a CORS preflight asks for.
+#[derive(Debug)]
+pub struct Answer {
+    /// The rule; its header operations apply, unless a fault is answered.
+    pub rule: MatchedRule,
+    /// Status.
+    pub status: u16,
+    /// `Location`, for a redirect.
+    pub location: Option<String>,
+    /// Body, perhaps empty.
+    pub body: Arc<[u8]>,
+    /// An injected fault, which is all there is then; flag `FI`.
+    pub fault: Option<AbortWith>,
+    /// Fields that CORS adds.
+    pub cors: Fields,
+    /// Time to wait first: an injected fault.
+    pub delay: Option<Duration>,
 }
 
 /// Where a request goes and how.
@@ -69,6 +113,14 @@ pub struct RoutePlan {
     pub upstream: Upstream,
     /// Copies to send.
     pub mirrors: Vec<Upstream>,
+    /// Path and query to send, where the rule rewrites them.
+    pub path: Option<String>,
+    /// Authority to send, where the rule rewrites it; a destination's own `Host` operation comes after it.
+    pub authority: Option<Arc<str>>,
+    /// Fields that CORS sets on the answer.
+    pub cors: Fields,
+    /// Time to wait first: an injected fault.
+    pub delay: Option<Duration>,
 }
 
 /// A rule inside its table.
@@ -80,7 +132,7 @@ pub struct MatchedRule {
     pub rule: usize,
     /// Index into `matches`, `None` for a rule without.
     pub matched: Option<usize>,
-    /// Index into `destinations`.
+    /// Index into the action's destinations; 0 where the proxy answers itself.
     pub destination: usize,
 }
 
@@ -91,16 +143,16 @@ impl MatchedRule {
         &self.table.rules[self.rule]
     }
 
-    /// Route-level header operations.
+    /// What the rule does.
     #[must_use]
-    pub fn headers(&self) -> &HeaderOps {
-        &self.rule().headers
+    pub fn action(&self) -> &RouteAction {
+        &self.rule().action
     }
 
-    /// Header operations of the chosen destination, applied after the route's.
-    #[must_use]
-    pub fn destination_headers(&self) -> &HeaderOps {
-        &self.rule().destinations[self.destination].headers
+    /// Route-level header operations, then those of the chosen destination.
+    pub fn headers(&self) -> impl DoubleEndedIterator<Item = &HeaderOps> {
+        let chosen = self.action().destinations().get(self.destination);
+        std::iter::once(&self.action().headers).chain(chosen.map(|d| &d.headers))
     }
 }
 
@@ -132,14 +184,14 @@ impl RoutePlan {
     /// Whole-request timeout.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.rule.as_ref().and_then(|m| m.rule().timeout)
+        self.rule.as_ref().and_then(|m| m.action().timeout)
     }
 
     /// Retry policy of the rule, or the mesh's default.
     #[must_use]
     pub fn retries(&self) -> &RetryPolicy {
         match &self.rule {
-            Some(matched) => &matched.rule().retries,
+            Some(matched) => &matched.action().retries,
             None => RetryPolicy::mesh_default(),
         }
     }
@@ -154,19 +206,25 @@ pub fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Dra
     matcher::route_request(snapshot, request, draws)
 }
 
-/// Decides on a connection whose bytes are not looked at.
-///
-/// # Errors
-/// No endpoint, or no such port.
-pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
-    matcher::route_connection(target, port)
-}
-
 /// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,
 /// what did. Made by the same code.
 #[must_use]
 pub fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<String> {
     matcher::explain_request(snapshot, request)
+}
+
+/// The rules for a host among `routes` (wildcards are kept as `.suffix`): exact before wildcard, the most specific
+/// wildcard first (T-07).
+#[must_use]
+pub(crate) fn table_for<'a>(
+    routes: &'a HashMap<Arc<str>, Arc<RouteTable>>,
+    host: &str,
+) -> Option<&'a Arc<RouteTable>> {
+    routes.get(host).or_else(|| {
+        host.char_indices()
+            .filter(|(_, c)| *c == '.')
+            .find_map(|(dot, _)| routes.get(&host[dot..]))
+    })
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+pub mod fields;
+pub mod gateway_api;
 mod head;
 mod kubernetes;
 mod peer_authentication;
 mod service;
+mod service_entry;
+mod sidecar;
 mod slice;
 mod template;
-mod value;
+pub(crate) mod value;
 mod virtual_service;
+mod workload_entry;
 
 use crate::model::snapshot::MeshSettings;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
@@ -16,14 +21,18 @@ use serde_json::Value;
 use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
+pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
 pub use peer_authentication::PeerAuthenticationSpec;
 pub use service::{PortSpec, ServiceSpec};
+pub use service_entry::{EntryPort, ServiceEntrySpec};
+pub use sidecar::SidecarSpec;
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
-pub use virtual_service::VirtualServiceSpec;
+pub use virtual_service::{Delegation, Given, VirtualServiceSpec};
+pub use workload_entry::{EntryAddress, WorkloadEntrySpec};
 
 /// An object or a field that cannot be honoured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +76,16 @@ pub enum Translated {
     DestinationRule(DestinationRuleSpec),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthenticationSpec),
+    /// A route of Gateway API.
+    ApiRoute(ApiRouteSpec),
+    /// A ReferenceGrant.
+    ReferenceGrant(ReferenceGrantSpec),
+    /// A ServiceEntry.
+    ServiceEntry(ServiceEntrySpec),
+    /// A WorkloadEntry.
+    WorkloadEntry(WorkloadEntrySpec),
+    /// A Sidecar.
+    Sidecar(SidecarSpec),
     /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
     Nothing,
 }
@@ -91,6 +110,19 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("security.istio.io", "PeerAuthentication") => {
             peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
         }
+        (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
+            gateway_api::translate(head, value, settings)
+        }
+        ("networking.istio.io", "ServiceEntry") => istio_version(head)
+            .and_then(|()| service_entry::service_entry(head, value))
+            .map(Translated::ServiceEntry),
+        ("networking.istio.io", "WorkloadEntry") => istio_version(head)
+            .and_then(|()| workload_entry::workload_entry(head, value))
+            .map(Translated::WorkloadEntry),
+        ("networking.istio.io", "WorkloadGroup") => Err(workload_entry::workload_group()),
+        ("networking.istio.io", "Sidecar") => istio_version(head)
+            .and_then(|()| sidecar::sidecar(head, value))
+            .map(Translated::Sidecar),
         (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
         (_, kind) => Err(value::FieldError::new(
             "kind",

@@ -7,7 +7,7 @@ use super::config::AgentConfig;
 use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
 use super::handover::{self, Handover, Outcome};
-use super::inputs::{self, Inputs};
+use super::inputs::{self, Batch, Inputs, apply};
 use super::leaving;
 use super::node::Node;
 use super::plugin::Plugin;
@@ -21,6 +21,7 @@ use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
 use crate::source::kube::SourceFigures;
+use crate::source::names;
 use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
@@ -34,7 +35,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -79,6 +80,8 @@ pub struct World {
     pub enrol: Option<Enrol>,
     /// The CNI plug-in, once the agent is ready and if it is wanted.
     pub plugin: Option<Plugin>,
+    /// Names that the snapshot wants resolved.
+    pub names: watch::Sender<names::Names>,
     /// Takes the question of a successor.
     pub handovers: mpsc::Sender<Handover>,
     /// Rung when the successor serves.
@@ -102,7 +105,7 @@ impl World {
     /// Takes a batch; the first complete listing makes the agent ready.
     fn take_batch(
         &mut self,
-        batch: Vec<Change>,
+        batch: Batch,
         netns_files: &Arc<NetnsFiles>,
         plugins: &mpsc::Sender<CniRequest>,
     ) -> anyhow::Result<()> {
@@ -135,13 +138,11 @@ impl World {
         Ok(())
     }
 
-    fn take(&mut self, changes: Vec<Change>) {
-        let mut changed = false;
-        let mut complete = false;
-        for change in changes {
-            complete |= matches!(change, Change::InitDone);
-            changed |= self.state.apply(change);
-        }
+    fn take(&mut self, batch: Batch) {
+        let (changed, complete) = match batch {
+            Batch::New(changes) => apply(&mut self.state, changes),
+            Batch::Listed => (true, true),
+        };
         if complete {
             self.last_listing = Some(Instant::now());
         }
@@ -233,6 +234,14 @@ impl World {
         self.settled = self
             .node
             .reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
+        self.names.send_if_modified(|names| {
+            let new = &snapshot.registry.names;
+            let changed = names != new;
+            if changed {
+                names.clone_from(new);
+            }
+            changed
+        });
         let captured = snapshot
             .workloads
             .iter()
@@ -302,14 +311,13 @@ pub fn run(config: AgentConfig) -> anyhow::Result<()> {
 async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(&TelemetryConfig::default());
     telemetry.access.set_on(config.access_log);
-    let (sender, mut changes) = mpsc::channel(8);
+    // No more than one batch waits: it holds whole objects.
+    let (sender, mut changes) = mpsc::channel(1);
+    let (wanted, names) = watch::channel(names::Names::new());
+    tokio::task::spawn_local(inputs::resolve(names, sender.clone()));
     let mut source = inputs::start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
-    let early = if handover::is_due(&config) {
-        inputs::first_listing(&mut changes).await
-    } else {
-        Vec::new()
-    };
+    let listed = handover::is_due(&config) && inputs::first_listing(&mut source.state, &mut changes).await;
     let predecessor = handover::ask(&config).await?;
     let mark = match &predecessor {
         Some(predecessor) => predecessor.mark,
@@ -323,6 +331,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         bpf_dir: config.bpf_dir.clone(),
         cgroup,
         state_dir: config.state_dir.clone(),
+        limits: config.limits(),
     };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
     if predecessor.is_none() {
@@ -372,6 +381,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         settled: false,
         enrol,
         plugin: None,
+        names: wanted,
         handovers,
         successor_serves: None,
         config,
@@ -383,7 +393,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
     }
     let mut inputs = Inputs {
-        early,
+        listed,
         changes,
         successors,
         predecessor,
@@ -445,15 +455,16 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
+    let certificates = Arc::clone(&world.borrow().certificates);
     if world.borrow().ready() {
         world.borrow_mut().announce(&inputs.netns_files, &plugins)?;
         // A successor that has died may have changed anything.
         world.borrow_mut().publish();
     }
-    for batch in inputs.early.drain(..) {
+    if std::mem::take(&mut inputs.listed) {
         world
             .borrow_mut()
-            .take_batch(batch, &inputs.netns_files, &plugins)?;
+            .take_batch(Batch::Listed, &inputs.netns_files, &plugins)?;
     }
     loop {
         if inputs.predecessor.is_some() && world.borrow().serves_what_can_be_served() {
@@ -468,8 +479,10 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
             _ = interrupt.recv() => return Ok(End::Signal),
             Some(handover) = inputs.successors.recv() => return Ok(End::HandedOver(handover)),
             Some(batch) = inputs.changes.recv() => {
-                world.borrow_mut().take_batch(batch, &inputs.netns_files, &plugins)?;
+                world.borrow_mut().take_batch(Batch::New(batch), &inputs.netns_files, &plugins)?;
             }
+            // A pod whose start waits for its certificate need not wait for the next look.
+            () = certificates.issued(), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = ticker.tick() => {

@@ -2,13 +2,13 @@
 
 use super::config::AgentConfig;
 use super::handover::{Handover, Predecessor};
-use crate::source::{files, kube};
+use crate::source::{files, kube, names};
 use crate::sys::NetnsFiles;
 use crate::telemetry::Telemetry;
 use anyhow::Context;
 use mesh_core::state::{Change, State};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// A config source that runs.
@@ -36,15 +36,15 @@ pub(super) async fn start_source(
         });
     }
     let settings = kube::WatchSettings::default();
-    let client = kube::client(&settings)
+    let figures = telemetry.register(kube::SourceFigures::register);
+    let client = kube::client(&settings, &figures)
         .await
         .context("no config folder is given (--config), and")?;
-    let figures = telemetry.register(kube::SourceFigures::register);
     let node = config.node.clone();
     let state = State::for_node(config.settings(), node.as_str());
     let told = figures.clone();
     let source = async move {
-        kube::watch(client, node, settings, figures, sender).await;
+        kube::watch(client, kube::Reader::Agent(node), settings, figures, sender).await;
         Ok(())
     };
     Ok(Source {
@@ -54,26 +54,54 @@ pub(super) async fn start_source(
     })
 }
 
-/// Batches up to the end of the first listing; fewer if the source ends.
-pub(super) async fn first_listing(changes: &mut mpsc::Receiver<Vec<Change>>) -> Vec<Vec<Change>> {
-    let mut early = Vec::new();
+/// What the sources said.
+pub(super) enum Batch {
+    New(Vec<Change>),
+    /// The first listing, which the state has already.
+    Listed,
+}
+
+/// Whether anything is different, and whether a listing is complete with it.
+pub(super) fn apply(state: &mut State, changes: Vec<Change>) -> (bool, bool) {
+    let mut changed = false;
+    let mut complete = false;
+    for change in changes {
+        complete |= matches!(change, Change::InitDone);
+        changed |= state.apply(change);
+    }
+    (changed, complete)
+}
+
+/// Takes the first listing in; whether there was one before the source's end. Not kept until it is needed: as the API
+/// server sent them, all objects are many times as large as what is known of them.
+pub(super) async fn first_listing(state: &mut State, changes: &mut mpsc::Receiver<Vec<Change>>) -> bool {
     while let Some(batch) = changes.recv().await {
-        let whole = batch.iter().any(|change| matches!(change, Change::InitDone));
-        early.push(batch);
-        if whole {
-            break;
+        let (_, complete) = apply(state, batch);
+        if complete {
+            return true;
         }
     }
-    early
+    false
 }
 
 /// What the control loop listens to.
 pub(super) struct Inputs {
-    /// What came before the loop began.
-    pub(super) early: Vec<Vec<Change>>,
+    /// Whether the state has the first listing already.
+    pub(super) listed: bool,
     pub(super) changes: mpsc::Receiver<Vec<Change>>,
     pub(super) successors: mpsc::Receiver<Handover>,
     /// The agent that drains once this one serves.
     pub(super) predecessor: Option<Predecessor>,
     pub(super) netns_files: Arc<NetnsFiles>,
+}
+
+/// Follows names. Without a resolver the mesh goes on, and hosts that need one have no endpoints.
+pub(super) async fn resolve(wanted: watch::Receiver<names::Names>, changes: mpsc::Sender<Vec<Change>>) {
+    let mut first = wanted.clone();
+    if first.wait_for(|names| !names.is_empty()).await.is_err() {
+        return;
+    }
+    if let Err(error) = names::follow_system(wanted, changes).await {
+        tracing::error!(error = %crate::errors::chain(&error), "names of ServiceEntries are not resolved");
+    }
 }

@@ -11,7 +11,7 @@ const DAEMON_SET: &str = "heddle-agent";
 
 /// Whether Heddle is being uninstalled: the agents' DaemonSet is gone. No answer is a no.
 pub(super) async fn uninstalled(config: &AgentConfig) -> bool {
-    match kube::client(&kube::WatchSettings::default()).await {
+    match kube::client(&kube::WatchSettings::default(), &kube::SourceFigures::default()).await {
         Ok(client) => {
             let state = daemon_set(client, &config.namespace, DAEMON_SET).await;
             tracing::info!(?state, "the agents' DaemonSet");

@@ -190,6 +190,7 @@ impl Node {
             node: self.name.clone(),
             addrs: node_addrs(),
             captured: self.live.iter().map(|(id, pod)| (*id, pod.cookie)).collect(),
+            limits: self.datapath.config().limits,
         };
         let wanted = datapath::plan(snapshot, &facts, &self.plan);
         for object in &wanted.refused {

@@ -53,7 +53,7 @@ pub fn status(world: &World) -> Value {
             .map(|(kind, reason)| json!({"kind": kind, "reason": reason})).collect::<Vec<_>>(),
         "cni": world.plugin.as_ref().map(|plugin| format!("{:?}", *plugin.status.borrow())),
         "refused_by_datapath": node.plan().refused,
-        "maps": node.datapath().usage().iter().map(|map| json!({
+        "maps": node.datapath().usage(node.plan()).iter().map(|map| json!({
             "name": map.name, "entries": map.entries, "max": map.max,
         })).collect::<Vec<_>>(),
         "decisions": node.datapath().decisions().iter()

@@ -1,6 +1,8 @@
 //! The route tables in force, as `heddle routes` shows them.
 
-use mesh_core::model::route::{Destination, RouteRule, RouteTable};
+use mesh_core::model::route::{
+    Destination, Outcome, RouteAction, RouteRule, RouteTable, WeightedDestination,
+};
 use mesh_core::model::snapshot::Snapshot;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -22,7 +24,7 @@ pub fn routes(snapshot: &Snapshot) -> Value {
             json!({
                 "host": if host.starts_with('.') { format!("*{host}") } else { host.to_string() },
                 "clients": namespace.map_or_else(|| "*".to_owned(), ToString::to_string),
-                "object": format!("VirtualService {}", table.object),
+                "object": format!("{} {}", table.api.table_kind(), table.object),
                 "rules": table.rules.iter().map(|rule| row(snapshot, rule)).collect::<Vec<_>>(),
             })
         })
@@ -31,28 +33,55 @@ pub fn routes(snapshot: &Snapshot) -> Value {
 }
 
 fn row(snapshot: &Snapshot, rule: &RouteRule) -> Value {
-    json!({
-        "field": format!("spec.http[{}]", rule.index),
-        "name": rule.name,
-        "matches": rule.matches.len(),
-        "destinations": rule.destinations.iter().map(|to| json!({
-            "host": to.destination.host,
-            "subset": to.destination.subset,
+    let mut row = action(&rule.action);
+    row["object"] = json!(format!("{} {}", rule.origin.kind, rule.origin.object));
+    row["field"] = json!(rule.origin.field());
+    row["name"] = json!(rule.name);
+    row["matches"] = json!(rule.matches.len());
+    if let Some(destinations) = row["destinations"].as_array_mut() {
+        for (shown, to) in destinations.iter_mut().zip(rule.action.destinations()) {
+            shown["endpoints"] = json!(to.backend.host().and_then(|to| endpoints(snapshot, to)));
+        }
+    }
+    row
+}
+
+/// What a rule does with the requests that it takes.
+pub(super) fn action(action: &RouteAction) -> Value {
+    let total = match &action.outcome {
+        Outcome::Forward(split) => split.total_weight.max(1),
+        _ => 1,
+    };
+    let destination = |to: &WeightedDestination| {
+        let named = to.backend.host();
+        json!({
+            "host": named.map(|d| &d.host),
+            "subset": named.and_then(|d| d.subset.as_ref()),
             "weight": to.weight,
-            "endpoints": endpoints(snapshot, &to.destination),
-        })).collect::<Vec<_>>(),
-        "mirrors": rule.mirrors.iter().map(|mirror| json!({
+            "share": f64::from(to.weight) / f64::from(total),
+        })
+    };
+    let answers = match &action.outcome {
+        Outcome::Forward(_) => None,
+        Outcome::Redirect(redirect) => Some(redirect.status),
+        Outcome::Respond(response) => Some(response.status),
+        Outcome::Fail { status, .. } => Some(*status),
+    };
+    json!({
+        "answers": answers,
+        "destinations": action.destinations().iter().map(destination).collect::<Vec<_>>(),
+        "mirrors": action.mirrors.iter().map(|mirror| json!({
             "host": mirror.destination.host, "subset": mirror.destination.subset,
             "share": f64::from(mirror.per_million) / 1e6,
         })).collect::<Vec<_>>(),
-        "timeout_ms": rule.timeout.map(|timeout| timeout.as_millis()),
-        "retries": rule.retries.attempts,
+        "timeout_ms": action.timeout.map(|timeout| timeout.as_millis()),
+        "retries": action.retries.attempts,
     })
 }
 
 /// How many ready endpoints the destination has on its port that has most; none if the host or subset is not known.
 fn endpoints(snapshot: &Snapshot, to: &Destination) -> Option<usize> {
-    let service = snapshot.services_by_host.get(&to.host)?;
+    let service = snapshot.service_by_host(&to.host, None)?;
     let Some(subset) = &to.subset else {
         return Some(
             service

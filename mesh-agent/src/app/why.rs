@@ -9,7 +9,10 @@ use mesh_core::model::peer::PeerMode;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{self, Decision, Draws, HeaderView, RequestFacts, Upstream};
+use mesh_core::routing::{
+    self, ConnectionFacts, Decision, Draws, HeaderView, MatchedConnection, MatchedRule, Opening,
+    RequestFacts, Upstream,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -34,6 +37,9 @@ pub struct Question {
     /// Header fields.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Server name of a TLS connection, in place of a request.
+    #[serde(default)]
+    pub sni: Option<String>,
 }
 
 fn slash() -> String {
@@ -60,7 +66,7 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
     let snapshot = world.snapshots.load();
     let source = find_pod(&snapshot, &question.source)?;
     let addr = resolve(&snapshot, source, &question.destination)?;
-    let target = snapshot.target(addr);
+    let target = snapshot.target_for(addr, Some(source));
     let mut steps = vec![format!(
         "{} dials {}, which is {addr}: {}",
         source.pod,
@@ -224,7 +230,8 @@ fn kernel(plan: &Plan, source: &Workload, addr: SocketAddr) -> (Verdict, Vec<Str
     let service = plan
         .services
         .get(&dst)
-        .or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)));
+        .or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)))
+        .or_else(|| plan.services.get(&AddrPort::new(Ip::NONE, dst.port)));
     if let Some(verdict) = outbound_service(service, flags, true) {
         return (verdict, Vec::new());
     }
@@ -286,9 +293,31 @@ fn proxy(
         Target::Service(_, port) => !port.protocol.needs_bytes(),
         _ => false,
     };
-    if l4 {
-        match routing::route_connection(target, addr.port()) {
-            Ok(upstream) => name_endpoints(source, &upstream, steps, answer),
+    if l4 || question.sni.is_some() {
+        let facts = ConnectionFacts {
+            client: Some(source),
+            source: source
+                .ips
+                .iter()
+                .copied()
+                .find(|ip| ip.is_ipv4() == addr.is_ipv4()),
+            gateway: None,
+            target,
+            original: addr,
+            port: addr.port(),
+            opening: question
+                .sni
+                .as_deref()
+                .map_or(Opening::Bytes, |name| Opening::Tls(Some(name))),
+        };
+        steps.extend(routing::explain_connection(snapshot, &facts));
+        match routing::route_connection(snapshot, &facts, 0) {
+            Ok(plan) => {
+                if let Some(matched) = &plan.rule {
+                    answer["route"] = connection_route(matched);
+                }
+                name_endpoints(source, &plan.upstream, steps, answer);
+            }
             Err(refusal) => refuse(&refusal, steps, answer),
         }
         return;
@@ -305,6 +334,8 @@ fn proxy(
     let headers = Headers(headers);
     let facts = RequestFacts {
         client: Some(source),
+        gateway: None,
+        dialled: Some(addr),
         target,
         port: addr.port(),
         method: &question.method,
@@ -316,31 +347,42 @@ fn proxy(
     steps.extend(routing::explain_request(snapshot, &facts));
     match routing::route_request(snapshot, &facts, Draws::default()) {
         Decision::Refuse(refusal) => refuse(&refusal, steps, answer),
+        Decision::Answer(reply) => {
+            answer["route"] = route(&reply.rule);
+            answer["answered"] = json!({"status": reply.status, "location": reply.location});
+        }
         Decision::Forward(plan) => {
             if let Some(matched) = &plan.rule {
-                let rule = matched.rule();
-                answer["route"] = json!({
-                    "object": matched.table.object.to_string(),
-                    "rule": rule.index,
-                    "name": rule.name,
-                    "destinations": rule.destinations.iter().map(|to| json!({
-                        "host": to.destination.host,
-                        "subset": to.destination.subset,
-                        "weight": to.weight,
-                        "share": f64::from(to.weight) / f64::from(rule.total_weight.max(1)),
-                    })).collect::<Vec<_>>(),
-                    "mirrors": rule.mirrors.iter().map(|mirror| json!({
-                        "host": mirror.destination.host,
-                        "subset": mirror.destination.subset,
-                        "share": f64::from(mirror.per_million) / 1e6,
-                    })).collect::<Vec<_>>(),
-                    "timeout_ms": rule.timeout.map(|t| t.as_millis()),
-                    "retries": rule.retries.attempts,
-                });
+                answer["route"] = route(matched);
             }
             name_endpoints(source, &plan.upstream, steps, answer);
         }
     }
+}
+
+fn route(matched: &MatchedRule) -> Value {
+    let rule = matched.rule();
+    let mut shown = super::routes::action(&rule.action);
+    shown["object"] = json!(rule.origin.object.to_string());
+    shown["kind"] = json!(rule.origin.kind);
+    shown["rule"] = json!(rule.origin.index);
+    shown["name"] = json!(rule.name);
+    shown
+}
+
+fn connection_route(matched: &MatchedConnection) -> Value {
+    let rule = matched.rule();
+    json!({
+        "object": rule.origin.object.to_string(),
+        "kind": rule.origin.kind,
+        "field": rule.origin.field(),
+        "rule": rule.origin.index,
+        "destinations": rule.split.destinations.iter().map(|to| json!({
+            "host": to.backend.host().map(|d| &d.host),
+            "subset": to.backend.host().and_then(|d| d.subset.as_ref()),
+            "weight": to.weight,
+        })).collect::<Vec<_>>(),
+    })
 }
 
 fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {

@@ -20,9 +20,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// The kinds that are looked at, with their group.
-pub const KINDS: [(&str, &str); 3] = [
+pub const KINDS: [(&str, &str); 6] = [
     ("networking.istio.io", "VirtualService"),
     ("networking.istio.io", "DestinationRule"),
+    ("networking.istio.io", "ServiceEntry"),
+    ("networking.istio.io", "WorkloadEntry"),
+    ("networking.istio.io", "Sidecar"),
     ("security.istio.io", "PeerAuthentication"),
 ];
 /// How long an absent kind is waited for before it is looked for again.

@@ -2,9 +2,11 @@
 //! the endpoints are servers of the test.
 
 mod bytes;
+mod connections;
 mod cross;
 mod http1;
 mod http2;
 mod mesh;
 mod promises;
+mod rules;
 mod smuggling;

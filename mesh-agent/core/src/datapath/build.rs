@@ -5,9 +5,7 @@ use super::{NodeFacts, Plan};
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{FailMode, Workload};
-use mesh_common::maps::{
-    MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_SERVICES, MAX_WORKLOADS,
-};
+use mesh_common::maps::{MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_WORKLOADS};
 use mesh_common::{
     AddrPort, Backend, BackendKey, Ip, LocalPod, PortKey, ServiceKey, backend_flags, service_flags,
     workload_flags,
@@ -19,6 +17,7 @@ pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> P
     let settings = Settings {
         node: facts.node.clone(),
         l4_only: snapshot.l4_only.clone(),
+        captured_ports: snapshot.registry.captured_ports.clone(),
     };
     // Who holds an address that two claim, and what does not fit, is decided over everything.
     if previous.refused.is_empty() && previous.basis.settings.as_ref() == Some(&settings) {
@@ -94,6 +93,9 @@ impl<'a> Builder<'a> {
         for workload in &self.snapshot.workloads {
             self.local_pod(workload);
         }
+        if self.old.settings.is_none() {
+            self.captured_ports();
+        }
         let services = self.old.services(self.snapshot);
         let ips = self.old.addresses(self.snapshot);
         let mut touched = BTreeSet::new();
@@ -128,10 +130,24 @@ impl<'a> Builder<'a> {
             workloads: self.snapshot.workloads.clone(),
             remotes: self.snapshot.remotes.clone(),
             services: self.snapshot.services.clone(),
+            steered: self.snapshot.steered.clone(),
             exposures: basis.exposures,
             generations: self.taken,
         };
         self.plan
+    }
+
+    /// Ports on which unknown addresses go to the proxy. Part of the settings: a change of them builds everything anew.
+    fn captured_ports(&mut self) {
+        for port in &self.snapshot.registry.captured_ports {
+            let entry = Entry {
+                flags: service_flags::L7,
+                backends: Vec::new(),
+            };
+            self.add(AddrPort::new(Ip::NONE, *port), entry, || {
+                format!("any address with port {port}")
+            });
+        }
     }
 
     fn node_addrs(&mut self) {
@@ -167,8 +183,15 @@ impl<'a> Builder<'a> {
         if workload.fail_mode == FailMode::Open {
             flags |= workload_flags::FAIL_OPEN;
         }
-        if self.snapshot.settings.registry_only {
+        if self.snapshot.registry_only(Some(workload)) {
             flags |= workload_flags::REGISTRY_ONLY;
+        }
+        if self
+            .snapshot
+            .scope_of(workload)
+            .is_some_and(|scope| scope.hosts.is_some())
+        {
+            flags |= workload_flags::SCOPED;
         }
         let of_family = |v4: bool| {
             workload
@@ -205,7 +228,7 @@ impl<'a> Builder<'a> {
     fn virtual_addresses(&mut self, service: &Service) {
         for vip in &service.vips {
             for port in &service.ports {
-                let entry = self.service_entry(port, vip.is_ipv4());
+                let entry = self.service_entry(service, port, vip.is_ipv4());
                 let key = AddrPort::new((*vip).into(), port.number);
                 self.add(key, entry, || {
                     format!("service {} {}", service.name, SocketAddr::new(*vip, port.number))
@@ -214,10 +237,10 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn service_entry(&self, port: &ServicePort, v4: bool) -> Entry {
-        if port.endpoints.is_empty() {
+    fn service_entry(&self, service: &Service, port: &ServicePort, v4: bool) -> Entry {
+        if port.endpoints.is_empty() && !service.keeps_address() {
             // A route may still lead elsewhere, and the answer of a service that speaks HTTP is a 503.
-            let inspected = if port.protocol.needs_bytes() {
+            let inspected = if port.protocol.needs_bytes() || self.snapshot.steered.contains(&port.id) {
                 service_flags::L7
             } else {
                 0
@@ -229,6 +252,8 @@ impl<'a> Builder<'a> {
         }
         let same_family: Vec<_> = port.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4).collect();
         let kernel_can = !port.protocol.needs_bytes()
+            && !self.snapshot.steered.contains(&port.id)
+            && !service.keeps_address()
             && !same_family.is_empty()
             && same_family.len() <= MAX_BACKENDS_PER_SERVICE as usize;
         if !kernel_can {
@@ -358,10 +383,11 @@ impl<'a> Builder<'a> {
                 .push(format!("{}: another object has this address", name()));
             return;
         }
-        if self.plan.services.len() >= MAX_SERVICES as usize {
+        let limits = self.facts.limits;
+        if self.plan.services.len() >= limits.services as usize {
             self.plan
                 .refused
-                .push(format!("{}: SERVICES holds {MAX_SERVICES}", name()));
+                .push(format!("{}: SERVICES holds {}", name(), limits.services));
             return;
         }
         let Entry {
@@ -380,10 +406,11 @@ impl<'a> Builder<'a> {
         let mut kept = self.kept(&key, &as_service(flags, &backends), &backends);
         // The old generations go only after the new ones are there: both must fit.
         let held = self.previous.backends.len() + self.new_backends;
-        if kept.is_none() && held + backends.len() > MAX_BACKENDS as usize {
+        if kept.is_none() && held + backends.len() > limits.backends as usize {
             self.plan.refused.push(format!(
-                "{}: BACKENDS holds {MAX_BACKENDS}; the proxy serves it",
-                name()
+                "{}: BACKENDS holds {}; the proxy serves it",
+                name(),
+                limits.backends
             ));
             flags |= service_flags::L7;
             backends.clear();

@@ -1,7 +1,7 @@
 //! Whether one `match` block holds for a request.
 
 use super::RequestFacts;
-use crate::model::route::{RequestMatch, StringMatch, ValueMatch};
+use crate::model::route::{GatewayName, RequestMatch, StringMatch, ValueMatch};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Why a block does not hold: the field that failed.
 #[derive(Debug)]
 pub(super) enum Miss<'a> {
-    /// `sourceNamespace`, `sourceLabels` or `port`: the block is not there for this client at all (T-13).
+    /// `gateways`, `sourceNamespace`, `sourceLabels` or `port`: the block is not there for this client at all (T-13).
     Static(&'static str),
     /// A field of the request.
     Field(&'static str),
@@ -36,6 +36,14 @@ pub(super) fn check<'a>(block: &'a RequestMatch, request: &RequestFacts<'_>) -> 
 
 /// What is settled before any byte of the request: pilot compiles such blocks away (T-13, T-17).
 fn check_client(block: &RequestMatch, request: &RequestFacts<'_>) -> Option<&'static str> {
+    let here = |name: &GatewayName| match (name, request.gateway) {
+        (GatewayName::Mesh, None) => true,
+        (GatewayName::Named(named), Some(gateway)) => named == gateway,
+        _ => false,
+    };
+    if !block.gateways.is_empty() && !block.gateways.iter().any(here) {
+        return Some("gateways");
+    }
     if block.port.is_some_and(|port| port != request.port) {
         return Some("port");
     }
@@ -91,10 +99,13 @@ fn check_head<'a>(block: &'a RequestMatch, request: &RequestFacts<'_>) -> Option
     None
 }
 
-fn holds(wanted: &StringMatch, value: &str) -> bool {
+pub(super) fn holds(wanted: &StringMatch, value: &str) -> bool {
     match wanted {
         StringMatch::Exact(exact) => &**exact == value,
         StringMatch::Prefix(prefix) => value.starts_with(&**prefix),
+        StringMatch::PathPrefix(prefix) => value
+            .strip_prefix(&**prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
         StringMatch::Regex(regex) => regex.is_match(value),
     }
 }

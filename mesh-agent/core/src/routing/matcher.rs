@@ -1,14 +1,14 @@
 //! Finds table, rule and destination of a request.
 
+use super::act;
 use super::conditions::{Miss, check};
 use super::resolve::{self, no_route};
 use super::trace::{Lines, Silent, Trace};
-use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream};
+use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan};
 use crate::model::host;
-use crate::model::route::{RouteRule, RouteTable};
+use crate::model::route::{AbortWith, RouteRule, RouteTable};
 use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
-use mesh_common::verdict::draw;
 use std::sync::Arc;
 
 pub(super) fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
@@ -19,17 +19,6 @@ pub(super) fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -
     let mut lines = Lines::default();
     let _ = decide(snapshot, request, Draws::default(), &mut lines);
     lines.0
-}
-
-pub(super) fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
-    match target {
-        Target::Service(service, port) => resolve::service_port(service, port),
-        Target::Workload(workload) => Ok(resolve::pod(workload, port)),
-        Target::NoSuchPort(service) => Err(resolve::no_such_port(service, port)),
-        Target::Unknown => Err(no_route(|| {
-            "no service or pod of the mesh has this address".into()
-        })),
-    }
 }
 
 /// What Host header and original destination come to.
@@ -43,14 +32,14 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
     let outcome = match addressed.table {
         Some(table) => by_table(snapshot, request, table, addressed.service, draws, trace),
         None => {
-            trace.note(|| "no VirtualService for this host: default route".into());
-            by_default(request, addressed.service)
+            trace.note(|| "no rules for this host: default route".into());
+            by_default(snapshot, request, addressed.service).map(Decision::Forward)
         }
     };
     match outcome {
-        Ok(plan) => {
-            trace.note(|| format!("forward to {}", resolve::describe(&plan.upstream)));
-            Decision::Forward(plan)
+        Ok(decision) => {
+            trace.note(|| described(&decision));
+            decision
         }
         Err(refusal) => {
             trace.note(|| format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail));
@@ -59,9 +48,36 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
     }
 }
 
+fn described(decision: &Decision) -> String {
+    match decision {
+        Decision::Forward(plan) => format!("forward to {}", resolve::describe(&plan.upstream)),
+        Decision::Answer(answer) => match (&answer.fault, &answer.location) {
+            (Some(AbortWith::Grpc(code)), _) => format!("answer with the injected gRPC status {code}"),
+            (Some(AbortWith::Http(status)), _) => format!("answer with the injected fault {status}"),
+            (None, Some(location)) => format!("answer {}: redirect to {location}", answer.status),
+            (None, None) => format!("answer {}", answer.status),
+        },
+        Decision::Refuse(refusal) => {
+            format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail)
+        }
+    }
+}
+
 /// The Host header first; the original destination where it names nothing that has the dialled port (T-09).
 fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut impl Trace) -> Addressed<'a> {
     let namespace = request.client.map(|c| &*c.pod.namespace);
+    if let Some((service, table)) = attached(snapshot, request, namespace) {
+        trace.note(|| {
+            format!(
+                "{} was dialled, which has routes attached to it: Host does not matter",
+                service.name
+            )
+        });
+        return Addressed {
+            service: Some(service),
+            table: Some(table),
+        };
+    }
     let host = host::canonical(request.authority);
     if let Target::Workload(pod) = request.target {
         let named = host::service_named(snapshot, &host, namespace)
@@ -80,7 +96,8 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
             table: table(snapshot, &service.host, namespace),
         };
     }
-    let by_host = host::service_named(snapshot, &host, namespace).filter(|s| s.port(request.port).is_some());
+    let by_host = host::service_named(snapshot, &host, namespace)
+        .filter(|s| s.port(request.port).is_some() && snapshot.sees(request.client, s));
     if let Some(service) = by_host {
         trace.note(|| format!("Host {host:?} names service {}", service.name));
         let table =
@@ -97,7 +114,8 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     if let Some(table) = table_named(snapshot, &host, namespace) {
         trace.note(|| {
             format!(
-                "Host {host:?} is no service but VirtualService {} routes it",
+                "Host {host:?} is no service but {} {} routes it",
+                table.api.table_kind(),
                 table.object
             )
         });
@@ -129,6 +147,25 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     }
 }
 
+/// The routes attached to the port that a pod dialled by the service's virtual address (GEP-1294).
+fn attached<'a>(
+    snapshot: &'a Snapshot,
+    request: &RequestFacts<'a>,
+    namespace: Option<&str>,
+) -> Option<(&'a Arc<Service>, &'a Arc<RouteTable>)> {
+    let Target::Service(service, port) = request.target else {
+        return None;
+    };
+    if snapshot.attached.is_empty() || request.gateway.is_some() {
+        return None;
+    }
+    let table = snapshot
+        .attached
+        .get(&service.name)?
+        .table(port.number, namespace)?;
+    Some((service, table))
+}
+
 /// As [`table`]; a host that Kubernetes would take as its own short name has nothing but exact rules.
 fn table_named<'a>(
     snapshot: &'a Snapshot,
@@ -142,42 +179,41 @@ fn table_named<'a>(
     }
 }
 
-/// The VirtualService for a host: exact before wildcard, the most specific wildcard first (T-07), and what only some
-/// namespaces see before what all see.
+/// The VirtualService for a host: exact before wildcard, the most specific wildcard first (T-07), and at each step what
+/// only some namespaces see before what all see.
 fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Option<&'a Arc<RouteTable>> {
     let scoped = namespace.and_then(|ns| snapshot.scoped_routes.get(ns));
-    scoped
-        .into_iter()
-        .chain([&snapshot.routes])
-        .filter(|routes| !routes.is_empty())
-        .find_map(|routes| {
-            routes.get(host).or_else(|| {
-                host.char_indices()
-                    .filter(|(_, c)| *c == '.')
-                    .find_map(|(dot, _)| routes.get(&host[dot..]))
-            })
-        })
+    let Some(scoped) = scoped.filter(|routes| !routes.is_empty()) else {
+        return super::table_for(&snapshot.routes, host);
+    };
+    let of = |key: &str| scoped.get(key).or_else(|| snapshot.routes.get(key));
+    let mut suffixes = host.char_indices().filter(|(_, c)| *c == '.');
+    of(host).or_else(|| suffixes.find_map(|(dot, _)| of(&host[dot..])))
 }
 
-fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {
+fn by_default(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    named: Option<&Arc<Service>>,
+) -> Result<RoutePlan, Refusal> {
     let upstream = match (request.target, named) {
         (Target::Workload(pod), service) => resolve::chosen_pod(pod, request.port, service),
         (_, Some(service)) => match service.port(request.port) {
-            Some(port) => resolve::service_port(service, port)?,
+            Some(port) => resolve::service_port(service, port, request.dialled)?,
             None => return Err(resolve::no_such_port(service, request.port)),
         },
-        (Target::Service(service, port), None) => resolve::service_port(service, port)?,
+        (Target::Service(service, port), None) => resolve::service_port(service, port, request.dialled)?,
         (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
-        (Target::Unknown, None) => {
-            return Err(no_route(|| {
-                "neither the Host header nor the address dialled is known".into()
-            }));
-        }
+        (Target::Unknown, None) => resolve::unknown(snapshot, request)?,
     };
     Ok(RoutePlan {
         rule: None,
         upstream,
         mirrors: Vec::new(),
+        path: None,
+        authority: None,
+        cors: Vec::new(),
+        delay: None,
     })
 }
 
@@ -188,31 +224,28 @@ fn by_table(
     named: Option<&Arc<Service>>,
     draws: Draws,
     trace: &mut impl Trace,
-) -> Result<RoutePlan, Refusal> {
-    trace.note(|| format!("VirtualService {}: {} rules", table.object, table.rules.len()));
+) -> Result<Decision, Refusal> {
+    let kind = table.api.table_kind();
+    trace.note(|| format!("{kind} {}: {} rules", table.object, table.rules.len()));
     let mut for_this_client = false;
     for (place, rule) in table.rules.iter().enumerate() {
-        match matching_block(rule, request, &mut for_this_client, trace) {
-            None => {}
-            Some(matched) => {
-                let destination = pick_destination(rule, draws.split);
-                let matched = MatchedRule {
-                    table: Arc::clone(table),
-                    rule: place,
-                    matched,
-                    destination,
-                };
-                return forward(snapshot, request, matched, draws, trace);
-            }
+        if let Some(matched) = matching_block(rule, request, &mut for_this_client, trace) {
+            let matched = MatchedRule {
+                table: Arc::clone(table),
+                rule: place,
+                matched,
+                destination: 0,
+            };
+            return act::act(snapshot, request, matched, draws, trace);
         }
     }
     if for_this_client {
         return Err(no_route(|| {
-            format!("no rule of VirtualService {} matches the request", table.object)
+            format!("no rule of {kind} {} matches the request", table.object)
         }));
     }
     trace.note(|| "no rule is there for this client: default route".into());
-    by_default(request, named)
+    by_default(snapshot, request, named).map(Decision::Forward)
 }
 
 /// `Some(None)` for a rule without blocks, `Some(Some(i))` for block `i`. Raises `for_this_client` if any block could
@@ -226,8 +259,8 @@ fn matching_block(
     if rule.matches.is_empty() {
         trace.note(|| {
             format!(
-                "spec.http[{}]{}: no match block: matches everything",
-                rule.index,
+                "{}{}: no match block: matches everything",
+                rule.origin,
                 named(rule)
             )
         });
@@ -236,12 +269,12 @@ fn matching_block(
     }
     for (place, block) in rule.matches.iter().enumerate() {
         let at = |outcome: &str| {
+            let blocks = rule.matches.len();
             format!(
-                "spec.http[{}]{} match {} of {}: {outcome}",
-                rule.index,
+                "{}{} match {} of {blocks}: {outcome}",
+                rule.origin,
                 named(rule),
-                place + 1,
-                rule.matches.len()
+                place + 1
             )
         };
         match check(block, request) {
@@ -265,73 +298,4 @@ fn named(rule: &RouteRule) -> String {
     } else {
         format!(" ({})", rule.name)
     }
-}
-
-/// Index into `destinations`: by weight, the only one whatever its weight (T-26).
-fn pick_destination(rule: &RouteRule, random: u32) -> usize {
-    let mut left = draw(random, rule.total_weight);
-    for (place, destination) in rule.destinations.iter().enumerate() {
-        if left < destination.weight {
-            return place;
-        }
-        left -= destination.weight;
-    }
-    0
-}
-
-fn forward(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    matched: MatchedRule,
-    draws: Draws,
-    trace: &mut impl Trace,
-) -> Result<RoutePlan, Refusal> {
-    let rule = matched.rule();
-    let Some(chosen) = rule.destinations.get(matched.destination) else {
-        return Err(no_route(|| {
-            format!(
-                "VirtualService {} spec.http[{}] has no route",
-                matched.table.object, rule.index
-            )
-        }));
-    };
-    for d in &rule.destinations {
-        trace.note(|| {
-            let subset = d
-                .destination
-                .subset
-                .as_deref()
-                .map(|s| format!(" subset {s}"))
-                .unwrap_or_default();
-            format!(
-                "route[{}]: {}{subset}, {} of {}",
-                d.index, d.destination.host, d.weight, rule.total_weight
-            )
-        });
-    }
-    let upstream = resolve::destination(snapshot, request, &chosen.destination).map_err(|mut refusal| {
-        refusal.detail = format!(
-            "VirtualService {} spec.http[{}].route[{}].destination: {}",
-            matched.table.object, rule.index, chosen.index, refusal.detail
-        );
-        refusal
-    })?;
-    let mut mirrors = Vec::new();
-    for mirror in &rule.mirrors {
-        if draw(draws.mirror, 1_000_000) >= mirror.per_million {
-            continue;
-        }
-        match resolve::destination(snapshot, request, &mirror.destination) {
-            Ok(copy) => {
-                trace.note(|| format!("mirror to {}", resolve::describe(&copy)));
-                mirrors.push(copy);
-            }
-            Err(refusal) => trace.note(|| format!("no mirror: {}", refusal.detail)),
-        }
-    }
-    Ok(RoutePlan {
-        rule: Some(matched),
-        upstream,
-        mirrors,
-    })
 }

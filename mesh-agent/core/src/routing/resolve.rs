@@ -42,8 +42,15 @@ pub(super) fn no_such_port(service: &Service, port: u16) -> Refusal {
     no_route(|| format!("service {} has no port {port}", service.name))
 }
 
-/// All ready endpoints of a service port.
-pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> Result<Upstream, Refusal> {
+/// All ready endpoints of a service port, or the address that was dialled where the service is reached by that.
+pub(super) fn service_port(
+    service: &Arc<Service>,
+    port: &Arc<ServicePort>,
+    dialled: Option<SocketAddr>,
+) -> Result<Upstream, Refusal> {
+    if let Some(addr) = dialled.filter(|_| service.keeps_address()) {
+        return Ok(original(service, port, addr));
+    }
     if port.endpoints.is_empty() {
         return Err(no_endpoint(format!(
             "service {} port {} has no ready endpoint",
@@ -55,6 +62,40 @@ pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> R
         port: Some(Arc::clone(port)),
         subset: None,
         endpoints: Arc::clone(&port.endpoints),
+    })
+}
+
+/// The address that was dialled, by a service's name.
+fn original(service: &Arc<Service>, port: &Arc<ServicePort>, addr: SocketAddr) -> Upstream {
+    Upstream {
+        service: Some(Arc::clone(service)),
+        port: Some(Arc::clone(port)),
+        subset: None,
+        endpoints: Arc::new([Arc::new(Endpoint { addr, workload: None })]),
+    }
+}
+
+/// What nobody knows: left alone, or refused where only the registry may be reached (T-80, T-81).
+pub(super) fn unknown(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Result<Upstream, Refusal> {
+    if snapshot.registry_only(request.client) {
+        return Err(Refusal {
+            status: 502,
+            flag: "NR",
+            detail: "neither the Host header nor the address dialled is in the registry, and \
+                     outboundTrafficPolicy is REGISTRY_ONLY"
+                .into(),
+        });
+    }
+    let Some(addr) = request.dialled else {
+        return Err(no_route(|| {
+            "neither the Host header nor the address dialled is known".into()
+        }));
+    };
+    Ok(Upstream {
+        service: None,
+        port: None,
+        subset: None,
+        endpoints: Arc::new([Arc::new(Endpoint { addr, workload: None })]),
     })
 }
 
@@ -100,10 +141,18 @@ pub(super) fn destination(
     request: &RequestFacts<'_>,
     wanted: &Destination,
 ) -> Result<Upstream, Refusal> {
-    let Some(service) = snapshot.services_by_host.get(&wanted.host) else {
+    let namespace = request.client.map(|c| &*c.pod.namespace);
+    let found = snapshot.service_by_host(&wanted.host, namespace);
+    let Some(service) = found.filter(|s| snapshot.sees(request.client, s)) else {
         return Err(no_cluster(format!("host {} is no service", wanted.host)));
     };
     let (place, port) = port_of(service, wanted.port, request)?;
+    if let Some(mut addr) = request.dialled.filter(|_| service.keeps_address()) {
+        if wanted.port.is_some() {
+            addr.set_port(port.number);
+        }
+        return Ok(original(service, port, addr));
+    }
     let list = match &wanted.subset {
         None => &port.endpoints,
         Some(name) => subset(snapshot, request, service, name, place)?,

@@ -1,6 +1,10 @@
 //! The matcher's promises; `hosts` and `destinations` hold those of its two ends.
 
+mod actions;
+mod attached;
+mod connections;
 mod destinations;
+mod external;
 mod hosts;
 
 use super::*;
@@ -342,7 +346,7 @@ proptest! {
     ) {
         let snapshot = with_routes(&format!("[{{match: [{{uri: {{prefix: /é}}, ignoreUriCase: true}}, {{headers: {{x: {{regex: 'a+'}}}}}}, {{queryParams: {{q: {{}}}}}}], route: [{V1}]}}]"));
         for to in [format!("10.96.0.1:{port}"), format!("10.2.0.2:{port}"), "192.0.2.1:80".into()] {
-            let draws = Draws { split, mirror: split };
+            let draws = Draws { split, mirror: split, ..Draws::default() };
             let headers = [("x", value.as_str())];
             let request = Request { authority: &authority, path: &path, headers: &headers, to: &to, draws, ..Default::default() };
             if let Decision::Forward(plan) = request.decide(&snapshot) {

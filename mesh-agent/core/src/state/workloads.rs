@@ -23,6 +23,7 @@ struct Traits {
 pub(super) fn full(
     id: u32,
     pod: &ObjectName,
+    names: Arc<Names>,
     spec: &PodSpec,
     facts: Option<&Facts<'_>>,
     namespace: NamespaceSpec,
@@ -52,7 +53,7 @@ pub(super) fn full(
         ips,
         labels: Arc::clone(&spec.labels),
         identity: identity(pod, &spec.service_account, settings),
-        names: names(pod, spec.owner.as_ref(), &spec.labels),
+        names,
         enrollment: enrollment(&traits, namespace),
         ready: spec.ready,
         netns,
@@ -70,6 +71,7 @@ pub(super) struct Facts<'a> {
 pub(super) fn remote(
     id: u32,
     pod: &ObjectName,
+    names: Arc<Names>,
     seen: &Seen,
     template: &TemplateSpec,
     namespace: NamespaceSpec,
@@ -90,7 +92,7 @@ pub(super) fn remote(
         ips: seen.ips.clone(),
         labels: Arc::clone(&template.labels),
         identity: identity(pod, &template.service_account, settings),
-        names: names(pod, template.owner.as_ref(), &template.labels),
+        names,
         enrollment: enrollment(&traits, namespace),
         ready: seen.ready,
         netns: None,
@@ -169,7 +171,8 @@ fn enrollment(pod: &Traits, namespace: NamespaceSpec) -> Enrollment {
     }
 }
 
-fn names(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels) -> Names {
+/// What telemetry calls a pod with this owner and these labels.
+pub(super) fn names(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels) -> Arc<Names> {
     let label = |keys: &[&str]| keys.iter().find_map(|k| labels.get(*k)).cloned();
     let (kind, workload) = match owner {
         Some((kind, name)) => (Arc::clone(kind), Arc::clone(name)),
@@ -182,12 +185,12 @@ fn names(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels
         "app.kubernetes.io/version",
         "version",
     ];
-    Names {
+    Arc::new(Names {
         workload,
         kind,
         app: label(&["app"]).unwrap_or_else(|| Arc::clone(&canonical_service)),
         version: label(&["version"]).unwrap_or_else(|| "unknown".into()),
         canonical_revision: label(&revision).unwrap_or_else(|| "latest".into()),
         canonical_service,
-    }
+    })
 }

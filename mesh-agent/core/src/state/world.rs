@@ -1,12 +1,17 @@
 //! Objects → snapshot. Only what a change touches is built anew; the rest is shared with the snapshot before.
 
 use super::ObjectKey;
+use super::attached::Attachments;
+use super::connections;
 use super::dirty::Dirty;
+use super::entries::Entries;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
+use super::scopes;
 use super::services::Services;
-use super::tables::Tables;
+use super::status;
+use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Rejected, describe};
@@ -15,6 +20,7 @@ use std::mem;
 use std::sync::Arc;
 
 /// Something wrong between objects; all of them are in force.
+#[derive(Clone)]
 pub(super) struct Warning {
     pub(super) key: ObjectKey,
     pub(super) field: String,
@@ -36,8 +42,12 @@ pub(super) struct World {
     snapshot: Arc<Snapshot>,
     dirty: Dirty,
     pub(super) warnings: Vec<Warning>,
+    /// What is wrong between VirtualServices, until one of them changes.
+    route_warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
+    attachments: Attachments,
+    entries: Entries,
 }
 
 impl World {
@@ -50,8 +60,11 @@ impl World {
             }),
             dirty: Dirty::default(),
             warnings: Vec::new(),
+            route_warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
+            attachments: Attachments::default(),
+            entries: Entries::default(),
         }
     }
 
@@ -71,6 +84,11 @@ impl World {
         &self.pods.held_out
     }
 
+    /// Ports of a service on which a route that names it does not apply, and why.
+    pub(super) fn lost(&self, service: &ObjectName, route: &RouteKey) -> Vec<(u16, &str)> {
+        self.attachments.lost(service, route)
+    }
+
     /// The snapshot of these objects.
     pub(super) fn rebuild(&mut self, tables: &Tables) -> Arc<Snapshot> {
         if self.dirty.is_clean() {
@@ -80,21 +98,41 @@ impl World {
         let mut next = (*self.snapshot).clone();
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
+        let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
+        let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
         let services = mem::take(&mut dirty.services);
         self.services
             .rebuild(tables, &self.pods, services, effects, &mut next);
+        if entries {
+            self.entries
+                .rebuild(tables, &self.pods, &mut self.services, &mut next);
+        }
+        if dirty.sidecars {
+            scopes::scopes(tables, &mut next);
+        }
         self.warnings = Vec::new();
+        self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
-        // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
-        routes::routes(tables, &mut next, &mut self.warnings);
+        if dirty.routes {
+            self.route_warnings = Vec::new();
+            routes::routes(tables, &mut next, &mut self.route_warnings);
+            connections::routes(tables, &mut next);
+        }
+        self.warnings.extend(self.route_warnings.iter().cloned());
+        next.steered = imbl::HashSet::default();
+        self.attachments
+            .rebuild(tables, concerned, &dirty.attached, &mut next);
+        self.attachments.warn(&mut self.warnings);
         routes::subsets(tables, &mut next, &mut self.warnings);
+        connections::steer(&mut next);
         if dirty.peers {
             next.peers = peers::policies(tables);
         }
         peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
+        status::references(tables, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
     }

@@ -9,7 +9,7 @@ use http::request::Parts;
 use mesh_core::model::route::RetryPolicy;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
-use mesh_core::routing::{self, Decision, Draws, Refusal, RequestFacts, RoutePlan, Upstream};
+use mesh_core::routing::{self, Answer, Decision, Draws, Refusal, RequestFacts, RoutePlan, Upstream};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +22,26 @@ pub(super) enum Plan {
     Dialled(Arc<Endpoint>, Arc<ServiceNames>, Protocol),
 }
 
+/// What the proxy answers by itself, and the service that it stands in for.
+pub(super) enum Own {
+    /// A rule says so.
+    Answer(Box<Answer>, Arc<ServiceNames>),
+    /// There is nowhere to forward to.
+    Refuse(Refusal, Arc<ServiceNames>),
+}
+
 /// Decides on a request of a pod.
 pub(super) fn decide(
     conn: &Outbound,
     snapshot: &Snapshot,
     parts: &Parts,
     authority: &HeaderValue,
-) -> Result<Plan, (Refusal, Arc<ServiceNames>)> {
-    let target = snapshot.target(conn.original);
+) -> Result<Plan, Own> {
+    let target = snapshot.target_for(conn.original, Some(&conn.source));
     let facts = RequestFacts {
         client: Some(&conn.source),
+        gateway: None,
+        dialled: Some(conn.original),
         target: &target,
         port: conn.original.port(),
         method: parts.method.as_str(),
@@ -43,25 +53,23 @@ pub(super) fn decide(
     let draws = Draws {
         split: fastrand::u32(..),
         mirror: fastrand::u32(..),
+        delay: fastrand::u32(..),
+        abort: fastrand::u32(..),
     };
     match routing::route_request(snapshot, &facts, draws) {
         Decision::Forward(plan) => Ok(forward(conn, snapshot, &target, plan)),
-        Decision::Refuse(refusal) => match target {
-            Target::Unknown if refusal.flag == "NR" && !snapshot.settings.registry_only => Ok(dialled(
-                conn,
-                None,
-                conn.worker.meter.named(PASSTHROUGH),
-                Protocol::Auto,
-            )),
-            Target::Service(service, _) | Target::NoSuchPort(service) => {
-                Err((refusal, conn.worker.meter.service(&service)))
-            }
-            Target::Workload(_) => Err((refusal, conn.worker.meter.named(UNKNOWN))),
-            Target::Unknown => Err((
-                refusal,
-                conn.worker.meter.named(super::super::outbound::BLACK_HOLE),
-            )),
-        },
+        Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names_of(conn, &target))),
+        Decision::Refuse(refusal) => Err(Own::Refuse(refusal, names_of(conn, &target))),
+    }
+}
+
+/// What an answer of the proxy's own counts for.
+fn names_of(conn: &Outbound, target: &Target) -> Arc<ServiceNames> {
+    let meter = &conn.worker.meter;
+    match target {
+        Target::Service(service, _) | Target::NoSuchPort(service) => meter.service(service),
+        Target::Workload(_) => meter.named(UNKNOWN),
+        Target::Unknown => meter.named(super::super::outbound::BLACK_HOLE),
     }
 }
 

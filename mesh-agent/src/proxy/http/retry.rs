@@ -33,7 +33,9 @@ pub(super) fn after_failure(policy: &RetryPolicy, failed: Failed) -> bool {
         Failed::Connect => on.connect_failure || on.reset || on.server_error || on.gateway_error,
         Failed::RefusedStream => on.refused_stream || on.reset || on.server_error,
         Failed::Reset => on.reset || on.server_error || on.gateway_error,
-        Failed::TryTimeout => on.server_error || on.gateway_error || on.statuses.contains(&504),
+        Failed::TryTimeout => {
+            on.try_timeout || on.server_error || on.gateway_error || on.statuses.contains(&504)
+        }
     }
 }
 
@@ -52,6 +54,7 @@ pub(super) fn after_response(policy: &RetryPolicy, status: u16, grpc: bool, head
     (on.server_error && (500..600).contains(&status))
         || (on.gateway_error && (502..=504).contains(&status))
         || (on.retriable_4xx && status == 409)
+        || (on.rate_limited && headers.contains_key("x-envoy-ratelimited"))
         || on.statuses.contains(&status)
 }
 
@@ -63,6 +66,7 @@ pub(super) fn keeps_body(policy: &RetryPolicy, grpc: bool) -> bool {
             || on.server_error
             || on.gateway_error
             || on.retriable_4xx
+            || on.rate_limited
             || !on.statuses.is_empty()
             || (grpc && (!on.grpc.is_empty() || on.refused_stream)))
 }

@@ -7,8 +7,12 @@ use crate::telemetry::{Telemetry, TelemetryConfig};
 use arc_swap::ArcSwap;
 use mesh_common::{AddrPort, SocketRecord, record_kind};
 use mesh_core::model::ObjectName;
+use mesh_core::model::connection::{ConnectionRoute, ConnectionRoutes, ConnectionTable};
 use mesh_core::model::identity::SpiffeId;
-use mesh_core::model::route::{Destination, Mirror, RetryPolicy, RouteRule, RouteTable, WeightedDestination};
+use mesh_core::model::route::{
+    Backend, Destination, Mirror, Origin, RouteAction, RouteApi, RouteRule, RouteTable, Split, Visibility,
+    WeightedDestination,
+};
 use mesh_core::model::service::{Endpoint, Protocol, Service, ServicePort};
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::model::workload::{Enrollment, FailMode, Names, Workload};
@@ -41,7 +45,7 @@ pub(super) struct Plan {
     pub(super) endpoints: Vec<SocketAddr>,
     /// Endpoints are enrolled pods of this node.
     pub(super) enrolled: bool,
-    pub(super) rule: Option<RouteRule>,
+    pub(super) rule: Option<RouteAction>,
     pub(super) config: ProxyConfig,
     /// Endpoints of a second service, `shadow`.
     pub(super) second: Vec<SocketAddr>,
@@ -109,14 +113,14 @@ pub(super) fn pod(id: u32, name: &str, ip: IpAddr, enrolled: bool) -> Arc<Worklo
         ips: vec![ip],
         labels: Arc::default(),
         identity: SpiffeId::new("cluster.local", "weather", name),
-        names: Names {
+        names: Arc::new(Names {
             workload: name.into(),
             kind: "deployment".into(),
             app: name.into(),
             version: "v1".into(),
             canonical_service: name.into(),
             canonical_revision: "v1".into(),
-        },
+        }),
         enrollment: if enrolled {
             Enrollment::Enrolled
         } else {
@@ -171,27 +175,21 @@ pub(super) fn service(
             protocol,
             endpoints: endpoints.into(),
         })],
+        external: None,
     })
 }
 
-/// A rule that sends everything to the service `web`.
-pub(super) fn rule() -> RouteRule {
-    RouteRule {
-        name: "".into(),
-        index: 0,
-        matches: Vec::new(),
+/// Sends everything to the service `web`.
+pub(super) fn rule() -> RouteAction {
+    RouteAction::forward(Split {
         destinations: vec![WeightedDestination {
             weight: 1,
             index: 0,
-            destination: destination("web"),
+            backend: Backend::Host(destination("web")),
             headers: Default::default(),
         }],
         total_weight: 1,
-        mirrors: Vec::new(),
-        timeout: None,
-        retries: RetryPolicy::mesh_default().clone(),
-        headers: Default::default(),
-    }
+    })
 }
 
 pub(super) fn destination(name: &str) -> Destination {
@@ -256,9 +254,22 @@ impl Mesh {
             snapshot.services.push(service);
         }
         if let Some(rule) = plan.rule {
+            let object = ObjectName::new("weather", "web");
+            let origin = Origin {
+                kind: "VirtualService",
+                object: object.clone(),
+                list: "spec.http",
+                index: 0,
+            };
             let table = RouteTable {
-                object: ObjectName::new("weather", "web"),
-                rules: vec![rule],
+                api: RouteApi::Istio,
+                object,
+                rules: vec![RouteRule {
+                    origin,
+                    name: "".into(),
+                    matches: Vec::new(),
+                    action: Arc::new(rule),
+                }],
             };
             snapshot
                 .routes
@@ -296,12 +307,25 @@ impl Mesh {
         })
     }
 
-    pub(super) fn with_rule(endpoints: &[SocketAddr], rule: RouteRule) -> Self {
+    pub(super) fn with_rule(endpoints: &[SocketAddr], rule: RouteAction) -> Self {
         Self::start(Plan {
             endpoints: endpoints.to_vec(),
             rule: Some(rule),
             ..Plan::default()
         })
+    }
+
+    /// From now on connections to the service have these rules.
+    pub(super) fn connections(&self, table: ConnectionTable) {
+        let mut snapshot = Snapshot::clone(&self.snapshots.load());
+        let mut routes = ConnectionRoutes::default();
+        let route = ConnectionRoute {
+            seen_by: Visibility::All,
+            table: Arc::new(table),
+        };
+        routes.extend("web.weather.svc.cluster.local".into(), [route]);
+        snapshot.connections = Arc::new(routes);
+        self.snapshots.store(Arc::new(snapshot));
     }
 
     /// From now on nothing outside of the registry may be reached.

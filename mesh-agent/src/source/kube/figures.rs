@@ -23,6 +23,15 @@ pub struct SourceFigures {
     last_event: ByKind<Gauge>,
     resource_version: ByKind<Gauge>,
     refused: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    wire: WireFigures,
+}
+
+/// What all questions to the API server cost together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WireFigures {
+    requests: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(super) open_watches: Gauge,
+    pub(super) received: Counter,
 }
 
 /// Handles to the figures of one kind.
@@ -64,7 +73,26 @@ impl SourceFigures {
             "Newest resource version of a kind that was handed over",
             f.resource_version.clone(),
         );
+        r.register(
+            "requests",
+            "Requests to the API server by verb",
+            f.wire.requests.clone(),
+        );
+        r.register(
+            "open_watches",
+            "Watches that are open at the API server",
+            f.wire.open_watches.clone(),
+        );
+        r.register(
+            "received_bytes",
+            "Bytes of answers of the API server, decompressed",
+            f.wire.received.clone(),
+        );
         f
+    }
+
+    pub(super) fn wire(&self) -> WireFigures {
+        self.wire.clone()
     }
 
     pub(super) fn of(&self, kind: &Kind) -> KindFigures {
@@ -90,6 +118,13 @@ impl SourceFigures {
             .iter()
             .map(|(kind, words)| (*kind, words.clone()))
             .collect()
+    }
+}
+
+impl WireFigures {
+    pub(super) fn asked(&self, watch: bool) {
+        let verb = if watch { "watch" } else { "get" };
+        self.requests.get_or_create(&[("verb", verb)]).inc();
     }
 }
 

@@ -15,19 +15,51 @@ pub(super) struct Kind {
     pub(super) optional: bool,
     /// Whether only those of one node are watched.
     of_node: bool,
+    readers: Readers,
+}
+
+/// Who needs a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readers {
+    Agents,
+    Controller,
+    Both,
+}
+
+/// For whom the API is watched.
+#[derive(Clone, Debug)]
+pub enum Reader {
+    /// The agent of the node with this name.
+    Agent(String),
+    /// The controller: what statuses depend on.
+    Controller,
+}
+
+impl Reader {
+    /// The kinds that it needs.
+    pub(super) fn kinds(&self) -> Vec<&'static Kind> {
+        let other = match self {
+            Self::Agent(_) => Readers::Controller,
+            Self::Controller => Readers::Agents,
+        };
+        KINDS.iter().filter(|kind| kind.readers != other).collect()
+    }
 }
 
 /// In the order in which they are named in reports.
-pub(super) const KINDS: &[Kind] = &[
-    Kind::builtin("Namespace", "namespaces", ""),
-    Kind::builtin("Service", "services", ""),
+static KINDS: &[Kind] = &[
+    Kind::builtin("Namespace", "namespaces", "").for_both(),
+    Kind::builtin("Service", "services", "").for_both(),
     Kind::builtin("EndpointSlice", "endpointslices", "discovery.k8s.io"),
     Kind {
         of_node: true,
         ..Kind::builtin("Pod", "pods", "")
     },
-    Kind::istio("VirtualService", "virtualservices"),
+    Kind::istio("VirtualService", "virtualservices").for_both(),
     Kind::istio("DestinationRule", "destinationrules"),
+    Kind::istio("ServiceEntry", "serviceentries"),
+    Kind::istio("WorkloadEntry", "workloadentries"),
+    Kind::istio("Sidecar", "sidecars"),
     Kind {
         group: "security.istio.io",
         versions: &["v1", "v1beta1"],
@@ -40,6 +72,16 @@ pub(super) const KINDS: &[Kind] = &[
         versions: &[template::VERSION],
         optional: true,
         of_node: false,
+        readers: Readers::Agents,
+    },
+    Kind::gateway_api("HTTPRoute", "httproutes", &["v1", "v1beta1"]).for_both(),
+    Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]).for_both(),
+    Kind::gateway_api("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]).for_both(),
+    Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]).for_both(),
+    // In the mesh no reference needs a grant: agents do not read them.
+    Kind {
+        readers: Readers::Controller,
+        ..Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"])
     },
 ];
 
@@ -59,6 +101,27 @@ impl Kind {
             versions: &["v1"],
             optional: false,
             of_node: false,
+            readers: Readers::Agents,
+        }
+    }
+
+    const fn gateway_api(
+        kind: &'static str,
+        plural: &'static str,
+        versions: &'static [&'static str],
+    ) -> Self {
+        Self {
+            group: "gateway.networking.k8s.io",
+            versions,
+            optional: true,
+            ..Self::builtin(kind, plural, "")
+        }
+    }
+
+    const fn for_both(self) -> Self {
+        Self {
+            readers: Readers::Both,
+            ..self
         }
     }
 
@@ -70,6 +133,7 @@ impl Kind {
             versions: &["v1", "v1beta1", "v1alpha3"],
             optional: true,
             of_node: false,
+            readers: Readers::Agents,
         }
     }
 
@@ -92,7 +156,10 @@ impl Kind {
     }
 
     /// The field selector, if not all are wanted.
-    pub(super) fn selector(&self, node: &str) -> Option<String> {
-        self.of_node.then(|| format!("spec.nodeName={node}"))
+    pub(super) fn selector(&self, reader: &Reader) -> Option<String> {
+        match reader {
+            Reader::Agent(node) if self.of_node => Some(format!("spec.nodeName={node}")),
+            _ => None,
+        }
     }
 }

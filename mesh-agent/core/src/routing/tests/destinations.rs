@@ -1,8 +1,8 @@
 //! Weights, mirrors, subsets, and the answers where nothing is there.
 
 use super::V1;
-use crate::routing::{Decision, Draws, route_connection};
-use crate::testing::{Request, WEATHER, addrs, state, virtual_service, with_routes};
+use crate::routing::{Decision, Draws};
+use crate::testing::{Dial, Request, WEATHER, addrs, state, virtual_service, with_routes};
 
 #[test]
 fn weights_are_shares_of_their_sum_and_a_single_destination_gets_all() {
@@ -23,6 +23,7 @@ fn weights_are_shares_of_their_sum_and_a_single_destination_gets_all() {
             let draws = Draws {
                 split: i.wrapping_mul(2_654_435_761),
                 mirror: 0,
+                ..Draws::default()
             };
             Request {
                 draws,
@@ -42,6 +43,7 @@ fn weights_are_shares_of_their_sum_and_a_single_destination_gets_all() {
         draws: Draws {
             split: u32::MAX,
             mirror: 0,
+            ..Draws::default()
         },
         ..Default::default()
     }
@@ -116,6 +118,7 @@ fn mirrors_take_their_share_and_never_refuse_the_request() {
         let draws = Draws {
             split: 0,
             mirror: i.wrapping_mul(2_654_435_761),
+            ..Draws::default()
         };
         !Request {
             draws,
@@ -133,6 +136,7 @@ fn mirrors_take_their_share_and_never_refuse_the_request() {
         draws: Draws {
             split: 0,
             mirror: u32::MAX,
+            ..Draws::default()
         },
         ..Default::default()
     }
@@ -170,15 +174,16 @@ fn a_clients_own_destination_rule_comes_before_the_services() {
 #[test]
 fn connections_go_to_the_service_port_or_to_the_pod_that_was_dialled() {
     let snapshot = with_routes(&format!("[{{route: [{V1}]}}]"));
-    let dial = |addr: &str| {
-        let addr: std::net::SocketAddr = addr.parse().unwrap();
-        route_connection(&snapshot.target(addr), addr.port())
+    let dial = |to: &str| {
+        Dial {
+            to,
+            ..Dial::default()
+        }
+        .decide(&snapshot)
     };
-    assert_eq!(
-        addrs(&dial("10.96.0.2:5432").unwrap().endpoints)[0],
-        "10.1.0.2:5432"
-    );
-    assert_eq!(addrs(&dial("10.2.0.2:99").unwrap().endpoints)[0], "10.2.0.2:99");
+    let first = |to: &str| addrs(&dial(to).unwrap().upstream.endpoints)[0].clone();
+    assert_eq!(first("10.96.0.2:5432"), "10.1.0.2:5432");
+    assert_eq!(first("10.2.0.2:99"), "10.2.0.2:99");
     assert_eq!(dial("10.96.0.3:80").unwrap_err().flag, "UH");
     assert_eq!(dial("10.96.0.1:9").unwrap_err().flag, "NR");
     assert_eq!(dial("192.0.2.1:9").unwrap_err().flag, "NR");

@@ -1,8 +1,9 @@
 //! `http[i].match[j]`.
 
-use super::raw;
-use crate::model::route::{RequestMatch, StringMatch, ValueMatch};
-use crate::translate::value::{FieldError, is_header_name, is_label};
+use super::{Scope, raw};
+use crate::model::ObjectName;
+use crate::model::route::{GatewayName, RequestMatch, StringMatch, ValueMatch};
+use crate::translate::value::{FieldError, is_header_name, is_label, is_subdomain};
 use regex::{Regex, RegexBuilder};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +13,7 @@ const MAX_REGEX: usize = 1_024;
 /// Memory that one compiled expression may take.
 const MAX_PROGRAM: usize = 256 * 1_024;
 
-/// `None` if the block is for gateways only.
-pub(super) fn block(at: &str, raw: raw::Match) -> Result<Option<RequestMatch>, FieldError> {
+pub(super) fn block(at: &str, raw: raw::Match, scope: &Scope<'_>) -> Result<RequestMatch, FieldError> {
     let part = |name: &str, given| match given {
         None => Ok(None),
         Some(m) => string_match(&format!("{at}.{name}"), m),
@@ -21,14 +21,22 @@ pub(super) fn block(at: &str, raw: raw::Match) -> Result<Option<RequestMatch>, F
     if raw.port == Some(0) {
         return Err(FieldError::new(format!("{at}.port"), "expected 1 to 65535"));
     }
-    let namespace = raw.source_namespace.filter(|ns| !ns.is_empty());
-    if namespace.as_ref().is_some_and(|ns| !is_label(ns)) {
+    let source_namespace = raw.source_namespace.filter(|ns| !ns.is_empty());
+    if source_namespace.as_ref().is_some_and(|ns| !is_label(ns)) {
         return Err(FieldError::new(
             format!("{at}.sourceNamespace"),
             "is no namespace",
         ));
     }
-    let gateways = raw.gateways.unwrap_or_default();
+    let gateways = gateways(
+        &format!("{at}.gateways"),
+        raw.gateways.unwrap_or_default(),
+        scope.namespace,
+    )?;
+    if raw.stat_prefix.is_some_and(|prefix| !prefix.is_empty()) {
+        let reason = "is ignored: there are no statistics of single routes to prefix";
+        scope.note(format!("{at}.statPrefix"), reason);
+    }
     let mut compiled = RequestMatch {
         name: raw.name.unwrap_or_default().into(),
         uri: part("uri", raw.uri)?,
@@ -46,17 +54,39 @@ pub(super) fn block(at: &str, raw: raw::Match) -> Result<Option<RequestMatch>, F
             .into_iter()
             .map(|(k, v)| (k.into(), v.into()))
             .collect(),
-        source_namespace: namespace.map(Into::into),
+        source_namespace: source_namespace.map(Into::into),
+        gateways,
     };
-    if !gateways.is_empty() {
+    if !compiled.gateways.is_empty() {
         // A block that names gateways is not asked about its client (T-15).
         compiled.source_labels = Vec::new();
         compiled.source_namespace = None;
-        if !gateways.iter().any(|g| g == "mesh") {
-            return Ok(None);
-        }
     }
-    Ok(Some(compiled))
+    Ok(compiled)
+}
+
+/// `gateways` of an object or block: `mesh`, `namespace/name`, or a name in the object's own namespace.
+pub(super) fn gateways(
+    at: &str,
+    given: Vec<String>,
+    namespace: &str,
+) -> Result<Vec<GatewayName>, FieldError> {
+    let name = |(i, given): (usize, String)| {
+        if given == "mesh" {
+            return Ok(GatewayName::Mesh);
+        }
+        let (namespace, name) = given.split_once('/').unwrap_or((namespace, &given));
+        if is_label(namespace) && is_subdomain(name) {
+            Ok(GatewayName::Named(ObjectName::new(namespace, name)))
+        } else {
+            let field = format!("{at}[{i}]");
+            Err(FieldError::new(
+                field,
+                "expected mesh, a name or namespace/name of a Gateway",
+            ))
+        }
+    };
+    given.into_iter().enumerate().map(name).collect()
 }
 
 fn headers(
@@ -67,7 +97,7 @@ fn headers(
         if name.starts_with('@') {
             return Err(FieldError::new(
                 format!("{at}.{name}"),
-                "matching of token claims is not supported yet",
+                "claims of tokens cannot be matched: no token is validated before the route is chosen",
             ));
         }
         if !is_header_name(name) {
@@ -97,7 +127,7 @@ fn values(
 }
 
 /// `None` for `{}`, which matches anything.
-fn string_match(at: &str, raw: raw::StringMatch) -> Result<Option<StringMatch>, FieldError> {
+pub(super) fn string_match(at: &str, raw: raw::StringMatch) -> Result<Option<StringMatch>, FieldError> {
     match (raw.exact, raw.prefix, raw.regex) {
         (None, None, None) => Ok(None),
         (Some(exact), None, None) => Ok(Some(StringMatch::Exact(exact.into()))),
@@ -113,7 +143,7 @@ fn string_match(at: &str, raw: raw::StringMatch) -> Result<Option<StringMatch>, 
 }
 
 /// RE2 semantics: the whole value must match (T-19).
-fn regex(pattern: &str) -> Result<Regex, String> {
+pub(in crate::translate) fn regex(pattern: &str) -> Result<Regex, String> {
     if pattern.is_empty() {
         return Err("an empty regular expression matches nothing".into());
     }
@@ -123,6 +153,19 @@ fn regex(pattern: &str) -> Result<Regex, String> {
     // On its own first: `a)|(b` is wrong although it would be right inside of the anchors.
     regex_syntax_check(pattern)?;
     RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(MAX_PROGRAM)
+        .dfa_size_limit(MAX_PROGRAM * 4)
+        .nest_limit(100)
+        .build()
+        .map_err(|e| explain(&e))
+}
+
+/// As it is written: it may match anywhere.
+pub(super) fn unanchored(pattern: &str) -> Result<Regex, String> {
+    if pattern.is_empty() || pattern.len() > MAX_REGEX {
+        return Err(format!("expected a regular expression of 1 to {MAX_REGEX} bytes"));
+    }
+    RegexBuilder::new(pattern)
         .size_limit(MAX_PROGRAM)
         .dfa_size_limit(MAX_PROGRAM * 4)
         .nest_limit(100)
