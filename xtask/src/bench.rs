@@ -19,7 +19,9 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<ExitCode> {
     // What is measured is what the image ships, unless somebody is in a hurry.
     let profile = match take(&mut args, "--profile")? {
         None => image::Profile::Dist,
-        Some(name) => image::Profile::from_str(&name, false).map_err(|error| anyhow::anyhow!("--profile: {error}"))?,
+        Some(name) => {
+            image::Profile::from_str(&name, false).map_err(|error| anyhow::anyhow!("--profile: {error}"))?
+        }
     };
     setup::run()?;
     bpf::build()?;
@@ -85,7 +87,10 @@ fn pass(command: &mut Command, args: &[String], kubeconfig: &Path) -> Result<Exi
 /// Takes an option and its value out of the arguments: `--name value` or `--name=value`.
 fn take(args: &mut Vec<String>, name: &str) -> Result<Option<String>> {
     let prefix = format!("{name}=");
-    let Some(at) = args.iter().position(|arg| arg == name || arg.starts_with(&prefix)) else {
+    let Some(at) = args
+        .iter()
+        .position(|arg| arg == name || arg.starts_with(&prefix))
+    else {
         return Ok(None);
     };
     let arg = args.remove(at);
@@ -102,7 +107,9 @@ mod tests {
 
     #[test]
     fn an_option_leaves_with_its_value_and_the_others_stay_in_order() {
-        let mut args: Vec<String> = ["--quick", "--kubeconfig", "f", "--json=x"].map(str::to_owned).into();
+        let mut args: Vec<String> = ["--quick", "--kubeconfig", "f", "--json=x"]
+            .map(str::to_owned)
+            .into();
         assert_eq!(take(&mut args, "--kubeconfig").unwrap().as_deref(), Some("f"));
         assert_eq!(take(&mut args, "--json").unwrap().as_deref(), Some("x"));
         assert_eq!(take(&mut args, "--profile").unwrap(), None);

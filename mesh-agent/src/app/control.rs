@@ -460,7 +460,9 @@ async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Resul
     let mut ticks = 0u64;
     let certificates = Arc::clone(&world.borrow().certificates);
     if inputs.listed {
-        world.borrow_mut().take_batch(Batch::Listed, &inputs.netns_files, &plugins)?;
+        world
+            .borrow_mut()
+            .take_batch(Batch::Listed, &inputs.netns_files, &plugins)?;
     }
     loop {
         if inputs.predecessor.is_some() && world.borrow().serves_what_can_be_served() {

@@ -4,11 +4,11 @@ use super::{BpfError, Datapath, sys};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf, SockHash};
 use mesh_common::verdict::Reason;
-use mesh_core::datapath::Plan;
 use mesh_common::{
     Agent, Backend, BackendKey, DirectFlow, DirectKey, FlowKey, FlowRecord, Ip, ListenerKey, LocalPod,
     PodCounters, PortKey, Service, ServiceKey, Workload, maps as limits,
 };
+use mesh_core::datapath::Plan;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 

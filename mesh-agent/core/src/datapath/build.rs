@@ -5,9 +5,7 @@ use super::{NodeFacts, Plan};
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{FailMode, Workload};
-use mesh_common::maps::{
-    MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_WORKLOADS,
-};
+use mesh_common::maps::{MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_WORKLOADS};
 use mesh_common::{
     AddrPort, Backend, BackendKey, Ip, LocalPod, PortKey, ServiceKey, backend_flags, service_flags,
     workload_flags,

@@ -62,7 +62,10 @@ impl Common {
     fn slice(&mut self, slice: &mut SliceSpec) {
         slice.service.iter_mut().for_each(|name| self.texts.share(name));
         slice.ports.shrink_to_fit();
-        slice.ports.iter_mut().for_each(|(name, _)| self.texts.share(name));
+        slice
+            .ports
+            .iter_mut()
+            .for_each(|(name, _)| self.texts.share(name));
         slice.endpoints.shrink_to_fit();
         for endpoint in &mut slice.endpoints {
             endpoint.addresses.shrink_to_fit();

@@ -198,7 +198,9 @@ impl Pods {
             });
             let id = self.number(old.as_ref(), &uid);
             let namespace = namespace.unwrap_or_default();
-            let names = self.names.of(workloads::names(pod, spec.owner.as_ref(), &spec.labels));
+            let names = self
+                .names
+                .of(workloads::names(pod, spec.owner.as_ref(), &spec.labels));
             let built = workloads::full(id, pod, names, spec, facts.as_ref(), namespace, settings);
             return Some(Known {
                 pod: Knowledge::Workload(reuse(old.as_ref(), built)),

@@ -84,7 +84,9 @@ pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<W
     // Without wildcards only the services that rules name: not a walk through tens of thousands at every change of a pod.
     let concerned: Vec<&Arc<Service>> = if wildcards.is_empty() {
         let named = exact.keys();
-        named.filter_map(|host| next.services_by_host.get(*host)).collect()
+        named
+            .filter_map(|host| next.services_by_host.get(*host))
+            .collect()
     } else {
         next.services.iter().collect()
     };

@@ -172,11 +172,7 @@ fn enrollment(pod: &Traits, namespace: NamespaceSpec) -> Enrollment {
 }
 
 /// What telemetry calls a pod with this owner and these labels.
-pub(super) fn names(
-    pod: &ObjectName,
-    owner: Option<&(Arc<str>, Arc<str>)>,
-    labels: &Labels,
-) -> Arc<Names> {
+pub(super) fn names(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels) -> Arc<Names> {
     let label = |keys: &[&str]| keys.iter().find_map(|k| labels.get(*k)).cloned();
     let (kind, workload) = match owner {
         Some((kind, name)) => (Arc::clone(kind), Arc::clone(name)),

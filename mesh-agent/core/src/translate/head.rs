@@ -112,7 +112,10 @@ impl Head {
 
     /// Which object this seems to be, if only its head were right.
     pub(crate) fn guess(value: &Value) -> ObjectKey {
-        let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+        let api_version = value
+            .get("apiVersion")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let (group, _) = api_version.split_once('/').unwrap_or_default();
         let mut key = ObjectKey {
             kind: String::new(),

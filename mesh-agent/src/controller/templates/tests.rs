@@ -210,7 +210,10 @@ fn the_first_fill_is_fast_until_everything_is_there() {
     let names = names(1_000);
     let mut crowd = ledger_of(&names);
     assert!((899..=1_000).contains(&over_seconds(&mut crowd, 0..4)));
-    assert_eq!(over_seconds(&mut crowd, 4..6) + crowd.len(), 1_000 + over_seconds(&mut crowd, 6..7));
+    assert_eq!(
+        over_seconds(&mut crowd, 4..6) + crowd.len(),
+        1_000 + over_seconds(&mut crowd, 6..7)
+    );
     for name in &names {
         want(&mut crowd, name, "v2", 100_000);
     }

@@ -85,7 +85,9 @@ impl Agent {
         let pods = format!("/api/v1/namespaces/{}/pods", self.namespace);
         let query = "labelSelector=app%3Dheddle-agent&fieldSelector=spec.nodeName%3D";
         let list = api.get_json(&format!("{pods}?{query}{}", self.node))?;
-        let pod = list["items"][0]["metadata"]["name"].as_str().context("the agent has no pod")?;
+        let pod = list["items"][0]["metadata"]["name"]
+            .as_str()
+            .context("the agent has no pod")?;
         let text = api.get(&format!("{pods}/{pod}:15020/proxy/metrics"))?;
         Ok(promtext::parse(&text))
     }
@@ -96,16 +98,30 @@ impl Agent {
     /// As [`Agent::metrics`].
     pub(crate) fn events(&self, api: &Api, kind: &str) -> Result<f64> {
         let samples = self.metrics(api)?;
-        Ok(promtext::sum(&samples, "heddle_source_events_total", &[("kind", kind)]))
+        Ok(promtext::sum(
+            &samples,
+            "heddle_source_events_total",
+            &[("kind", kind)],
+        ))
     }
 
     /// How much memory it has.
     pub(crate) fn memory(&self, table: &mut Table, when: &str) {
         let status = |field: &str| self.process.status_mib(field);
-        table.add(&format!("agent: resident {when}"), status("VmRSS"), "MiB", Some(150.0));
+        table.add(
+            &format!("agent: resident {when}"),
+            status("VmRSS"),
+            "MiB",
+            Some(150.0),
+        );
         let shared = status("RssFile").map_or_else(|e| format!("{e:#}"), |mib| format!("{mib:.1} MiB"));
         table.words(format!("of that {shared} are program text and other files"));
-        table.add(&format!("agent: most that was resident {when}"), status("VmHWM"), "MiB", None);
+        table.add(
+            &format!("agent: most that was resident {when}"),
+            status("VmHWM"),
+            "MiB",
+            None,
+        );
     }
 }
 
@@ -122,7 +138,10 @@ pub(crate) fn processes() -> impl Iterator<Item = Process> {
 impl Process {
     fn is_agent(self, node: &str, namespace: &str) -> bool {
         let args = self.arguments();
-        if args.first().is_none_or(|program| !program.ends_with("mesh-agent")) {
+        if args
+            .first()
+            .is_none_or(|program| !program.ends_with("mesh-agent"))
+        {
             return false;
         }
         let environ = fs::read(format!("/proc/{}/environ", self.0)).unwrap_or_default();
@@ -135,7 +154,9 @@ impl Process {
     pub(crate) fn arguments(self) -> Vec<String> {
         let line = fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
         let words = line.split(|c| *c == 0).filter(|word| !word.is_empty());
-        words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+        words
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect()
     }
 
     /// Fields of `/proc/PID/stat` from the third one, which is number 0 here.
@@ -143,7 +164,11 @@ impl Process {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
         // The name in parentheses may have anything in it.
         let (_, rest) = stat.rsplit_once(") ")?;
-        Some(rest.split(' ').map(|field| field.trim().parse().unwrap_or(0)).collect())
+        Some(
+            rest.split(' ')
+                .map(|field| field.trim().parse().unwrap_or(0))
+                .collect(),
+        )
     }
 
     fn start_ticks(self) -> Option<u64> {
@@ -166,7 +191,9 @@ impl Process {
 
     pub(crate) fn status_mib(self, field: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).context("the agent has ended")?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         let kib: f64 = line
             .and_then(|line| line.trim().strip_suffix(" kB"))
             .with_context(|| format!("no {field} in /proc/PID/status"))?

@@ -97,7 +97,10 @@ impl Api {
 
 pub(crate) async fn get(client: &Client, path: &str) -> Result<String> {
     let request = Request::get(path).body(Vec::new())?;
-    client.request_text(request).await.with_context(|| path.to_owned())
+    client
+        .request_text(request)
+        .await
+        .with_context(|| path.to_owned())
 }
 
 pub(crate) async fn send(client: &Client, method: Method, path: &str, object: &Value) -> Result<String> {

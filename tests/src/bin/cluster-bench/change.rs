@@ -30,7 +30,11 @@ const IN_FLIGHT: usize = 64;
 
 fn slice_path(service: u32) -> String {
     let group = "/apis/discovery.k8s.io/v1/namespaces";
-    format!("{group}/{}/endpointslices/{}-x7k2p", namespace(service), name(service))
+    format!(
+        "{group}/{}/endpointslices/{}-x7k2p",
+        namespace(service),
+        name(service)
+    )
 }
 
 /// Looks at the entry of one service, on a thread of its own.
@@ -44,7 +48,11 @@ struct Probe {
 
 impl Probe {
     fn new(api: &Api, agent: &Agent) -> Result<Self> {
-        let path = format!("/api/v1/namespaces/{}/services/{}", namespace(PROBED), name(PROBED));
+        let path = format!(
+            "/api/v1/namespaces/{}/services/{}",
+            namespace(PROBED),
+            name(PROBED)
+        );
         let object = api.get_json(&path)?;
         let vip: Ipv4Addr = object["spec"]["clusterIP"].as_str().unwrap_or_default().parse()?;
         let map = agent.map("SERVICES")?;
@@ -90,7 +98,10 @@ fn look(map: &PinnedMap, key: &[u8], backends: u32) -> Result<Instant> {
     // struct Service: id, flags, backends, total weight.
     let there = || Some(u32::from_ne_bytes(map.get(key)?.get(8..12)?.try_into().ok()?));
     while there() != Some(backends) {
-        ensure!(start.elapsed() < LIMIT, "a change was not in force after {LIMIT:?}");
+        ensure!(
+            start.elapsed() < LIMIT,
+            "a change was not in force after {LIMIT:?}"
+        );
         std::thread::sleep(LOOK);
     }
     Ok(Instant::now())
@@ -159,12 +170,20 @@ pub(crate) fn storm(api: &Api, agent: &Agent, size: &Size, table: &mut Table) {
     let rate = f64::from(writes) / seconds;
     table.fact("changes a second that the API server took", rate, "1/s");
     table.fact("changes that it refused", f64::from(failed), "");
-    table.percentiles("write of a change in the storm", &mut write_times, "ms", None, None);
+    table.percentiles(
+        "write of a change in the storm",
+        &mut write_times,
+        "ms",
+        None,
+        None,
+    );
     let what = "endpoint change → data path in the storm, from the sending";
     table.percentiles(what, &mut times, "ms", None, Some(2_000.0));
     let what = "endpoint change → data path in the storm, from the answer";
     table.percentiles(what, &mut answered, "ms", None, None);
-    let used = || Ok::<_, anyhow::Error>(agent.process.cpu().context("it has ended")? - before.context("it had ended")?);
+    let used = || {
+        Ok::<_, anyhow::Error>(agent.process.cpu().context("it has ended")? - before.context("it had ended")?)
+    };
     match used() {
         Ok(used) => {
             let cores = used.as_secs_f64() / seconds;
@@ -207,7 +226,9 @@ async fn blow(api: &Api, size: &Size, mut probe: Probe) -> Result<Storm> {
         }
         if let (Some(at), Some(answered)) = (seen, answer) {
             storm.times.push(millis(at.saturating_duration_since(probe.sent)));
-            storm.answered.push(millis(at.saturating_duration_since(answered)));
+            storm
+                .answered
+                .push(millis(at.saturating_duration_since(answered)));
             (probing, probed, seen, answer) = (false, Instant::now(), None, None);
         }
         let due = start.elapsed().as_secs_f64() * f64::from(size.storm_rate);

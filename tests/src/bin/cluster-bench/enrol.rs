@@ -34,13 +34,7 @@ pub(crate) fn measure(
 }
 
 /// Milliseconds for each pod in each round.
-fn label(
-    cluster: &Cluster,
-    api: &Api,
-    release: &Release,
-    node: &str,
-    size: &Size,
-) -> Result<Vec<f64>> {
+fn label(cluster: &Cluster, api: &Api, release: &Release, node: &str, size: &Size) -> Result<Vec<f64>> {
     let space = cluster.namespace("bench-enrol")?;
     let addresses = pods(cluster, &space, node, size.pods)?;
     let captured = Agent::find(node, &release.space.name)?.map("LOCAL_PODS")?;
@@ -72,7 +66,11 @@ fn pods(cluster: &Cluster, space: &Namespace, node: &str, count: u32) -> Result<
             IpAddr::V6(v6) => v6.octets(),
         })
         .collect();
-    ensure!(addresses.len() == count as usize, "{} of {count} pods have an address", addresses.len());
+    ensure!(
+        addresses.len() == count as usize,
+        "{} of {count} pods have an address",
+        addresses.len()
+    );
     Ok(addresses)
 }
 
@@ -85,7 +83,9 @@ pub(crate) fn mesh(api: &Api, namespace: &str, label: Option<&str>) -> Result<()
         .header("content-type", "application/merge-patch+json")
         .body(serde_json::to_vec(&patch)?)?;
     let client = api.client();
-    api.block_on(client.request_text(request)).context("label a namespace").map(drop)
+    api.block_on(client.request_text(request))
+        .context("label a namespace")
+        .map(drop)
 }
 
 /// When each address was in the map, or no longer in it, milliseconds after `sent`.
@@ -96,8 +96,16 @@ fn watch(captured: &PinnedMap, addresses: &[[u8; 16]], sent: Instant, wanted: bo
         let before = waiting.len();
         waiting.retain(|ip| captured.get(*ip).is_some() != wanted);
         let now = sent.elapsed();
-        times.extend(std::iter::repeat_n(now.as_secs_f64() * 1_000.0, before - waiting.len()));
-        ensure!(now < LIMIT, "{} of {} pods are not captured after {LIMIT:?}", waiting.len(), addresses.len());
+        times.extend(std::iter::repeat_n(
+            now.as_secs_f64() * 1_000.0,
+            before - waiting.len(),
+        ));
+        ensure!(
+            now < LIMIT,
+            "{} of {} pods are not captured after {LIMIT:?}",
+            waiting.len(),
+            addresses.len()
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(times)

@@ -104,7 +104,11 @@ fn run(cli: &Cli) -> Result<()> {
     let step = |what: &str| eprintln!("▸ [{:3} s] {what}", start.elapsed().as_secs());
     let mut table = Table::default();
 
-    let node = cluster.ready_nodes()?.into_iter().next().context("no node is ready")?;
+    let node = cluster
+        .ready_nodes()?
+        .into_iter()
+        .next()
+        .context("no node is ready")?;
     let outside = cli.wants("starts").then(|| {
         step("starting pods without Heddle");
         starts::start(&cluster, &api, &node, &size, false)

@@ -43,7 +43,10 @@ impl Mesh {
     }
 
     pub(crate) fn service(&self, service: u32) -> Value {
-        let (name, protocol) = (name(service), if Self::is_opaque(service) { "tcp" } else { "http" });
+        let (name, protocol) = (
+            name(service),
+            if Self::is_opaque(service) { "tcp" } else { "http" },
+        );
         json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": namespace(service), "labels": {
                 "app.kubernetes.io/name": name, OTHER_PROXY.0: OTHER_PROXY.1}},

@@ -5,8 +5,8 @@ use crate::api::{Api, send};
 use crate::enrol::{PAUSE, mesh};
 use crate::table::{Table, percentile};
 use anyhow::{Context, Result, bail};
-use futures_util::io::AsyncBufReadExt as _;
 use futures_util::TryStreamExt as _;
+use futures_util::io::AsyncBufReadExt as _;
 use http::{Method, Request};
 use mesh_tests::cluster::{Cluster, Namespace};
 use mesh_tests::promtext;
@@ -27,7 +27,11 @@ pub(crate) struct Starts {
 /// Starts pods on the node, in the mesh or not, beside one that runs all the time.
 pub(crate) fn start(cluster: &Cluster, api: &Api, node: &str, size: &Size, in_mesh: bool) -> Result<Starts> {
     let space = space(cluster, api, in_mesh)?;
-    let pod = Pod { node, name: "resident", account: "default" };
+    let pod = Pod {
+        node,
+        name: "resident",
+        account: "default",
+    };
     api.block_on(pod.start(api, &space))?;
     let mut starts = Starts::default();
     // The first ones find caches cold that the others find warm.
@@ -46,7 +50,11 @@ pub(crate) fn first_of_account(cluster: &Cluster, api: &Api, node: &str, size: &
     for i in 0..3 * size.rounds {
         let name = format!("first-{i}");
         cluster.kubectl(&["-n", &space.name, "create", "serviceaccount", &name])?;
-        let pod = Pod { node, name: &name, account: &name };
+        let pod = Pod {
+            node,
+            name: &name,
+            account: &name,
+        };
         starts.add(api, &space, &pod, true)?;
     }
     Ok(starts)
@@ -89,7 +97,13 @@ pub(crate) fn compare(
         (Ok(outside), Ok(inside)) => (outside, inside),
         (Err(error), _) | (_, Err(error)) => return table.missing("pod start", &error),
     };
-    table.percentiles("RunPodSandbox without Heddle", &mut outside.sandbox, "ms", None, None);
+    table.percentiles(
+        "RunPodSandbox without Heddle",
+        &mut outside.sandbox,
+        "ms",
+        None,
+        None,
+    );
     table.percentiles("RunPodSandbox in the mesh", &mut inside.sandbox, "ms", None, None);
     match first {
         Ok(mut first) => {
@@ -105,13 +119,30 @@ pub(crate) fn compare(
             .context("the kubelet did not tell");
         table.add(&format!("CNI add: added, {name} − {name}"), added, "ms", goal);
     }
-    table.percentiles("pod created → ready without Heddle", &mut outside.ready, "ms", None, None);
-    table.percentiles("pod created → ready in the mesh", &mut inside.ready, "ms", None, None);
+    table.percentiles(
+        "pod created → ready without Heddle",
+        &mut outside.ready,
+        "ms",
+        None,
+        None,
+    );
+    table.percentiles(
+        "pod created → ready in the mesh",
+        &mut inside.ready,
+        "ms",
+        None,
+        None,
+    );
     let ratio = percentile(&mut inside.ready, 0.5)
         .zip(percentile(&mut outside.ready, 0.5))
         .map(|(inside, outside)| inside / outside)
         .context("no pod started");
-    table.add("pod created → ready, p50 in the mesh / without", ratio, "", Some(1.05));
+    table.add(
+        "pod created → ready, p50 in the mesh / without",
+        ratio,
+        "",
+        Some(1.05),
+    );
 }
 
 /// Seconds and number of RunPodSandbox calls of the kubelet so far.
@@ -142,13 +173,19 @@ impl Pod<'_> {
                 "containers": [{"name": "idle", "image": PAUSE, "imagePullPolicy": "IfNotPresent"}]}});
         let client = api.client();
         let watch = format!("{pods}?watch=1&fieldSelector=metadata.name%3D{name}");
-        let mut lines = client.request_stream(Request::get(watch).body(Vec::new())?).await?.lines();
+        let mut lines = client
+            .request_stream(Request::get(watch).body(Vec::new())?)
+            .await?
+            .lines();
         let created = Instant::now();
         send(&client, Method::POST, &pods, &object).await?;
         let ready = async {
             while let Some(line) = lines.try_next().await? {
                 let event: Value = serde_json::from_str(&line)?;
-                let mut conditions = event["object"]["status"]["conditions"].as_array().into_iter().flatten();
+                let mut conditions = event["object"]["status"]["conditions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten();
                 if conditions.any(|c| c["type"] == "Ready" && c["status"] == "True") {
                     return Ok(created.elapsed());
                 }

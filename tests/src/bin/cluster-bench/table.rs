@@ -124,8 +124,10 @@ impl Row {
                 value,
                 unit,
                 goal,
-            } => Some(json!({"what": what, "value": value.as_ref().ok(), "unit": unit, "goal_at_most": goal,
-                "not_measured": value.as_ref().err()})),
+            } => Some(
+                json!({"what": what, "value": value.as_ref().ok(), "unit": unit, "goal_at_most": goal,
+                "not_measured": value.as_ref().err()}),
+            ),
             Self::Heading(_) | Self::Words(_) => None,
         }
     }

@@ -50,7 +50,9 @@ pub(crate) fn measure(api: &Api, size: &Size, table: &mut Table) {
 }
 
 fn extrapolate(cost: &Cost, table: &mut Table) {
-    table.heading(&format!("extrapolated: {NODES} nodes, {PODS_A_MINUTE} pods/min rolling"));
+    table.heading(&format!(
+        "extrapolated: {NODES} nodes, {PODS_A_MINUTE} pods/min rolling"
+    ));
     let rate = PODS_A_MINUTE / 60.0 * WRITES_A_POD;
     table.words(format!(
         "{PODS_A_MINUTE} pods/min ÷ 60 × {WRITES_A_POD} writes of a slice each = {rate:.0} events/s"
@@ -86,14 +88,19 @@ fn busy(api: &Api, size: &Size, time: Duration, watchers: u32, writes: bool) -> 
     let received = Rc::new(Cell::new(0.0));
     let local = LocalSet::new();
     let version = api.get_json("/apis/discovery.k8s.io/v1/endpointslices?limit=1")?;
-    let version = version["metadata"]["resourceVersion"].as_str().context("a list without version")?;
+    let version = version["metadata"]["resourceVersion"]
+        .as_str()
+        .context("a list without version")?;
     let mut tasks = Vec::new();
     for _ in 0..watchers {
         let path = format!("/apis/discovery.k8s.io/v1/endpointslices?watch=1&resourceVersion={version}");
         let client = api.another_client()?;
         let received = Rc::clone(&received);
         tasks.push(local.spawn_local(async move {
-            let mut body = client.send(Request::get(path).body(Body::empty())?).await?.into_body();
+            let mut body = client
+                .send(Request::get(path).body(Body::empty())?)
+                .await?
+                .into_body();
             while let Some(Ok(frame)) = body.frame().await {
                 let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
                 received.set(received.get() + f64::from(u32::try_from(bytes)?));
@@ -124,7 +131,11 @@ fn busy(api: &Api, size: &Size, time: Duration, watchers: u32, writes: bool) -> 
 async fn write(api: &Api, mesh: &Mesh, round: u32) -> Result<()> {
     let service = 1 + round % (mesh.services - 1);
     let group = "/apis/discovery.k8s.io/v1/namespaces";
-    let path = format!("{group}/{}/endpointslices/{}-x7k2p", namespace(service), name(service));
+    let path = format!(
+        "{group}/{}/endpointslices/{}-x7k2p",
+        namespace(service),
+        name(service)
+    );
     let object = mesh.slice(service, |i| i == round % (mesh.per_service() + 1));
     send(&api.client(), Method::PUT, &path, &object).await.map(drop)
 }

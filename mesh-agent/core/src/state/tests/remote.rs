@@ -357,7 +357,11 @@ fn what_an_api_server_sends_is_kept_whole_until_it_is_right_again_or_gone() {
     headless["metadata"]["labels"] = json!({"a": 7});
     put(&mut state, headless);
     let problems = state.problems();
-    assert_eq!((problems.len(), problems[0].last_good_in_force), (1, true), "{problems:?}");
+    assert_eq!(
+        (problems.len(), problems[0].last_good_in_force),
+        (1, true),
+        "{problems:?}"
+    );
     delete(&mut state, &service("web"));
     assert!(state.problems().is_empty() && state.snapshot().services.is_empty());
 }
