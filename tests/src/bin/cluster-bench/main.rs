@@ -31,10 +31,10 @@ use table::Table;
 )]
 struct Cli {
     /// Services, with one EndpointSlice and one WorkloadTemplate each.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(200..=60_000))]
     services: u32,
     /// Endpoints of all services together.
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=300_000))]
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(200..=300_000))]
     endpoints: u32,
     /// Changes that are tried a second in the storm.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]

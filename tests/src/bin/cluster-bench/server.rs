@@ -39,7 +39,12 @@ pub(crate) fn crash(api: &Api, agent: Agent, size: &Size, table: &mut Table) -> 
         times.push(ready.as_secs_f64());
         // On a machine that has more to do, this and not the time is what a start costs.
         let used = agent.process.cpu().context("the agent has ended");
-        table.add("agent: CPU for its start", used.map(|used| used.as_secs_f64()), "s", None);
+        table.add(
+            "agent: CPU for its start",
+            used.map(|used| used.as_secs_f64()),
+            "s",
+            None,
+        );
         let background = idle * clock.elapsed().as_secs_f64();
         if round == 1 {
             table.fact(
