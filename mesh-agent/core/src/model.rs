@@ -1,5 +1,6 @@
 //! The mesh as the data path sees it. Everything is immutable behind `Arc`; a change makes new values.
 
+pub mod gateway;
 pub mod host;
 pub mod identity;
 pub mod route;
