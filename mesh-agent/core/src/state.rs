@@ -3,6 +3,7 @@
 mod addresses;
 mod dirty;
 mod endpoints;
+mod gateways;
 mod ids;
 mod mentions;
 mod pods;
@@ -15,6 +16,7 @@ mod workloads;
 mod world;
 
 use crate::model::ObjectName;
+use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Head, Rejected, Translated, describe, translate};
 use serde_json::Value;
@@ -140,6 +142,13 @@ impl State {
         Self::with(settings, Some(node.into()))
     }
 
+    /// From now on the snapshots also say what a gateway process in this role serves ([`Snapshot::edge`]).
+    #[must_use]
+    pub fn serving(mut self, role: GatewayRole) -> Self {
+        self.world.serve(role);
+        self
+    }
+
     fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {
         Self {
             tables: Tables::default(),
@@ -211,7 +220,8 @@ impl State {
         let mut problems: Vec<Problem> = self.loose.values().cloned().collect();
         let troubled = self.troubled.iter().filter_map(|key| self.records.get(key));
         problems.extend(troubled.filter_map(of_record));
-        problems.extend(self.world.warnings.iter().map(of_world));
+        let warnings = self.world.warnings.iter().chain(&self.world.edge_warnings);
+        problems.extend(warnings.map(of_world));
         problems.sort_by(|a, b| {
             let key = |p: &'_ Problem| {
                 (
@@ -284,6 +294,9 @@ impl State {
     }
 
     fn apply_named(&mut self, head: &Head, object: &Value, origin: &str) -> bool {
+        if !self.world.is_gateway() && is_material(&head.key) {
+            return false;
+        }
         let translated = translate(head, object, self.world.settings());
         if translated == Ok(Translated::Nothing) {
             return false;
@@ -379,6 +392,11 @@ impl State {
         }
         changed
     }
+}
+
+/// Whether only gateways read objects of this kind: keys are nowhere else.
+fn is_material(key: &ObjectKey) -> bool {
+    key.group.is_empty() && matches!(key.kind.as_str(), "Secret" | "ConfigMap")
 }
 
 /// An origin without its line and column: when part of a file cannot be read, nobody knows what moved inside of it.

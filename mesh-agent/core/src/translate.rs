@@ -1,8 +1,10 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+mod gateway;
 mod head;
 mod kubernetes;
+mod material;
 mod service;
 mod slice;
 mod template;
@@ -15,9 +17,11 @@ use serde_json::Value;
 use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
+pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
+pub use material::MaterialSpec;
 pub use service::{PortSpec, ServiceSpec};
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
@@ -63,6 +67,10 @@ pub enum Translated {
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
     DestinationRule(DestinationRuleSpec),
+    /// A Gateway of Istio.
+    Gateway(GatewaySpec),
+    /// A Secret or ConfigMap.
+    Material(MaterialSpec),
     /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
     Nothing,
 }
@@ -84,6 +92,11 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.istio.io", "DestinationRule") => istio_version(head)
             .and_then(|()| destination_rule::destination_rule(head, value, settings))
             .map(Translated::DestinationRule),
+        ("networking.istio.io", "Gateway") => istio_version(head)
+            .and_then(|()| gateway::gateway(head, value))
+            .map(Translated::Gateway),
+        ("", "Secret") => material::secret(value).map(Translated::Material),
+        ("", "ConfigMap") => material::config_map(value).map(Translated::Material),
         (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
         (_, kind) => Err(value::FieldError::new(
             "kind",

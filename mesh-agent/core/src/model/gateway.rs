@@ -15,10 +15,22 @@ pub use tls::{
 
 use super::ObjectName;
 use super::route::RouteTable;
+use super::workload::Labels;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Which process it is: what Gateways select it by.
+#[derive(Clone, Debug)]
+pub struct GatewayRole {
+    /// Its pod; Secrets are looked for in its namespace.
+    pub pod: ObjectName,
+    /// The pod's labels.
+    pub labels: Labels,
+    /// The Gateway of the Gateway API that it was made for; it serves that one only, and no other API.
+    pub gateway: Option<ObjectName>,
+}
 
 /// Everything that a gateway process serves. Empty in an agent.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,7 @@
 //! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
 
 use super::ObjectName;
+use super::gateway::Edge;
 use super::route::{HostSubsets, RouteTable};
 use super::service::{Service, ServicePort};
 use super::workload::Workload;
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
     pub l4_only: HashSet<Arc<str>>,
+    /// What this process serves as a gateway; empty in an agent.
+    pub edge: Arc<Edge>,
 }
 
 /// What an original destination is.

@@ -22,6 +22,8 @@ pub(super) struct Dirty {
     pub(super) routes: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
+    /// Gateways, and what only gateways read.
+    pub(super) edge: bool,
 }
 
 impl Dirty {
@@ -33,6 +35,7 @@ impl Dirty {
             && self.templates.is_empty()
             && !self.routes
             && !self.subsets
+            && !self.edge
     }
 
     /// Remembers what a slice was, unless it has changed before.

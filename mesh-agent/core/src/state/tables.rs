@@ -6,7 +6,8 @@ use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::{
-    DestinationRuleSpec, Head, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec, Translated, VirtualServiceSpec,
+    DestinationRuleSpec, GatewaySpec, Head, MaterialSpec, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec,
+    Translated, VirtualServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,6 +29,9 @@ pub(super) struct Tables {
     pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
+    pub(super) gateways: BTreeMap<ObjectName, GatewaySpec>,
+    /// Secrets and ConfigMaps, in a gateway only.
+    materials: BTreeMap<(&'static str, ObjectName), MaterialSpec>,
 }
 
 impl Tables {
@@ -68,6 +72,16 @@ impl Tables {
                 dirty.subsets |= changed;
                 changed
             }
+            Translated::Gateway(spec) => {
+                let changed = put(&mut self.gateways, name, spec);
+                dirty.edge |= changed;
+                changed
+            }
+            Translated::Material(spec) => {
+                let changed = put(&mut self.materials, (spec.kind, name), spec);
+                dirty.edge |= changed;
+                changed
+            }
             Translated::Nothing => false,
         }
     }
@@ -102,8 +116,16 @@ impl Tables {
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
             }
+            ("networking.istio.io", "Gateway") => dirty.edge |= self.gateways.remove(&name).is_some(),
+            ("", "Secret") => dirty.edge |= self.materials.remove(&("Secret", name)).is_some(),
+            ("", "ConfigMap") => dirty.edge |= self.materials.remove(&("ConfigMap", name)).is_some(),
             _ => {}
         }
+    }
+
+    /// A Secret or ConfigMap.
+    pub(super) fn material(&self, kind: &'static str, name: &ObjectName) -> Option<&MaterialSpec> {
+        self.materials.get(&(kind, name.clone()))
     }
 
     /// Facts of a pod that runs on this node; whether they change anything known.

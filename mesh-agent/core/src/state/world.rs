@@ -2,11 +2,13 @@
 
 use super::ObjectKey;
 use super::dirty::Dirty;
+use super::gateways;
 use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::services::Services;
 use super::tables::Tables;
 use crate::model::ObjectName;
+use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Rejected, describe};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,10 @@ pub(super) struct World {
     pub(super) warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
+    /// What a gateway process is; none in an agent.
+    role: Option<GatewayRole>,
+    /// What is wrong at the gateway, until it is looked at again.
+    pub(super) edge_warnings: Vec<Warning>,
 }
 
 impl World {
@@ -51,7 +57,19 @@ impl World {
             warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
+            role: None,
+            edge_warnings: Vec::new(),
         }
+    }
+
+    /// From now on the snapshots say what a gateway process serves.
+    pub(super) fn serve(&mut self, role: GatewayRole) {
+        self.dirty.edge = true;
+        self.role = Some(role);
+    }
+
+    pub(super) fn is_gateway(&self) -> bool {
+        self.role.is_some()
     }
 
     pub(super) fn settings(&self) -> &MeshSettings {
@@ -79,6 +97,7 @@ impl World {
         let mut next = (*self.snapshot).clone();
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
+        let edge_changed = dirty.edge || dirty.routes || self.touches_edge(&dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let services = mem::take(&mut dirty.services);
         self.services
@@ -90,8 +109,21 @@ impl World {
         routes::routes(tables, &mut next, &mut self.warnings);
         routes::subsets(tables, &mut next, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
+        if let Some(role) = self.role.as_ref().filter(|_| edge_changed) {
+            self.edge_warnings = Vec::new();
+            next.edge = Arc::new(gateways::edge(role, tables, &mut self.edge_warnings));
+        }
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
+    }
+
+    /// Services of the gateway's own namespace say where it listens.
+    fn touches_edge(&self, dirty: &Dirty) -> bool {
+        let own = |name: &ObjectName| {
+            let role = self.role.as_ref();
+            role.is_some_and(|role| role.pod.namespace == name.namespace)
+        };
+        dirty.services.iter().chain(&dirty.pods).any(own)
     }
 }
 
