@@ -2,6 +2,7 @@
 
 mod balance;
 mod conditions;
+mod gateway;
 mod matcher;
 mod resolve;
 mod trace;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use balance::pick_endpoint;
+pub use gateway::{AtGateway, explain_at_gateway, route_at_gateway};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.

@@ -14,7 +14,7 @@ use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
-use crate::contract::Certificates;
+use crate::contract::{Certificates, EdgeTls};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
@@ -298,6 +298,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
                 telemetry: Arc::clone(&telemetry),
                 node: config.node.as_str().into(),
                 mark,
+                edge_tls: EdgeTls::default(),
             },
         )
         .context("start the proxy")?,

@@ -85,6 +85,17 @@ pub(super) fn ruled(answer: &Answer, mut record: Record) -> Response<ResponseBod
     response
 }
 
+/// Answers that the resource is elsewhere for good.
+pub(super) fn moved(location: &str, mut record: Record) -> Response<ResponseBody> {
+    record.status(301);
+    let mut response = Response::new(ResponseBody::own(Bytes::new(), Some(record)));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
 /// A short text.
 pub(super) fn plain(status: u16, text: &'static str, record: Option<Record>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Bytes::from_static(text.as_bytes()), record));

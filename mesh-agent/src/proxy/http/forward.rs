@@ -5,6 +5,7 @@ use super::super::outbound::Outbound;
 use super::super::pair::{Outgoing, Pair};
 use super::answer::{self, Fault};
 use super::body::ResponseBody;
+use super::edge;
 use super::exchange::{Exchange, Switch, protocol};
 use super::head::Violation;
 use super::headers;
@@ -76,12 +77,20 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
         Side::Inbound(_) => None,
         Side::Outbound(conn) => {
             headers::strip_controls(&mut parts.headers);
+            if let Some(edge) = &conn.edge {
+                let hops = worker.shared.config.trusted_hops;
+                edge::dress(&mut parts.headers, conn.client.ip(), edge, &authority, hops);
+            }
             headers::complete(&mut parts.headers);
             match plan::decide(conn, &worker.snapshot(), &parts, &authority) {
                 Ok(plan) => Some(plan),
                 Err(Own::Answer(own, names)) => {
                     record.between(unsent(conn, &names, record.grpc));
                     return Err(Box::new(answer::ruled(&own, record)));
+                }
+                Err(Own::ToHttps(location, names)) => {
+                    record.between(unsent(conn, &names, record.grpc));
+                    return Err(Box::new(answer::moved(&location, record)));
                 }
                 Err(Own::Refuse(refusal, names)) => {
                     tracing::debug!(detail = %refusal.detail, client = %conn.client, "request refused");

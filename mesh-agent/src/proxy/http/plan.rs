@@ -2,6 +2,7 @@
 
 use super::super::lookup;
 use super::super::outbound::{Hop, Outbound, PASSTHROUGH, Unreachable};
+use super::edge;
 use super::headers::View;
 use crate::telemetry::labels::{ServiceNames, UNKNOWN};
 use http::HeaderValue;
@@ -26,6 +27,8 @@ pub(super) enum Plan {
 pub(super) enum Own {
     /// A rule says so.
     Answer(Box<Answer>, Arc<ServiceNames>),
+    /// `httpsRedirect` of a gateway's server.
+    ToHttps(String, Arc<ServiceNames>),
     /// There is nowhere to forward to.
     Refuse(Refusal, Arc<ServiceNames>),
 }
@@ -37,6 +40,9 @@ pub(super) fn decide(
     parts: &Parts,
     authority: &HeaderValue,
 ) -> Result<Plan, Own> {
+    if let Some(at) = &conn.edge {
+        return edge::decide(conn, at, snapshot, parts, authority);
+    }
     let target = snapshot.target(conn.original);
     let facts = RequestFacts {
         client: Some(&conn.source),
@@ -49,13 +55,7 @@ pub(super) fn decide(
         path: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
         headers: &View(&parts.headers),
     };
-    let draws = Draws {
-        split: fastrand::u32(..),
-        mirror: fastrand::u32(..),
-        delay: fastrand::u32(..),
-        abort: fastrand::u32(..),
-    };
-    match routing::route_request(snapshot, &facts, draws) {
+    match routing::route_request(snapshot, &facts, draws()) {
         Decision::Forward(plan) => Ok(forward(conn, snapshot, &target, plan)),
         Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names_of(conn, &target))),
         Decision::Refuse(refusal) => match target {
@@ -70,6 +70,15 @@ pub(super) fn decide(
     }
 }
 
+pub(super) fn draws() -> Draws {
+    Draws {
+        split: fastrand::u32(..),
+        mirror: fastrand::u32(..),
+        delay: fastrand::u32(..),
+        abort: fastrand::u32(..),
+    }
+}
+
 /// What an answer of the proxy's own counts for.
 fn names_of(conn: &Outbound, target: &Target) -> Arc<ServiceNames> {
     let meter = &conn.worker.meter;
@@ -80,7 +89,7 @@ fn names_of(conn: &Outbound, target: &Target) -> Arc<ServiceNames> {
     }
 }
 
-fn forward(conn: &Outbound, snapshot: &Snapshot, target: &Target, plan: RoutePlan) -> Plan {
+pub(super) fn forward(conn: &Outbound, snapshot: &Snapshot, target: &Target, plan: RoutePlan) -> Plan {
     match (&plan.upstream.service, target) {
         // A pod dialled by its own address keeps that pod.
         (None, Target::Workload(workload)) => {

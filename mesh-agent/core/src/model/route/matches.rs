@@ -43,7 +43,7 @@ impl RequestMatch {
             None => true,
             Some(StringMatch::Prefix(prefix)) => &**prefix == "/",
             Some(StringMatch::PathPrefix(prefix)) => prefix.is_empty(),
-            Some(StringMatch::Regex(regex)) => matches!(regex.as_str(), "^(?:.*)$" | "^(?:/.*)$"),
+            Some(StringMatch::Regex(regex)) => regex.as_str() == "^(?:.*)$",
             Some(StringMatch::Exact(_)) => false,
         };
         any_path
