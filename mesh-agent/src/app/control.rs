@@ -281,7 +281,11 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         datapath.begin(mark).context("announce the socket mark")?;
     }
     let events = datapath.take_events().context("open the event ring")?;
-    let certificates = Arc::new(certificates::store(&config)?);
+    let certificates = Arc::new(certificates::store(
+        &config.ca,
+        &config.trust_domain,
+        &config.namespace,
+    )?);
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let figures = DatapathCollector::new();
     telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
@@ -401,8 +405,9 @@ async fn start_source(
     let figures = telemetry.register(kube::SourceFigures::register);
     let node = config.node.clone();
     let state = State::for_node(config.settings(), node.as_str());
+    let reader = kube::Reader::Agent { node };
     let source = async move {
-        kube::watch(client, node, settings, figures, sender).await;
+        kube::watch(client, reader, settings, figures, sender).await;
         Ok(())
     };
     Ok((state, tokio::task::spawn_local(source)))

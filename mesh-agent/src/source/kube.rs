@@ -15,6 +15,7 @@ mod kinds;
 mod known;
 
 pub use figures::SourceFigures;
+pub use kinds::Reader;
 
 use batch::Step;
 use follow::Follower;
@@ -78,7 +79,7 @@ pub async fn client(settings: &WatchSettings) -> Result<Client, KubeError> {
 /// Watches until the receiver is gone.
 pub async fn watch(
     client: Client,
-    node: String,
+    reader: Reader,
     settings: WatchSettings,
     figures: SourceFigures,
     changes: mpsc::Sender<Vec<Change>>,
@@ -87,12 +88,14 @@ pub async fn watch(
     let (steps, gathered) = mpsc::channel::<Step>(256);
     let (present, crds) = crds::channel();
     let streaming = discovery::streams_lists(&client).await;
-    let followers = KINDS.iter().enumerate().map(|(number, kind)| {
+    let kinds: Vec<&'static Kind> = KINDS.iter().filter(|kind| kind.concerns(&reader)).collect();
+    let followers = kinds.iter().enumerate().map(|(number, kind)| {
         let follower = Follower {
             kind,
             number,
             client: client.clone(),
-            selector: kind.selector(&node),
+            selector: kind.selector(&reader),
+            namespace: kind.namespace(&reader),
             streaming,
             settings: settings.clone(),
             figures: figures.of(kind),
@@ -112,7 +115,7 @@ pub async fn watch(
     tokio::select! {
         _ = followers => {}
         () = crds => {}
-        () = batch::gather(gathered, KINDS.len(), &settings, changes) => {}
+        () = batch::gather(gathered, kinds.len(), &settings, changes) => {}
     }
 }
 

@@ -72,12 +72,15 @@ pub fn server_config(tls: &ServerTls) -> Result<ServerConfig, EdgeTlsError> {
     Ok(config)
 }
 
-const fn versions(min: TlsVersion, max: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+fn versions(min: TlsVersion, max: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
     use rustls::version::{TLS12, TLS13};
+    static ONLY_12: [&SupportedProtocolVersion; 1] = [&TLS12];
+    static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    static ONLY_13: [&SupportedProtocolVersion; 1] = [&TLS13];
     match (min, max) {
-        (TlsVersion::V12, TlsVersion::V12) => &[&TLS12],
-        (TlsVersion::V12, TlsVersion::V13) => &[&TLS13, &TLS12],
-        (TlsVersion::V13, _) => &[&TLS13],
+        (TlsVersion::V12, TlsVersion::V12) => &ONLY_12,
+        (TlsVersion::V12, TlsVersion::V13) => &BOTH,
+        (TlsVersion::V13, _) => &ONLY_13,
     }
 }
 

@@ -15,6 +15,36 @@ pub(super) struct Kind {
     pub(super) optional: bool,
     /// Whether only those of one node are watched.
     of_node: bool,
+    /// Whether gateways watch them.
+    at_gateways: AtGateways,
+}
+
+/// See [`Kind::at_gateways`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtGateways {
+    /// As agents do.
+    Too,
+    /// Agents only.
+    Not,
+    /// Gateways only.
+    Only,
+    /// Gateways only, those of their own namespace.
+    OnlyOwn,
+}
+
+/// Who watches, and so what.
+#[derive(Clone, Debug)]
+pub enum Reader {
+    /// The agent of this node.
+    Agent {
+        /// Its name.
+        node: String,
+    },
+    /// A gateway.
+    Gateway {
+        /// Namespace of its pod.
+        namespace: String,
+    },
 }
 
 /// In the order in which they are named in reports.
@@ -24,7 +54,20 @@ pub(super) const KINDS: &[Kind] = &[
     Kind::builtin("EndpointSlice", "endpointslices", "discovery.k8s.io"),
     Kind {
         of_node: true,
+        at_gateways: AtGateways::Not,
         ..Kind::builtin("Pod", "pods", "")
+    },
+    Kind {
+        at_gateways: AtGateways::OnlyOwn,
+        ..Kind::builtin("Secret", "secrets", "")
+    },
+    Kind {
+        at_gateways: AtGateways::OnlyOwn,
+        ..Kind::builtin("ConfigMap", "configmaps", "")
+    },
+    Kind {
+        at_gateways: AtGateways::Only,
+        ..Kind::istio("Gateway", "gateways")
     },
     Kind::istio("VirtualService", "virtualservices"),
     Kind::istio("DestinationRule", "destinationrules"),
@@ -35,6 +78,7 @@ pub(super) const KINDS: &[Kind] = &[
         versions: &[template::VERSION],
         optional: true,
         of_node: false,
+        at_gateways: AtGateways::Too,
     },
 ];
 
@@ -54,6 +98,7 @@ impl Kind {
             versions: &["v1"],
             optional: false,
             of_node: false,
+            at_gateways: AtGateways::Too,
         }
     }
 
@@ -65,6 +110,7 @@ impl Kind {
             versions: &["v1", "v1beta1", "v1alpha3"],
             optional: true,
             of_node: false,
+            at_gateways: AtGateways::Too,
         }
     }
 
@@ -86,8 +132,34 @@ impl Kind {
         ApiResource::from_gvk_with_plural(&gvk, self.plural)
     }
 
+    /// Whether this reader watches the kind.
+    pub(super) const fn concerns(&self, reader: &Reader) -> bool {
+        match (self.at_gateways, reader) {
+            (AtGateways::Too, _) => true,
+            (AtGateways::Not, Reader::Agent { .. }) => true,
+            (AtGateways::Not, Reader::Gateway { .. }) => false,
+            (AtGateways::Only | AtGateways::OnlyOwn, Reader::Agent { .. }) => false,
+            (AtGateways::Only | AtGateways::OnlyOwn, Reader::Gateway { .. }) => true,
+        }
+    }
+
     /// The field selector, if not all are wanted.
-    pub(super) fn selector(&self, node: &str) -> Option<String> {
-        self.of_node.then(|| format!("spec.nodeName={node}"))
+    pub(super) fn selector(&self, reader: &Reader) -> Option<String> {
+        match reader {
+            Reader::Agent { node } if self.of_node => Some(format!("spec.nodeName={node}")),
+            // Releases of helm are large, and none of them is a certificate.
+            Reader::Gateway { .. } if self.kind == "Secret" => Some("type!=helm.sh/release.v1".into()),
+            _ => None,
+        }
+    }
+
+    /// The namespace, if not all are wanted.
+    pub(super) fn namespace(&self, reader: &Reader) -> Option<String> {
+        match reader {
+            Reader::Gateway { namespace } if self.at_gateways == AtGateways::OnlyOwn => {
+                Some(namespace.clone())
+            }
+            _ => None,
+        }
     }
 }
