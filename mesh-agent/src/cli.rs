@@ -5,7 +5,9 @@ mod certs;
 mod check;
 mod cleanup;
 mod controller;
+mod convert;
 mod crds;
+mod documents;
 mod fleet;
 mod gateway;
 mod logs;
@@ -61,6 +63,8 @@ enum Verb {
     Tap(logs::Args),
     /// Say whether what the chart installs is there and serves, and what is in the mesh.
     VerifyInstall(check::Args),
+    /// Turn objects of Istio's first APIs (config.istio.io/v1alpha2, v1alpha3) into current ones.
+    Convert(convert::Args),
     /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
     Cleanup(cleanup::Args),
     /// Succeed if the agent of this container serves; for the kubelet's probe.
@@ -94,6 +98,7 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => logs::run(&args),
         Verb::Tap(args) => logs::tap(&args),
         Verb::VerifyInstall(args) => check::verify_install(&args),
+        Verb::Convert(args) => convert::run(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
         Verb::Ready(args) => Ok(ready::run(&args)),
         Verb::Cni => Ok(crate::cni::plugin::main()),

@@ -17,7 +17,7 @@ use crate::ca::CertificateStore;
 use crate::contract::{Certificates, EdgeTls, PodHandle, SocketRecords};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
-use crate::source::{files, kube};
+use crate::source::{files, kube, names};
 use crate::sys::NetNs;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tls::Terminations;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
 /// Files with certificates, and ports that another process holds, are looked at again this often.
@@ -70,6 +70,8 @@ struct Gateway {
     terminations: Terminations,
     ports: Ports,
     health: Arc<Health>,
+    /// Names of ServiceEntries that are to be resolved.
+    names: watch::Sender<names::Names>,
 }
 
 async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -77,6 +79,8 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
     telemetry.access.set_on(config.access_log);
     let me = itself::workload(&config)?;
     let (sender, mut changes) = mpsc::channel(8);
+    let (wanted, names) = watch::channel(names::Names::new());
+    tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
     let (state, mut source) = start_source(&config, &telemetry, sender).await?;
     let state = state.serving(itself::role(&config, &me));
     let store = Arc::new(certificates::store(
@@ -107,6 +111,7 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         terminations: Terminations::new(edge_tls),
         ports: Ports::new(Arc::clone(&proxy), handle, config.drain_deadline()),
         health: Arc::clone(&health),
+        names: wanted,
     };
     let mut until = std::pin::pin!(until);
     let mut again = tokio::time::interval(LOOK_AGAIN);
@@ -151,6 +156,13 @@ impl Gateway {
             self.terminations.follow(&snapshot.edge);
             self.snapshots.store(Arc::clone(&snapshot));
             self.ports.follow(&snapshot.edge);
+            self.names.send_if_modified(|names| {
+                let changed = *names != snapshot.registry.names;
+                if changed {
+                    names.clone_from(&snapshot.registry.names);
+                }
+                changed
+            });
         }
         if complete {
             self.health.listed();

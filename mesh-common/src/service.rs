@@ -2,7 +2,8 @@
 
 use crate::{AddrPort, Ip};
 
-/// `SERVICES` key: a virtual address and port, or a pod's address with port 0 for "any port of this pod".
+/// `SERVICES` key: a virtual address and port, a pod's address with port 0 for "any port of this pod", or [`Ip::NONE`]
+/// with a port for "any address that is not known".
 pub type ServiceKey = AddrPort;
 
 /// Bits of [`Service::flags`].

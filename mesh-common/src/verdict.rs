@@ -183,7 +183,8 @@ pub fn outbound_service(service: Option<&Service>, flags: u32, agent_alive: bool
     if service.flags & service_flags::PASS != 0 {
         return Some(Verdict::Pass(Reason::NothingToDo));
     }
-    if service.flags & service_flags::L7 != 0 || service.backends > maps::MAX_BACKENDS_PER_SERVICE {
+    let looked_into = service.flags & service_flags::L7 != 0 || flags & workload_flags::SCOPED != 0;
+    if looked_into || service.backends > maps::MAX_BACKENDS_PER_SERVICE {
         return Some(proxy(Reason::NeedsBytes, flags, agent_alive));
     }
     if service.flags & service_flags::EMPTY != 0 || service.backends == 0 || service.total_weight == 0 {

@@ -9,6 +9,8 @@ pub mod workload_flags {
     pub const FAIL_OPEN: u32 = 1;
     /// Destinations that the mesh does not know are refused (`outboundTrafficPolicy.mode: REGISTRY_ONLY`).
     pub const REGISTRY_ONLY: u32 = 1 << 1;
+    /// The pod does not see every service (`Sidecar.egress`): who is dialled is for the proxy to judge, always.
+    pub const SCOPED: u32 = 1 << 2;
 }
 
 /// `WORKLOADS`: network namespace cookie → enrolled pod.

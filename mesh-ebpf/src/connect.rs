@@ -9,7 +9,7 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::maps::{CAPTURE_PORT_BASE, CAPTURE_PORTS};
 use mesh_common::verdict::{Reason, Verdict, draw, outbound_backend, outbound_service, outbound_shortcut};
 use mesh_common::{
-    AddrPort, Agent, Backend, BackendKey, EventKind, Service, SocketRecord, Workload, record_kind,
+    AddrPort, Agent, Backend, BackendKey, EventKind, Ip, Service, SocketRecord, Workload, record_kind,
 };
 
 const ALLOW: i32 = 1;
@@ -75,11 +75,16 @@ fn decide(ctx: &SockAddrContext, facts: &mut Facts, own: bool, agent: &Agent) ->
     outbound_backend(backend, workload.flags, alive)
 }
 
-/// The entry of exactly this port, else of all ports of this address.
+/// The entry of exactly this port, else of all ports of this address, else of this port of any address.
 #[inline(always)]
 fn find_service<'a>(dst: &AddrPort) -> Option<&'a Service> {
     // SAFETY: as for `WORKLOADS`.
-    unsafe { SERVICES.get(*dst).or_else(|| SERVICES.get(AddrPort::new(dst.ip, 0))) }
+    unsafe {
+        SERVICES
+            .get(*dst)
+            .or_else(|| SERVICES.get(AddrPort::new(dst.ip, 0)))
+            .or_else(|| SERVICES.get(AddrPort::new(Ip::NONE, dst.port)))
+    }
 }
 
 /// Binary search for the first backend whose cumulative weight exceeds the draw. The plan gives a service a new id

@@ -4,6 +4,7 @@
 use crate::eventually;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -202,6 +203,23 @@ impl Cluster {
         run(self.own()?.args(["start", machine, service])).map(drop)
     }
 
+    /// Lets a stopped API server start again, and the controllers with it: they would back off for a minute, while those
+    /// of a cluster with leader election have lost their lease and start anew as well.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`], or it does not come back within a minute.
+    pub fn start_api_server(&self) -> Result<()> {
+        self.start("cp", "kube-apiserver")?;
+        eventually("the API server", Duration::from_secs(60), || {
+            self.ready_nodes().ok()
+        })?;
+        for service in ["kube-controller-manager", "kube-scheduler"] {
+            self.stop("cp", service)?;
+            self.start("cp", service)?;
+        }
+        Ok(())
+    }
+
     /// `kubectl wait` until an object (`pod/a`) meets a condition (`condition=Ready`, `delete`, `jsonpath=…`).
     ///
     /// # Errors
@@ -266,6 +284,37 @@ impl Cluster {
             let events = self.kubectl(&["-n", namespace, "get", "pods,events"]);
             events.unwrap_or_else(|error| format!("{error:#}"))
         })
+    }
+
+    /// Addresses that a service's EndpointSlices call ready, and those of the ready pods that `selector` finds.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn serving(
+        &self,
+        namespace: &str,
+        service: &str,
+        selector: &str,
+    ) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+        let label = format!("kubernetes.io/service-name={service}");
+        let slices = self.json(&["-n", namespace, "get", "endpointslices", "-l", &label])?;
+        let endpoints = items(&slices)
+            .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten())
+            .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+            .filter_map(|endpoint| endpoint["addresses"][0].as_str());
+        let pods = self.json(&["-n", namespace, "get", "pods", "-l", selector])?;
+        let ready = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+            pod["metadata"]["deletionTimestamp"].is_null() && { conditions }
+                .any(|is| is["type"] == "Ready" && is["status"] == "True")
+        };
+        let pods = items(&pods)
+            .filter(ready)
+            .filter_map(|pod| pod["status"]["podIP"].as_str());
+        Ok((
+            endpoints.map(str::to_owned).collect(),
+            pods.map(str::to_owned).collect(),
+        ))
     }
 
     /// A program whose API server is this cluster's.

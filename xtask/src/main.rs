@@ -2,6 +2,7 @@
 
 mod bpf;
 mod cluster;
+mod fields;
 mod generate;
 mod go;
 mod image;
@@ -27,8 +28,12 @@ enum Task {
     Setup,
     /// Builds the BPF object into target/bpf and prints what the verifier says of it.
     BuildEbpf,
-    /// Writes the files of the tree that are made from the code: the chart's CRDs.
-    Generate,
+    /// Writes the files of the tree that are made from the code: the chart's CRDs, docs/compatibility.md.
+    Generate {
+        /// First reads the fields of the APIs anew, from the newest CRDs of Istio and the Gateway API (Go modules).
+        #[arg(long)]
+        fields: bool,
+    },
     /// Sets up, builds, and runs every check and test there is.
     Test(suite::Options),
     /// Sets up, builds, and plays the mesh on two nodes made of network namespaces.
@@ -81,7 +86,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { args } => return front("demo", &[], &args, "release"),
         // What is measured is what the image ships.
         Task::Bench { args } => return front("bench", setup::BENCH, &args, "dist"),
-        Task::Generate => generate::run()?,
+        Task::Generate { fields } => {
+            if fields {
+                fields::run()?;
+            }
+            generate::run()?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@
 //! Nothing here does I/O, reads a clock, draws a random number or is async: times and draws are arguments. The same
 //! functions serve the proxy, `heddle why` and the tests.
 
+pub mod convert;
 pub mod datapath;
 pub mod model;
 pub mod rotation;

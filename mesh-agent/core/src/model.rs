@@ -1,9 +1,13 @@
 //! The mesh as the data path sees it. Everything is immutable behind `Arc`; a change makes new values.
 
+pub mod attached;
 pub mod gateway;
 pub mod host;
 pub mod identity;
+pub mod peer;
+pub mod registry;
 pub mod route;
+pub mod scope;
 pub mod service;
 pub mod snapshot;
 pub mod subset;

@@ -1,7 +1,10 @@
 //! What becomes of a request or of a connection: the one matcher that the proxy, `heddle why` and tests call.
 
+mod act;
 mod balance;
 mod conditions;
+mod cors;
+mod deadline;
 mod gateway;
 mod matcher;
 mod resolve;
@@ -14,11 +17,15 @@ use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::{Snapshot, Target};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use balance::pick_endpoint;
-pub use gateway::{AtGateway, explain_at_gateway, route_at_gateway};
+pub use cors::Fields;
+pub use deadline::{grpc_timeout, timeout};
+pub use gateway::{explain_at_gateway, route_at_gateway};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.
@@ -31,6 +38,8 @@ pub struct RequestFacts<'a> {
     pub target: &'a Target,
     /// The port that the application dialled.
     pub port: u16,
+    /// The address that the application dialled, where it may be dialled on.
+    pub dialled: Option<SocketAddr>,
     /// Method, as sent.
     pub method: &'a str,
     /// `http` or `https`.
@@ -54,7 +63,7 @@ pub trait HeaderView {
 pub struct Draws {
     /// Picks the weighted destination.
     pub split: u32,
-    /// Compared with each mirror's share.
+    /// Each mirror has its own draw of it, compared with the mirror's share.
     pub mirror: u32,
     /// Compared with the share of an injected delay.
     pub delay: u32,
@@ -73,10 +82,10 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// An answer that a rule gives: a redirect or a direct response.
+/// An answer that a rule gives: a redirect, a direct response, an injected fault, or what a CORS preflight asks for.
 #[derive(Debug)]
 pub struct Answer {
-    /// The rule; its header operations and CORS apply.
+    /// The rule; its header operations apply, unless a fault is answered.
     pub rule: MatchedRule,
     /// Status.
     pub status: u16,
@@ -84,6 +93,10 @@ pub struct Answer {
     pub location: Option<String>,
     /// Body, perhaps empty.
     pub body: Arc<[u8]>,
+    /// An injected fault, which is all there is then; flag `FI`.
+    pub fault: Option<AbortWith>,
+    /// Fields that CORS adds.
+    pub cors: Fields,
     /// Time to wait first: an injected fault.
     pub delay: Option<Duration>,
 }
@@ -99,12 +112,12 @@ pub struct RoutePlan {
     pub mirrors: Vec<Upstream>,
     /// Path and query to send, where the rule rewrites them.
     pub path: Option<String>,
-    /// Authority to send, where the rule rewrites it.
+    /// Authority to send, where the rule rewrites it; a destination's own `Host` operation comes after it.
     pub authority: Option<Arc<str>>,
+    /// Fields that CORS sets on the answer.
+    pub cors: Fields,
     /// Time to wait first: an injected fault.
     pub delay: Option<Duration>,
-    /// What to answer instead of forwarding: an injected fault.
-    pub abort: Option<AbortWith>,
 }
 
 /// A rule inside its table.
@@ -194,8 +207,8 @@ pub fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Dra
 ///
 /// # Errors
 /// No endpoint, or no such port.
-pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
-    matcher::route_connection(target, port)
+pub fn route_connection(target: &Target, dialled: SocketAddr) -> Result<Upstream, Refusal> {
+    matcher::route_connection(target, dialled)
 }
 
 /// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,
@@ -203,6 +216,20 @@ pub fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal>
 #[must_use]
 pub fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<String> {
     matcher::explain_request(snapshot, request)
+}
+
+/// The rules for a host among `routes` (wildcards are kept as `.suffix`): exact before wildcard, the most specific
+/// wildcard first (T-07).
+#[must_use]
+pub(crate) fn table_for<'a>(
+    routes: &'a HashMap<Arc<str>, Arc<RouteTable>>,
+    host: &str,
+) -> Option<&'a Arc<RouteTable>> {
+    routes.get(host).or_else(|| {
+        host.char_indices()
+            .filter(|(_, c)| *c == '.')
+            .find_map(|(dot, _)| routes.get(&host[dot..]))
+    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! The known world: objects in, snapshots out.
 
 mod addresses;
+mod attached;
 mod dirty;
 mod endpoints;
+mod entries;
 mod gateways;
 mod ids;
 mod mentions;
+mod peers;
 mod pods;
 mod routes;
+mod scopes;
 mod services;
 mod tables;
 mod templates;
@@ -18,7 +22,7 @@ mod world;
 use crate::model::ObjectName;
 use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
-use crate::translate::{Head, Rejected, Translated, describe, translate};
+use crate::translate::{Head, Rejected, Translated, describe, in_place_of, translate};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -62,6 +66,13 @@ pub enum Change {
         uid: Arc<str>,
         /// The facts.
         sandbox: Option<Sandbox>,
+    },
+    /// What a name that [`Snapshot::names`] asks for resolves to. Not part of listings.
+    Resolved {
+        /// The name, as it was asked for.
+        name: Arc<str>,
+        /// Its addresses; empty if it has none.
+        ips: Vec<IpAddr>,
     },
     /// Something of this listing could not be read at all: whatever came from `origin` before stays in force.
     Unreadable {
@@ -171,6 +182,7 @@ impl State {
             Change::Apply { object, origin } => self.apply_any(&object, &origin),
             Change::Delete(key) => self.remove(&key),
             Change::Sandbox { uid, sandbox } => self.tables.sandbox(&uid, sandbox, self.world.dirty_mut()),
+            Change::Resolved { name, ips } => self.tables.resolve(name, ips, self.world.dirty_mut()),
             Change::Unreadable { origin, reason } => {
                 let object = String::new();
                 self.unreadable(
@@ -322,7 +334,8 @@ impl State {
                 let changed = record.problem.as_ref() != Some(&rejected);
                 record.problem = Some(rejected);
                 self.troubled.insert(head.key.clone());
-                changed
+                let guard = in_place_of(head, object).filter(|_| !record.in_force);
+                guard.is_some_and(|guard| self.tables.put(head, guard, self.world.dirty_mut())) | changed
             }
         }
     }

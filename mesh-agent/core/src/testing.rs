@@ -179,10 +179,12 @@ impl Request<'_> {
     /// Runs `f` on the request's facts.
     pub(crate) fn facts<T>(&self, snapshot: &Snapshot, f: impl FnOnce(&RequestFacts<'_>) -> T) -> T {
         let to: std::net::SocketAddr = self.to.parse().unwrap();
-        let target: Target = snapshot.target(to);
+        let client = snapshot.workload_by_ip(self.from.parse().unwrap()).map(|w| &**w);
+        let target: Target = snapshot.target_for(to, client);
         let facts = RequestFacts {
             gateway: None,
-            client: snapshot.workload_by_ip(self.from.parse().unwrap()).map(|w| &**w),
+            dialled: Some(to),
+            client,
             target: &target,
             port: to.port(),
             method: self.method,

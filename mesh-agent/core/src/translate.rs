@@ -2,14 +2,19 @@
 
 mod destination_rule;
 mod gateway;
+pub mod gateway_api;
 mod head;
 mod kubernetes;
 mod material;
+mod peer_authentication;
 mod service;
+mod service_entry;
+mod sidecar;
 mod slice;
 mod template;
-mod value;
+pub(crate) mod value;
 mod virtual_service;
+mod workload_entry;
 
 use crate::model::snapshot::MeshSettings;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
@@ -18,14 +23,19 @@ use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
+pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
 pub use material::MaterialSpec;
+pub use peer_authentication::PeerAuthenticationSpec;
 pub use service::{PortSpec, ServiceSpec};
+pub use service_entry::{EntryPort, ServiceEntrySpec};
+pub use sidecar::SidecarSpec;
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
 pub use virtual_service::VirtualServiceSpec;
+pub use workload_entry::{EntryAddress, WorkloadEntrySpec};
 
 /// An object or a field that cannot be honoured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +81,18 @@ pub enum Translated {
     Gateway(GatewaySpec),
     /// A Secret or ConfigMap.
     Material(MaterialSpec),
+    /// A PeerAuthentication.
+    PeerAuthentication(PeerAuthenticationSpec),
+    /// A route of Gateway API.
+    ApiRoute(ApiRouteSpec),
+    /// A ReferenceGrant.
+    ReferenceGrant(ReferenceGrantSpec),
+    /// A ServiceEntry.
+    ServiceEntry(ServiceEntrySpec),
+    /// A WorkloadEntry.
+    WorkloadEntry(WorkloadEntrySpec),
+    /// A Sidecar.
+    Sidecar(SidecarSpec),
     /// A companion that has nothing to say to the mesh: Deployment, ConfigMap, ServiceAccount, …
     Nothing,
 }
@@ -97,6 +119,22 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
             .map(Translated::Gateway),
         ("", "Secret") => material::secret(value).map(Translated::Material),
         ("", "ConfigMap") => material::config_map(value).map(Translated::Material),
+        ("security.istio.io", "PeerAuthentication") => {
+            peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
+        }
+        (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
+            gateway_api::translate(head, value, settings)
+        }
+        ("networking.istio.io", "ServiceEntry") => istio_version(head)
+            .and_then(|()| service_entry::service_entry(head, value))
+            .map(Translated::ServiceEntry),
+        ("networking.istio.io", "WorkloadEntry") => istio_version(head)
+            .and_then(|()| workload_entry::workload_entry(head, value))
+            .map(Translated::WorkloadEntry),
+        ("networking.istio.io", "WorkloadGroup") => Err(workload_entry::workload_group()),
+        ("networking.istio.io", "Sidecar") => istio_version(head)
+            .and_then(|()| sidecar::sidecar(head, value))
+            .map(Translated::Sidecar),
         (group, kind) if is_companion(group, kind) => Ok(Translated::Nothing),
         (_, kind) => Err(value::FieldError::new(
             "kind",
@@ -104,6 +142,18 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         )),
     };
     translated.map_err(|e| head.reject(e))
+}
+
+/// What holds in the place of an object that [`translate`] refuses, where there is no earlier version of it: for a
+/// policy the most that it could have meant, for anything else nothing.
+#[must_use]
+pub fn in_place_of(head: &Head, value: &Value) -> Option<Translated> {
+    match (head.key.group.as_str(), head.key.kind.as_str()) {
+        ("security.istio.io", "PeerAuthentication") => Some(Translated::PeerAuthentication(
+            peer_authentication::unreadable(head, value),
+        )),
+        _ => None,
+    }
 }
 
 fn istio_version(head: &Head) -> Result<(), value::FieldError> {

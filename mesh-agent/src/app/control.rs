@@ -18,7 +18,7 @@ use crate::contract::{Certificates, EdgeTls};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
-use crate::source::{files, kube};
+use crate::source::{files, kube, names};
 use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
@@ -32,7 +32,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -72,6 +72,8 @@ pub struct World {
     pub enrol: Option<Enrol>,
     /// The CNI plug-in, once the agent is ready and if it is wanted.
     pub plugin: Option<Plugin>,
+    /// Names that the snapshot wants resolved.
+    pub names: watch::Sender<names::Names>,
     /// Takes the question of a successor.
     pub handovers: mpsc::Sender<Handover>,
     /// Rung when the successor serves.
@@ -214,6 +216,14 @@ impl World {
         self.settled = self
             .node
             .reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
+        self.names.send_if_modified(|names| {
+            let new = &snapshot.registry.names;
+            let changed = names != new;
+            if changed {
+                names.clone_from(new);
+            }
+            changed
+        });
         let captured = snapshot
             .workloads
             .iter()
@@ -255,6 +265,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(&TelemetryConfig::default());
     telemetry.access.set_on(config.access_log);
     let (sender, mut changes) = mpsc::channel(8);
+    let (wanted, names) = watch::channel(names::Names::new());
+    tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
     let (state, source) = start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
     let early = if handover::is_due(&config) {
@@ -334,6 +346,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         settled: false,
         enrol,
         plugin: None,
+        names: wanted,
         handovers,
         successor_serves: None,
         config,

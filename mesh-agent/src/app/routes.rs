@@ -81,7 +81,7 @@ pub(super) fn action(action: &RouteAction) -> Value {
 
 /// How many ready endpoints the destination has on its port that has most; none if the host or subset is not known.
 fn endpoints(snapshot: &Snapshot, to: &Destination) -> Option<usize> {
-    let service = snapshot.services_by_host.get(&to.host)?;
+    let service = snapshot.service_by_host(&to.host, None)?;
     let Some(subset) = &to.subset else {
         return Some(
             service

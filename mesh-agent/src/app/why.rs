@@ -59,7 +59,7 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
     let snapshot = world.snapshots.load();
     let source = find_pod(&snapshot, &question.source)?;
     let addr = resolve(&snapshot, source, &question.destination)?;
-    let target = snapshot.target(addr);
+    let target = snapshot.target_for(addr, Some(source));
     let mut steps = vec![format!(
         "{} dials {}, which is {addr}: {}",
         source.pod,
@@ -194,7 +194,8 @@ fn kernel(plan: &Plan, source: &Workload, addr: SocketAddr) -> (Verdict, Vec<Str
     let service = plan
         .services
         .get(&dst)
-        .or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)));
+        .or_else(|| plan.services.get(&AddrPort::new(dst.ip, 0)))
+        .or_else(|| plan.services.get(&AddrPort::new(Ip::NONE, dst.port)));
     if let Some(verdict) = outbound_service(service, flags, true) {
         return (verdict, Vec::new());
     }
@@ -257,7 +258,7 @@ fn proxy(
         _ => false,
     };
     if l4 {
-        match routing::route_connection(target, addr.port()) {
+        match routing::route_connection(target, addr) {
             Ok(upstream) => name_endpoints(source, &upstream, steps, answer),
             Err(refusal) => refuse(&refusal, steps, answer),
         }
@@ -276,6 +277,7 @@ fn proxy(
     let facts = RequestFacts {
         client: Some(source),
         gateway: None,
+        dialled: Some(addr),
         target,
         port: addr.port(),
         method: &question.method,

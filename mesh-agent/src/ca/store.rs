@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: u64 = 150;
 /// Longest wait before a CA that is away is tried again, in seconds.
 const MAX_AWAY: u64 = 16;
+/// The same while an identity has no certificate at all, and its connections fail: after a node's reboot.
+const MAX_AWAY_WITHOUT: u64 = 4;
 /// A CA may hear of a new pod later than the agent does: this many refusals do not end anyone's waiting.
 const LAGS: u32 = 2;
 /// Questions to the CA at once (ztunnel: 8).
@@ -284,7 +286,9 @@ impl CertificateStore {
         attempts.last_error = Some(error.to_string());
         if matches!(error, CaError::Away { .. }) {
             let mut outage = self.outage.lock();
-            outage.until = now.saturating_add(backoff(outage.failures, MAX_AWAY));
+            let served = slot.served.load().is_some();
+            let most = if served { MAX_AWAY } else { MAX_AWAY_WITHOUT };
+            outage.until = now.saturating_add(backoff(outage.failures, most));
             outage.failures = outage.failures.saturating_add(1);
             drop((attempts, outage));
             for other in self.slots.read().values() {

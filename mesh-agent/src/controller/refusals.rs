@@ -22,7 +22,13 @@ use tokio::sync::watch;
 /// Group of the kinds that are looked at.
 const GROUP: &str = "networking.istio.io";
 /// The kinds.
-pub const KINDS: [&str; 2] = ["VirtualService", "DestinationRule"];
+pub const KINDS: [&str; 5] = [
+    "VirtualService",
+    "DestinationRule",
+    "ServiceEntry",
+    "WorkloadEntry",
+    "Sidecar",
+];
 /// How long an absent kind is waited for before it is looked for again.
 const ABSENT: Duration = Duration::from_secs(30);
 /// One Event in this time: the API server has more to do.

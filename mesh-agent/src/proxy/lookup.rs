@@ -28,7 +28,7 @@ pub(super) fn port_of(
 
 /// The service of this host, if `addr` is an endpoint of it: what the client's node says it was asked for.
 pub(super) fn told(snapshot: &Snapshot, addr: SocketAddr, host: &str) -> Option<Arc<Service>> {
-    let service = snapshot.services_by_host.get(host)?;
+    let service = snapshot.service_by_host(host, None)?;
     let serves = service.ports.iter().any(|port| has(&port.endpoints, addr));
     serves.then(|| Arc::clone(service))
 }

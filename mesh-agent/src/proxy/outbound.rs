@@ -51,7 +51,7 @@ pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: TcpStr
         return;
     };
     let snapshot = conn.worker.snapshot();
-    let target = snapshot.target(conn.original);
+    let target = snapshot.target_for(conn.original, Some(&conn.source));
     let protocol = lookup::protocol_of(&snapshot, &target, conn.original);
     if let Some(Detected::Opaque) = detect::declared(protocol) {
         return conn.carry(&target, Io::Tcp(stream), Bytes::new()).await;
@@ -198,8 +198,7 @@ impl Outbound {
     fn choose(&self, snapshot: &Snapshot, target: &Target, avoid: &[SocketAddr]) -> Result<Hop, Unreachable> {
         let (service, endpoints) = match target {
             Target::Service(service, _) | Target::NoSuchPort(service) => {
-                let upstream =
-                    route_connection(target, self.original.port()).map_err(Unreachable::Refused)?;
+                let upstream = route_connection(target, self.original).map_err(Unreachable::Refused)?;
                 (self.worker.meter.service(service), upstream.endpoints)
             }
             Target::Workload(workload) => {
@@ -213,7 +212,7 @@ impl Outbound {
                 };
                 (names, Arc::from([Arc::new(endpoint)]))
             }
-            Target::Unknown if snapshot.settings.registry_only => {
+            Target::Unknown if snapshot.registry_only(Some(&self.source)) => {
                 return Err(Unreachable::Refused(black_hole(self.original)));
             }
             Target::Unknown => {

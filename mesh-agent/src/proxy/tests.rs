@@ -7,4 +7,5 @@ mod http1;
 mod http2;
 mod mesh;
 mod promises;
+mod rules;
 mod smuggling;

@@ -28,6 +28,7 @@ pub struct Basis {
 pub(super) struct Settings {
     pub(super) node: String,
     pub(super) l4_only: std::collections::HashSet<Arc<str>>,
+    pub(super) captured_ports: BTreeSet<u16>,
 }
 
 /// How many service ports see an address as something to look into, and how many as opaque.

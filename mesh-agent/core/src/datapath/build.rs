@@ -19,6 +19,7 @@ pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> P
     let settings = Settings {
         node: facts.node.clone(),
         l4_only: snapshot.l4_only.clone(),
+        captured_ports: snapshot.registry.captured_ports.clone(),
     };
     // Who holds an address that two claim, and what does not fit, is decided over everything.
     if previous.refused.is_empty() && previous.basis.settings.as_ref() == Some(&settings) {
@@ -94,6 +95,9 @@ impl<'a> Builder<'a> {
         for workload in &self.snapshot.workloads {
             self.local_pod(workload);
         }
+        if self.old.settings.is_none() {
+            self.captured_ports();
+        }
         let services = self.old.services(self.snapshot);
         let ips = self.old.addresses(self.snapshot);
         let mut touched = BTreeSet::new();
@@ -134,6 +138,19 @@ impl<'a> Builder<'a> {
         self.plan
     }
 
+    /// Ports on which unknown addresses go to the proxy. Part of the settings: a change of them builds everything anew.
+    fn captured_ports(&mut self) {
+        for port in &self.snapshot.registry.captured_ports {
+            let entry = Entry {
+                flags: service_flags::L7,
+                backends: Vec::new(),
+            };
+            self.add(AddrPort::new(Ip::NONE, *port), entry, || {
+                format!("any address with port {port}")
+            });
+        }
+    }
+
     fn node_addrs(&mut self) {
         for addr in &self.facts.addrs {
             let ip = addr.to_canonical().into();
@@ -167,8 +184,15 @@ impl<'a> Builder<'a> {
         if workload.fail_mode == FailMode::Open {
             flags |= workload_flags::FAIL_OPEN;
         }
-        if self.snapshot.settings.registry_only {
+        if self.snapshot.registry_only(Some(workload)) {
             flags |= workload_flags::REGISTRY_ONLY;
+        }
+        if self
+            .snapshot
+            .scope_of(workload)
+            .is_some_and(|scope| scope.hosts.is_some())
+        {
+            flags |= workload_flags::SCOPED;
         }
         let of_family = |v4: bool| {
             workload
@@ -205,7 +229,7 @@ impl<'a> Builder<'a> {
     fn virtual_addresses(&mut self, service: &Service) {
         for vip in &service.vips {
             for port in &service.ports {
-                let entry = self.service_entry(port, vip.is_ipv4());
+                let entry = self.service_entry(service, port, vip.is_ipv4());
                 let key = AddrPort::new((*vip).into(), port.number);
                 self.add(key, entry, || {
                     format!("service {} {}", service.name, SocketAddr::new(*vip, port.number))
@@ -214,8 +238,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn service_entry(&self, port: &ServicePort, v4: bool) -> Entry {
-        if port.endpoints.is_empty() {
+    fn service_entry(&self, service: &Service, port: &ServicePort, v4: bool) -> Entry {
+        if port.endpoints.is_empty() && !service.keeps_address() {
             // A route may still lead elsewhere, and the answer of a service that speaks HTTP is a 503.
             let inspected = if port.protocol.needs_bytes() {
                 service_flags::L7
@@ -229,6 +253,7 @@ impl<'a> Builder<'a> {
         }
         let same_family: Vec<_> = port.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4).collect();
         let kernel_can = !port.protocol.needs_bytes()
+            && !service.keeps_address()
             && !same_family.is_empty()
             && same_family.len() <= MAX_BACKENDS_PER_SERVICE as usize;
         if !kernel_can {

@@ -32,7 +32,8 @@ fn verdict(plan: &Plan, addr: &str) -> Vec<Verdict> {
     let service = plan
         .services
         .get(&exact)
-        .or_else(|| plan.services.get(&ServiceKey::new(exact.ip, 0)));
+        .or_else(|| plan.services.get(&ServiceKey::new(exact.ip, 0)))
+        .or_else(|| plan.services.get(&ServiceKey::new(Ip::NONE, exact.port)));
     match (outbound_service(service, 0, true), service) {
         (Some(verdict), _) => vec![verdict],
         (None, Some(service)) => (0..service.backends)
@@ -374,4 +375,42 @@ proptest! {
             old = new;
         }
     }
+}
+
+#[test]
+fn a_port_of_a_host_without_an_address_is_looked_into_wherever_it_leads() {
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e, namespace: weather}\n\
+                 spec: {hosts: [www.example.com], ports: [{number: 8443, name: tls, protocol: TLS}]}";
+    let plan = fresh(&format!("{WEATHER}---\n{entry}"));
+    assert_eq!(
+        verdict(&plan, "203.0.113.9:8443"),
+        [Verdict::Proxy(Reason::NeedsBytes)]
+    );
+    assert_eq!(
+        verdict(&plan, "203.0.113.9:8444"),
+        [Verdict::Pass(Reason::UnknownDestination)]
+    );
+    let without = fresh(WEATHER);
+    assert_eq!(
+        verdict(&without, "203.0.113.9:8443"),
+        [Verdict::Pass(Reason::UnknownDestination)]
+    );
+}
+
+#[test]
+fn a_sidecar_sets_what_becomes_of_unknown_addresses_and_who_judges_known_ones() {
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s, namespace: weather}\n\
+                   spec: {workloadSelector: {labels: {app: frontend}}, egress: [{hosts: [\"./*\"]}], \
+                   outboundTrafficPolicy: {mode: REGISTRY_ONLY}}";
+    let snapshot = state(&format!("{WEATHER}---\n{sidecar}")).snapshot();
+    let plan = plan(&snapshot, &facts(&snapshot), &Plan::default());
+    let flags = |pod: &str| {
+        let workload = snapshot.workloads.iter().find(|w| &*w.pod.name == pod).unwrap();
+        plan.workloads[&(u64::from(workload.id) + 1_000)].flags
+    };
+    assert_eq!(
+        flags("frontend"),
+        workload_flags::REGISTRY_ONLY | workload_flags::SCOPED
+    );
+    assert_eq!(flags("forecast-v1"), 0);
 }

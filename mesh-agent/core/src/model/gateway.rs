@@ -150,10 +150,8 @@ pub struct Site {
     pub gateway: ObjectName,
     /// Port in the API of the server (T-16).
     pub port: u16,
-    /// `httpsRedirect`: every request is answered with 301.
-    pub https_redirect: bool,
-    /// The rules; none where there is only a redirect.
-    pub table: Option<Arc<RouteTable>>,
+    /// The rules. Where the server has `httpsRedirect`, that is the one there is.
+    pub table: Arc<RouteTable>,
 }
 
 /// Where a request for a host belongs.

@@ -61,7 +61,7 @@ pub fn service_named<'a>(
     host: &str,
     client_namespace: Option<&str>,
 ) -> Option<&'a Arc<Service>> {
-    if let Some(service) = snapshot.services_by_host.get(host) {
+    if let Some(service) = snapshot.service_by_host(host, client_namespace) {
         return Some(service);
     }
     match host.split_once('.') {

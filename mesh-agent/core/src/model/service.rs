@@ -1,14 +1,16 @@
 //! Services and their endpoints.
 
 use super::ObjectName;
+use super::visibility::Visibility;
 use super::workload::Workload;
+use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// A Kubernetes Service.
+/// A Kubernetes Service, or a host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// Namespace and name.
+    /// Namespace and name; of a ServiceEntry its namespace and the host.
     pub name: ObjectName,
     /// `<name>.<namespace>.svc.<cluster domain>`, lower case.
     pub host: Arc<str>,
@@ -16,6 +18,38 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// Ports in the order of the object.
     pub ports: Vec<Arc<ServicePort>>,
+    /// What a ServiceEntry says besides; `None` for a Kubernetes Service.
+    pub external: Option<Arc<External>>,
+}
+
+/// What a ServiceEntry adds to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct External {
+    /// The ServiceEntry, of several for one host the oldest.
+    pub object: ObjectName,
+    /// `location: MESH_INTERNAL`.
+    pub internal: bool,
+    /// `resolution`.
+    pub resolution: Resolution,
+    /// `addresses` that are a CIDR.
+    pub cidrs: Vec<IpNet>,
+    /// `subjectAltNames`.
+    pub subject_alt_names: Vec<Arc<str>>,
+    /// `exportTo`.
+    pub visibility: Visibility,
+}
+
+/// How a ServiceEntry's host is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// `NONE`: the address that was dialled.
+    Original,
+    /// `STATIC`: its endpoints.
+    Endpoints,
+    /// `DNS`: every address of the host or of its endpoints' names.
+    Names,
+    /// `DNS_ROUND_ROBIN`: the first address.
+    FirstName,
 }
 
 impl Service {
@@ -23,6 +57,22 @@ impl Service {
     #[must_use]
     pub fn port(&self, number: u16) -> Option<&Arc<ServicePort>> {
         self.ports.iter().find(|p| p.number == number)
+    }
+
+    /// Whether it is reached by the address that the application dialled.
+    #[must_use]
+    pub fn keeps_address(&self) -> bool {
+        self.external
+            .as_ref()
+            .is_some_and(|e| e.resolution == Resolution::Original)
+    }
+
+    /// Whether a client of this namespace sees it.
+    #[must_use]
+    pub fn seen_from(&self, namespace: Option<&str>) -> bool {
+        self.external
+            .as_ref()
+            .is_none_or(|e| e.visibility.admits(namespace))
     }
 }
 

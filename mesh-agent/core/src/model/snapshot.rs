@@ -1,10 +1,14 @@
 //! An immutable, versioned view of the whole known mesh; what the proxy, `why` and the data path plan read.
 
 use super::ObjectName;
+use super::attached::Attached;
 use super::gateway::Edge;
+use super::peer::{PeerPolicies, PeerRule};
+use super::registry::Registry;
 use super::route::{HostSubsets, RouteTable};
+use super::scope::EgressScope;
 use super::service::{Service, ServicePort};
-use super::workload::Workload;
+use super::workload::{Labels, Workload};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -58,13 +62,24 @@ pub struct Snapshot {
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Client namespace → as `routes`, for VirtualServices that only some namespaces see. These come first.
     pub scoped_routes: HashMap<Arc<str>, HashMap<Arc<str>, Arc<RouteTable>>>,
+    /// Service → routes of Gateway API that are attached to it.
+    pub attached: imbl::HashMap<ObjectName, Arc<Attached>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
+    /// Hosts of ServiceEntries.
+    pub registry: Arc<Registry>,
+    /// What clients see, by their namespace.
+    pub scopes: Arc<Scopes>,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
     pub l4_only: HashSet<Arc<str>>,
     /// What this process serves as a gateway; empty in an agent.
     pub edge: Arc<Edge>,
+    /// Which connections pods take.
+    pub peers: PeerPolicies,
 }
+
+/// Namespace → its Sidecars: which workloads (`None` = all), and what they see. The first that selects a workload counts.
+pub type Scopes = HashMap<Arc<str>, Vec<(Option<Labels>, Arc<EgressScope>)>>;
 
 /// What an original destination is.
 #[derive(Clone, Debug)]
@@ -80,7 +95,88 @@ pub enum Target {
 }
 
 impl Snapshot {
-    /// What `addr`, as an application dialled it, stands for.
+    /// What `addr` stands for to a client that dialled it: what is out of its scope is unknown.
+    #[must_use]
+    pub fn target_for(&self, addr: SocketAddr, client: Option<&Workload>) -> Target {
+        let namespace = client.map(|c| &*c.pod.namespace);
+        match self.target(addr) {
+            Target::Service(service, port) => {
+                if self.sees(client, &service) {
+                    Target::Service(service, port)
+                } else {
+                    Target::Unknown
+                }
+            }
+            Target::Unknown => {
+                let found = self
+                    .registry
+                    .by_address(addr.ip().to_canonical(), addr.port(), namespace);
+                let Some(service) = found.filter(|s| self.sees(client, s)) else {
+                    return Target::Unknown;
+                };
+                match service.port(addr.port()) {
+                    Some(port) => Target::Service(Arc::clone(service), Arc::clone(port)),
+                    None => Target::Unknown,
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a client sees a service: `exportTo` and its Sidecar admit it.
+    #[must_use]
+    pub fn sees(&self, client: Option<&Workload>, service: &Service) -> bool {
+        service.seen_from(client.map(|c| &*c.pod.namespace))
+            && client
+                .and_then(|c| self.scope_of(c))
+                .is_none_or(|scope| scope.admits(service))
+    }
+
+    /// The Sidecar that speaks for a workload: one of its namespace, else of the root namespace.
+    #[must_use]
+    pub fn scope_of(&self, workload: &Workload) -> Option<&Arc<EgressScope>> {
+        if self.scopes.is_empty() {
+            return None;
+        }
+        let selects = |labels: &Option<Labels>| {
+            labels
+                .as_ref()
+                .is_none_or(|l| l.iter().all(|(k, v)| workload.labels.get(k) == Some(v)))
+        };
+        let of = |namespace: &str| {
+            self.scopes
+                .get(namespace)?
+                .iter()
+                .find(|(labels, _)| selects(labels))
+        };
+        of(&workload.pod.namespace)
+            .or_else(|| of(&self.settings.root_namespace))
+            .map(|(_, scope)| scope)
+    }
+
+    /// Whether a workload may reach what nobody knows.
+    #[must_use]
+    pub fn registry_only(&self, client: Option<&Workload>) -> bool {
+        let of_scope = client.and_then(|c| self.scope_of(c)?.registry_only);
+        of_scope.unwrap_or(self.settings.registry_only)
+    }
+
+    /// The service with this fully qualified host: a Kubernetes Service first, then ServiceEntries that the client sees.
+    #[must_use]
+    pub fn service_by_host(&self, host: &str, client_namespace: Option<&str>) -> Option<&Arc<Service>> {
+        self.services_by_host
+            .get(host)
+            .or_else(|| self.registry.by_host(host, client_namespace))
+    }
+
+    /// The service with this name.
+    #[must_use]
+    pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
+        let place = self.services.binary_search_by(|s| s.name.cmp(name)).ok()?;
+        self.services.get(place)
+    }
+
+    /// What `addr` stands for, whoever dials it.
     #[must_use]
     pub fn target(&self, addr: SocketAddr) -> Target {
         let ip = addr.ip().to_canonical();
@@ -94,6 +190,12 @@ impl Snapshot {
             Some(workload) => Target::Workload(Arc::clone(workload)),
             None => Target::Unknown,
         }
+    }
+
+    /// Which connections a port of a pod takes.
+    #[must_use]
+    pub fn peer_rule(&self, workload: &Workload, port: u16) -> PeerRule {
+        self.peers.rule(&self.settings.root_namespace, workload, port)
     }
 
     /// The pod that has this address.

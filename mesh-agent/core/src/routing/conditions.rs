@@ -99,7 +99,7 @@ fn check_head<'a>(block: &'a RequestMatch, request: &RequestFacts<'_>) -> Option
     None
 }
 
-fn holds(wanted: &StringMatch, value: &str) -> bool {
+pub(super) fn holds(wanted: &StringMatch, value: &str) -> bool {
     match wanted {
         StringMatch::Exact(exact) => &**exact == value,
         StringMatch::Prefix(prefix) => value.starts_with(&**prefix),

@@ -8,15 +8,6 @@ use crate::model::gateway::{EdgePort, Found, ListenerOrigin};
 use crate::model::host;
 use crate::model::snapshot::Snapshot;
 
-/// A decision, or the one answer that no rule gives.
-#[derive(Debug)]
-pub enum AtGateway {
-    /// By the rules of the host.
-    Decided(Decision),
-    /// `httpsRedirect`: 301 to this location.
-    ToHttps(String),
-}
-
 /// Decides on a request that came to `port` of a gateway. `by_sni` is the listener that the connection's SNI chose, where
 /// it is TLS. Whatever `request.gateway` and `request.port` say, they are the site's (T-16).
 ///
@@ -29,7 +20,7 @@ pub fn route_at_gateway(
     by_sni: Option<&ListenerOrigin>,
     request: &RequestFacts<'_>,
     draws: Draws,
-) -> AtGateway {
+) -> Decision {
     decide(snapshot, port, by_sni, request, draws, &mut Silent)
 }
 
@@ -53,9 +44,9 @@ fn decide(
     request: &RequestFacts<'_>,
     draws: Draws,
     trace: &mut impl Trace,
-) -> AtGateway {
+) -> Decision {
     let host = host::canonical(request.authority);
-    let refused = |refusal: Refusal| AtGateway::Decided(Decision::Refuse(refusal));
+    let refused = Decision::Refuse;
     let (listener, site) = match port.site(&host, by_sni) {
         Found::Site(listener, site) => (listener, site),
         Found::Nothing => {
@@ -76,18 +67,10 @@ fn decide(
         }
     };
     trace.note(|| format!("Host {host:?} is one of {}", listener.origin));
-    if site.https_redirect {
-        let location = format!("https://{}{}", request.authority, request.path);
-        trace.note(|| format!("httpsRedirect: answer 301: redirect to {location}"));
-        return AtGateway::ToHttps(location);
-    }
-    let Some(table) = &site.table else {
-        return refused(no_route(|| format!("host {host:?} has no rules")));
-    };
     let here = RequestFacts {
         gateway: Some(&site.gateway),
         port: site.port,
         ..*request
     };
-    AtGateway::Decided(matcher::route_by_table(snapshot, &here, table, draws, trace))
+    matcher::route_by_table(snapshot, &here, &site.table, draws, trace)
 }

@@ -1,14 +1,15 @@
 //! Finds table, rule and destination of a request.
 
+use super::act;
 use super::conditions::{Miss, check};
 use super::resolve::{self, no_route};
 use super::trace::{Lines, Silent, Trace};
-use super::{Answer, Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream, url};
+use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream};
 use crate::model::host;
-use crate::model::route::{Backend, Outcome, RouteApi, RouteRule, RouteTable, Split};
+use crate::model::route::{AbortWith, RouteRule, RouteTable};
 use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
-use mesh_common::verdict::draw;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub(super) fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
@@ -21,9 +22,10 @@ pub(super) fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -
     lines.0
 }
 
-pub(super) fn route_connection(target: &Target, port: u16) -> Result<Upstream, Refusal> {
+pub(super) fn route_connection(target: &Target, dialled: SocketAddr) -> Result<Upstream, Refusal> {
+    let port = dialled.port();
     match target {
-        Target::Service(service, port) => resolve::service_port(service, port),
+        Target::Service(service, port) => resolve::service_port(service, port, Some(dialled)),
         Target::Workload(workload) => Ok(resolve::pod(workload, port)),
         Target::NoSuchPort(service) => Err(resolve::no_such_port(service, port)),
         Target::Unknown => Err(no_route(|| {
@@ -77,13 +79,12 @@ fn concluded(outcome: Result<Decision, Refusal>, trace: &mut impl Trace) -> Deci
 
 fn described(decision: &Decision) -> String {
     match decision {
-        Decision::Forward(plan) => match plan.abort {
-            Some(_) => "answer with the injected fault".into(),
-            None => format!("forward to {}", resolve::describe(&plan.upstream)),
-        },
-        Decision::Answer(answer) => match &answer.location {
-            Some(location) => format!("answer {}: redirect to {location}", answer.status),
-            None => format!("answer {}: direct response", answer.status),
+        Decision::Forward(plan) => format!("forward to {}", resolve::describe(&plan.upstream)),
+        Decision::Answer(answer) => match (&answer.fault, &answer.location) {
+            (Some(AbortWith::Grpc(code)), _) => format!("answer with the injected gRPC status {code}"),
+            (Some(AbortWith::Http(status)), _) => format!("answer with the injected fault {status}"),
+            (None, Some(location)) => format!("answer {}: redirect to {location}", answer.status),
+            (None, None) => format!("answer {}", answer.status),
         },
         Decision::Refuse(refusal) => {
             format!("answer {} {}: {}", refusal.status, refusal.flag, refusal.detail)
@@ -94,6 +95,18 @@ fn described(decision: &Decision) -> String {
 /// The Host header first; the original destination where it names nothing that has the dialled port (T-09).
 fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut impl Trace) -> Addressed<'a> {
     let namespace = request.client.map(|c| &*c.pod.namespace);
+    if let Some((service, table)) = attached(snapshot, request, namespace) {
+        trace.note(|| {
+            format!(
+                "{} was dialled, which has routes attached to it: Host does not matter",
+                service.name
+            )
+        });
+        return Addressed {
+            service: Some(service),
+            table: Some(table),
+        };
+    }
     let host = host::canonical(request.authority);
     if let Target::Workload(pod) = request.target {
         let named = host::service_named(snapshot, &host, namespace)
@@ -112,7 +125,8 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
             table: table(snapshot, &service.host, namespace),
         };
     }
-    let by_host = host::service_named(snapshot, &host, namespace).filter(|s| s.port(request.port).is_some());
+    let by_host = host::service_named(snapshot, &host, namespace)
+        .filter(|s| s.port(request.port).is_some() && snapshot.sees(request.client, s));
     if let Some(service) = by_host {
         trace.note(|| format!("Host {host:?} names service {}", service.name));
         let table =
@@ -162,6 +176,25 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     }
 }
 
+/// The routes attached to the port that a pod dialled by the service's virtual address (GEP-1294).
+fn attached<'a>(
+    snapshot: &'a Snapshot,
+    request: &RequestFacts<'a>,
+    namespace: Option<&str>,
+) -> Option<(&'a Arc<Service>, &'a Arc<RouteTable>)> {
+    let Target::Service(service, port) = request.target else {
+        return None;
+    };
+    if snapshot.attached.is_empty() || request.gateway.is_some() {
+        return None;
+    }
+    let table = snapshot
+        .attached
+        .get(&service.name)?
+        .table(port.number, namespace)?;
+    Some((service, table))
+}
+
 /// As [`table`]; a host that Kubernetes would take as its own short name has nothing but exact rules.
 fn table_named<'a>(
     snapshot: &'a Snapshot,
@@ -183,23 +216,17 @@ fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Opt
         .into_iter()
         .chain([&snapshot.routes])
         .filter(|routes| !routes.is_empty())
-        .find_map(|routes| {
-            routes.get(host).or_else(|| {
-                host.char_indices()
-                    .filter(|(_, c)| *c == '.')
-                    .find_map(|(dot, _)| routes.get(&host[dot..]))
-            })
-        })
+        .find_map(|routes| super::table_for(routes, host))
 }
 
 fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {
     let upstream = match (request.target, named) {
         (Target::Workload(pod), service) => resolve::chosen_pod(pod, request.port, service),
         (_, Some(service)) => match service.port(request.port) {
-            Some(port) => resolve::service_port(service, port)?,
+            Some(port) => resolve::service_port(service, port, request.dialled)?,
             None => return Err(resolve::no_such_port(service, request.port)),
         },
-        (Target::Service(service, port), None) => resolve::service_port(service, port)?,
+        (Target::Service(service, port), None) => resolve::service_port(service, port, request.dialled)?,
         (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
         (Target::Unknown, None) => {
             return Err(no_route(|| {
@@ -213,8 +240,8 @@ fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Resul
         mirrors: Vec::new(),
         path: None,
         authority: None,
+        cors: Vec::new(),
         delay: None,
-        abort: None,
     })
 }
 
@@ -237,7 +264,7 @@ fn by_table(
                 matched,
                 destination: 0,
             };
-            return act(snapshot, request, matched, draws, trace);
+            return act::act(snapshot, request, matched, draws, trace);
         }
     }
     if for_this_client {
@@ -299,169 +326,4 @@ fn named(rule: &RouteRule) -> String {
     } else {
         format!(" ({})", rule.name)
     }
-}
-
-/// Index into the destinations: by weight, the only one whatever its weight (T-26).
-fn pick_destination(split: &Split, random: u32) -> usize {
-    let mut left = draw(random, split.total_weight);
-    for (place, destination) in split.destinations.iter().enumerate() {
-        if left < destination.weight {
-            return place;
-        }
-        left -= destination.weight;
-    }
-    0
-}
-
-/// What a matching rule does.
-fn act(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    mut matched: MatchedRule,
-    draws: Draws,
-    trace: &mut impl Trace,
-) -> Result<Decision, Refusal> {
-    let action = Arc::clone(&matched.rule().action);
-    let hit = |share: u32, random: u32| draw(random, 1_000_000) < share;
-    let fault = action.fault.as_ref();
-    let delay = fault
-        .and_then(|f| f.delay)
-        .filter(|d| hit(d.per_million, draws.delay))
-        .map(|d| d.time);
-    let answer = |rule: MatchedRule, status: u16, location: Option<String>, body: Arc<[u8]>| {
-        Decision::Answer(Answer {
-            rule,
-            status,
-            location,
-            body,
-            delay,
-        })
-    };
-    match &action.outcome {
-        Outcome::Redirect(redirect) => {
-            let location = url::location(redirect, request, block_of(&matched));
-            Ok(answer(matched, redirect.status, Some(location), Arc::default()))
-        }
-        Outcome::Respond(response) => Ok(answer(matched, response.status, None, Arc::clone(&response.body))),
-        Outcome::Fail { status, reason } => Err(Refusal {
-            status: *status,
-            flag: "NR",
-            detail: format!("{}: {reason}", matched.rule().origin),
-        }),
-        Outcome::Forward(split) => {
-            matched.destination = pick_destination(split, draws.split);
-            let mut plan = forward(snapshot, request, matched, split, draws, trace)?;
-            plan.delay = delay;
-            plan.abort = fault
-                .and_then(|f| f.abort)
-                .filter(|a| hit(a.per_million, draws.abort))
-                .map(|a| a.with);
-            Ok(Decision::Forward(plan))
-        }
-    }
-}
-
-fn block_of(matched: &MatchedRule) -> Option<&crate::model::route::RequestMatch> {
-    matched.rule().matches.get(matched.matched?)
-}
-
-fn forward(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    matched: MatchedRule,
-    split: &Split,
-    draws: Draws,
-    trace: &mut impl Trace,
-) -> Result<RoutePlan, Refusal> {
-    let rule = matched.rule();
-    let Some(chosen) = split.destinations.get(matched.destination) else {
-        return Err(no_route(|| format!("{} has no destination", rule.origin)));
-    };
-    for d in &split.destinations {
-        trace.note(|| {
-            format!(
-                "[{}]: {}, {} of {}",
-                d.index,
-                target_of(&d.backend),
-                d.weight,
-                split.total_weight
-            )
-        });
-    }
-    let upstream =
-        backend(snapshot, request, matched.table.api, &chosen.backend).map_err(|mut refusal| {
-            let origin = &rule.origin;
-            let field = origin.destination_field(chosen.index);
-            refusal.detail = format!("{} {} {field}: {}", origin.kind, origin.object, refusal.detail);
-            refusal
-        })?;
-    let mirrors = mirrors(snapshot, request, rule, draws, trace);
-    let rewrite = rule.action.rewrite.as_ref();
-    let change = rewrite.and_then(|r| r.path.as_ref());
-    let path = change.map(|change| url::changed(request.path, change, block_of(&matched)));
-    let authority = rewrite.and_then(|r| r.authority.clone());
-    Ok(RoutePlan {
-        rule: Some(matched),
-        upstream,
-        mirrors,
-        path,
-        authority,
-        delay: None,
-        abort: None,
-    })
-}
-
-fn target_of(backend: &Backend) -> String {
-    match backend {
-        Backend::Invalid(reason) => reason.to_string(),
-        Backend::Host(to) => match &to.subset {
-            Some(subset) => format!("{} subset {subset}", to.host),
-            None => to.host.to_string(),
-        },
-    }
-}
-
-/// Gateway API answers 500 for every backend that is not there (an endpoint that is not ready stays 503).
-fn backend(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    api: RouteApi,
-    backend: &Backend,
-) -> Result<Upstream, Refusal> {
-    match backend {
-        Backend::Host(to) => resolve::destination(snapshot, request, to).map_err(|mut refusal| {
-            if api == RouteApi::Gateway && refusal.flag == "NC" {
-                refusal.status = 500;
-            }
-            refusal
-        }),
-        Backend::Invalid(reason) => Err(Refusal {
-            status: 500,
-            flag: "NC",
-            detail: reason.to_string(),
-        }),
-    }
-}
-
-fn mirrors(
-    snapshot: &Snapshot,
-    request: &RequestFacts<'_>,
-    rule: &RouteRule,
-    draws: Draws,
-    trace: &mut impl Trace,
-) -> Vec<Upstream> {
-    let mut mirrors = Vec::new();
-    for mirror in &rule.action.mirrors {
-        if draw(draws.mirror, 1_000_000) >= mirror.per_million {
-            continue;
-        }
-        match resolve::destination(snapshot, request, &mirror.destination) {
-            Ok(copy) => {
-                trace.note(|| format!("mirror to {}", resolve::describe(&copy)));
-                mirrors.push(copy);
-            }
-            Err(refusal) => trace.note(|| format!("no mirror: {}", refusal.detail)),
-        }
-    }
-    mirrors
 }

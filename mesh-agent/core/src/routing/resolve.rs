@@ -42,8 +42,15 @@ pub(super) fn no_such_port(service: &Service, port: u16) -> Refusal {
     no_route(|| format!("service {} has no port {port}", service.name))
 }
 
-/// All ready endpoints of a service port.
-pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> Result<Upstream, Refusal> {
+/// All ready endpoints of a service port, or the address that was dialled where the service is reached by that.
+pub(super) fn service_port(
+    service: &Arc<Service>,
+    port: &Arc<ServicePort>,
+    dialled: Option<SocketAddr>,
+) -> Result<Upstream, Refusal> {
+    if let Some(addr) = dialled.filter(|_| service.keeps_address()) {
+        return Ok(original(service, port, addr));
+    }
     if port.endpoints.is_empty() {
         return Err(no_endpoint(format!(
             "service {} port {} has no ready endpoint",
@@ -56,6 +63,16 @@ pub(super) fn service_port(service: &Arc<Service>, port: &Arc<ServicePort>) -> R
         subset: None,
         endpoints: Arc::clone(&port.endpoints),
     })
+}
+
+/// The address that was dialled, by a service's name.
+fn original(service: &Arc<Service>, port: &Arc<ServicePort>, addr: SocketAddr) -> Upstream {
+    Upstream {
+        service: Some(Arc::clone(service)),
+        port: Some(Arc::clone(port)),
+        subset: None,
+        endpoints: Arc::new([Arc::new(Endpoint { addr, workload: None })]),
+    }
 }
 
 /// A pod dialled by its own address: that pod at that port, by any of its addresses.
@@ -100,10 +117,18 @@ pub(super) fn destination(
     request: &RequestFacts<'_>,
     wanted: &Destination,
 ) -> Result<Upstream, Refusal> {
-    let Some(service) = snapshot.services_by_host.get(&wanted.host) else {
+    let namespace = request.client.map(|c| &*c.pod.namespace);
+    let found = snapshot.service_by_host(&wanted.host, namespace);
+    let Some(service) = found.filter(|s| snapshot.sees(request.client, s)) else {
         return Err(no_cluster(format!("host {} is no service", wanted.host)));
     };
     let (place, port) = port_of(service, wanted.port, request)?;
+    if let Some(mut addr) = request.dialled.filter(|_| service.keeps_address()) {
+        if wanted.port.is_some() {
+            addr.set_port(port.number);
+        }
+        return Ok(original(service, port, addr));
+    }
     let list = match &wanted.subset {
         None => &port.endpoints,
         Some(name) => subset(snapshot, request, service, name, place)?,

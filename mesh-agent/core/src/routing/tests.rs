@@ -1,6 +1,7 @@
 //! The matcher's promises; `hosts` and `destinations` hold those of its two ends.
 
 mod destinations;
+mod external;
 mod hosts;
 
 use super::*;

@@ -190,6 +190,7 @@ mod tests {
         let facts = |authority: &'static str| RequestFacts {
             client: None,
             gateway: None,
+            dialled: None,
             target: &Target::Unknown,
             port: 8080,
             method: "GET",

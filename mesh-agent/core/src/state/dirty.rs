@@ -20,10 +20,20 @@ pub(super) struct Dirty {
     pub(super) templates: BTreeSet<(Arc<str>, PodMatch)>,
     /// VirtualServices.
     pub(super) routes: bool,
+    /// Services to which other routes of Gateway API are attached now.
+    pub(super) attached: BTreeSet<ObjectName>,
+    /// Whether a ReferenceGrant or what such routes refer to changed.
+    pub(super) grants: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
     /// Gateways, and what only gateways read.
     pub(super) edge: bool,
+    /// PeerAuthentications.
+    pub(super) peers: bool,
+    /// ServiceEntries, WorkloadEntries, or what names resolve to.
+    pub(super) entries: bool,
+    /// Sidecars.
+    pub(super) sidecars: bool,
 }
 
 impl Dirty {
@@ -34,8 +44,13 @@ impl Dirty {
             && self.slices.is_empty()
             && self.templates.is_empty()
             && !self.routes
+            && self.attached.is_empty()
+            && !self.grants
             && !self.subsets
             && !self.edge
+            && !self.peers
+            && !self.entries
+            && !self.sidecars
     }
 
     /// Remembers what a slice was, unless it has changed before.

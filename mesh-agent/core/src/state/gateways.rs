@@ -80,7 +80,7 @@ fn draft(
         hosts: server.hosts.iter().map(|h| Arc::clone(&h.pattern)).collect(),
         tls,
         shared: true,
-        sites: bound.sites(name, server),
+        sites: bound.sites(&origin, server),
         origin,
     }
 }

@@ -91,6 +91,8 @@ pub(super) struct Effects {
     pub(super) services: BTreeSet<ObjectName>,
     /// Namespaces in which a pod that a selector may find changed.
     pub(super) selectable: BTreeSet<Arc<str>>,
+    /// Namespaces in which any pod changed.
+    pub(super) namespaces: BTreeSet<Arc<str>>,
     /// Whether an address has another holder.
     pub(super) addresses: bool,
 }
@@ -138,6 +140,7 @@ impl Pods {
             }
             let selectable = old.is_some_and(|k| k.full) || new.as_ref().is_some_and(|k| k.full);
             full |= selectable;
+            effects.namespaces.insert(Arc::clone(&pod.namespace));
             if selectable {
                 effects.selectable.insert(Arc::clone(&pod.namespace));
             }

@@ -73,7 +73,7 @@ pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<W
             Some(suffix) => wildcards.push((suffix, name, rule)),
             None => {
                 exact.entry(&rule.host).or_default().push((name, rule));
-                if !next.services_by_host.contains_key(&rule.host) {
+                if next.service_by_host(&rule.host, Some(&name.namespace)).is_none() {
                     let reason = format!("host {} is no service", rule.host);
                     warnings.push(warning("DestinationRule", name, "spec.host".into(), reason));
                 }
@@ -180,7 +180,7 @@ fn reference(
         let reason = format!("{reason}: requests that it takes are answered with 503 (NC)");
         warnings.push(warning("VirtualService", name, format!("{at}.{field}"), reason));
     };
-    let Some(service) = snapshot.services_by_host.get(&wanted.host) else {
+    let Some(service) = snapshot.service_by_host(&wanted.host, Some(&name.namespace)) else {
         return warn("host", format!("host {} is no service", wanted.host));
     };
     if let Some(number) = wanted.port.filter(|number| service.port(*number).is_none()) {

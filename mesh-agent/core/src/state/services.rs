@@ -6,10 +6,10 @@ use super::pods::{Effects, Pods};
 use super::tables::Tables;
 use super::world::Warning;
 use crate::model::ObjectName;
-use crate::model::service::{Protocol, Service, ServicePort};
+use crate::model::service::{Endpoint, Protocol, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
 use crate::state::ObjectKey;
-use crate::translate::{PortSpec, ServiceSpec};
+use crate::translate::{EntryPort, PortSpec, ServiceSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -126,6 +126,7 @@ impl Services {
             ),
             vips: spec.vips.clone(),
             ports,
+            external: None,
         }
     }
 
@@ -158,6 +159,37 @@ impl Services {
         reuse(old, new)
     }
 
+    /// Puts a service of a ServiceEntry in its place, or takes it out.
+    pub(super) fn put(&mut self, name: &ObjectName, service: Option<Service>, next: &mut Snapshot) {
+        let mut vips = BTreeSet::new();
+        self.replace(name, service, next, &mut vips);
+        for vip in vips {
+            self.settle(vip, next);
+        }
+    }
+
+    /// A port of a ServiceEntry under a number of its own.
+    pub(super) fn numbered(
+        &mut self,
+        name: &ObjectName,
+        port: &EntryPort,
+        endpoints: Vec<Arc<Endpoint>>,
+        old: Option<&Arc<ServicePort>>,
+    ) -> Arc<ServicePort> {
+        let endpoints = match old {
+            Some(old) if *old.endpoints == *endpoints => Arc::clone(&old.endpoints),
+            _ => endpoints.into(),
+        };
+        let new = ServicePort {
+            id: self.port_ids.of((name.clone(), port.number)),
+            number: port.number,
+            name: Arc::clone(&port.name),
+            protocol: port.protocol,
+            endpoints,
+        };
+        reuse(old, new)
+    }
+
     fn replace(
         &mut self,
         name: &ObjectName,
@@ -185,8 +217,11 @@ impl Services {
         }
         match (new.map(Arc::new), place, old) {
             (Some(new), place, _) => {
-                next.services_by_host
-                    .insert(Arc::clone(&new.host), Arc::clone(&new));
+                // Hosts of ServiceEntries are in the registry.
+                if new.external.is_none() {
+                    next.services_by_host
+                        .insert(Arc::clone(&new.host), Arc::clone(&new));
+                }
                 match place {
                     Ok(at) => next.services[at] = new,
                     Err(at) => next.services.insert(at, new),
@@ -194,7 +229,9 @@ impl Services {
             }
             (None, Ok(at), Some(old)) => {
                 next.services.remove(at);
-                next.services_by_host.remove(&old.host);
+                if old.external.is_none() {
+                    next.services_by_host.remove(&old.host);
+                }
                 self.by_address.remove(name);
             }
             (None, ..) => {}
@@ -236,14 +273,20 @@ impl Services {
                     .ok()
                     .and_then(|at| snapshot.services.get(at));
                 let index = service.and_then(|s| s.vips.iter().position(|ip| ip == vip));
+                let entry = service.and_then(|s| s.external.as_ref());
+                let (kind, group, list) = match entry {
+                    Some(_) => ("ServiceEntry", "networking.istio.io", "spec.addresses"),
+                    None => ("Service", "", "spec.clusterIPs"),
+                };
+                let object = entry.map_or(name, |e| &e.object);
                 warnings.push(Warning {
                     key: ObjectKey {
-                        kind: "Service".into(),
-                        group: String::new(),
-                        namespace: name.namespace.to_string(),
-                        name: name.name.to_string(),
+                        kind: kind.into(),
+                        group: group.into(),
+                        namespace: object.namespace.to_string(),
+                        name: object.name.to_string(),
                     },
-                    field: format!("spec.clusterIPs[{}]", index.unwrap_or_default()),
+                    field: format!("{list}[{}]", index.unwrap_or_default()),
                     reason: format!("{vip} already belongs to service {holder}"),
                 });
             }

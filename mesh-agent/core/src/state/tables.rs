@@ -5,15 +5,21 @@ use super::templates::Templates;
 use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
+use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    DestinationRuleSpec, GatewaySpec, Head, MaterialSpec, NamespaceSpec, PodSpec, ServiceSpec, SliceSpec,
-    Translated, VirtualServiceSpec,
+    ApiRouteSpec, DestinationRuleSpec, GatewaySpec, Head, MaterialSpec, NamespaceSpec,
+    PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec,
+    SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Objects of one kind: namespace → name → object.
 pub(super) type ByNamespace<T> = BTreeMap<Arc<str>, BTreeMap<Arc<str>, T>>;
+
+/// A route of Gateway API.
+pub(super) type RouteKey = (RouteKind, ObjectName);
 
 /// Every object in force.
 #[derive(Default)]
@@ -32,6 +38,16 @@ pub(super) struct Tables {
     pub(super) gateways: BTreeMap<ObjectName, GatewaySpec>,
     /// Secrets and ConfigMaps, in a gateway only.
     materials: BTreeMap<(&'static str, ObjectName), MaterialSpec>,
+    pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
+    pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
+    /// Service → routes that name it as parent.
+    attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
+    pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
+    pub(super) workload_entries: ByNamespace<WorkloadEntrySpec>,
+    pub(super) sidecars: BTreeMap<ObjectName, SidecarSpec>,
+    /// What names of ServiceEntries resolve to.
+    pub(super) resolved: HashMap<Arc<str>, Vec<IpAddr>>,
 }
 
 impl Tables {
@@ -82,6 +98,32 @@ impl Tables {
                 dirty.edge |= changed;
                 changed
             }
+            Translated::PeerAuthentication(spec) => {
+                let changed = put(&mut self.peer_authentications, name, spec);
+                dirty.peers |= changed;
+                changed
+            }
+            Translated::ApiRoute(spec) => self.put_route((spec.kind, name), spec, dirty),
+            Translated::ReferenceGrant(spec) => {
+                let changed = put(&mut self.grants, name, spec);
+                dirty.grants |= changed;
+                changed
+            }
+            Translated::ServiceEntry(spec) => {
+                let changed = put(&mut self.service_entries, name, spec);
+                dirty.entries |= changed;
+                changed
+            }
+            Translated::WorkloadEntry(spec) => {
+                let changed = put_in(&mut self.workload_entries, &name, spec);
+                dirty.entries |= changed;
+                changed
+            }
+            Translated::Sidecar(spec) => {
+                let changed = put(&mut self.sidecars, name, spec);
+                dirty.sidecars |= changed;
+                changed
+            }
             Translated::Nothing => false,
         }
     }
@@ -119,6 +161,26 @@ impl Tables {
             ("networking.istio.io", "Gateway") => dirty.edge |= self.gateways.remove(&name).is_some(),
             ("", "Secret") => dirty.edge |= self.materials.remove(&("Secret", name)).is_some(),
             ("", "ConfigMap") => dirty.edge |= self.materials.remove(&("ConfigMap", name)).is_some(),
+            ("security.istio.io", "PeerAuthentication") => {
+                dirty.peers |= self.peer_authentications.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, "ReferenceGrant") => {
+                dirty.grants |= self.grants.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, kind) => {
+                if let Some(kind) = RouteKind::named(kind) {
+                    self.remove_route(&(kind, name), dirty);
+                }
+            }
+            ("networking.istio.io", "ServiceEntry") => {
+                dirty.entries |= self.service_entries.remove(&name).is_some();
+            }
+            ("networking.istio.io", "WorkloadEntry") => {
+                dirty.entries |= take(&mut self.workload_entries, &name).is_some();
+            }
+            ("networking.istio.io", "Sidecar") => {
+                dirty.sidecars |= self.sidecars.remove(&name).is_some();
+            }
             _ => {}
         }
     }
@@ -126,6 +188,64 @@ impl Tables {
     /// A Secret or ConfigMap.
     pub(super) fn material(&self, kind: &'static str, name: &ObjectName) -> Option<&MaterialSpec> {
         self.materials.get(&(kind, name.clone()))
+    }
+
+    fn put_route(&mut self, key: RouteKey, spec: ApiRouteSpec, dirty: &mut Dirty) -> bool {
+        if self.api_routes.get(&key) == Some(&spec) {
+            return false;
+        }
+        self.remove_route(&key, dirty);
+        for parent in spec.parents.iter().filter(|p| p.is_service()) {
+            let routes = self.attached.entry(parent.name.clone()).or_default();
+            routes.insert(key.clone());
+            dirty.attached.insert(parent.name.clone());
+        }
+        dirty.grants = true;
+        self.api_routes.insert(key, spec);
+        true
+    }
+
+    fn remove_route(&mut self, key: &RouteKey, dirty: &mut Dirty) {
+        let Some(old) = self.api_routes.remove(key) else {
+            return;
+        };
+        for parent in old.parents.iter().filter(|p| p.is_service()) {
+            if let Some(routes) = self.attached.get_mut(&parent.name) {
+                routes.remove(key);
+                if routes.is_empty() {
+                    self.attached.remove(&parent.name);
+                }
+            }
+            dirty.attached.insert(parent.name.clone());
+        }
+        dirty.grants = true;
+    }
+
+    /// Whether any route names the service as parent.
+    pub(super) fn has_routes(&self, service: &ObjectName) -> bool {
+        self.attached.contains_key(service)
+    }
+
+    /// The routes that name the service as parent.
+    pub(super) fn routes_of<'a>(
+        &'a self,
+        service: &ObjectName,
+    ) -> impl Iterator<Item = (&'a RouteKey, &'a ApiRouteSpec)> + 'a {
+        let keys = self.attached.get(service).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.api_routes.get(key)?)))
+    }
+
+    /// What a name resolves to now; whether that is new.
+    pub(super) fn resolve(&mut self, name: Arc<str>, mut ips: Vec<IpAddr>, dirty: &mut Dirty) -> bool {
+        // Resolvers turn the answers round; only the set counts.
+        ips.sort();
+        ips.dedup();
+        let changed = self.resolved.get(&name) != Some(&ips);
+        if changed {
+            self.resolved.insert(name, ips);
+            dirty.entries = true;
+        }
+        changed
     }
 
     /// Facts of a pod that runs on this node; whether they change anything known.
@@ -148,6 +268,15 @@ impl Tables {
             }
         }
         changed
+    }
+
+    /// Whether a ServiceEntry of a namespace selects pods.
+    pub(super) fn entries_select_in(&self, namespace: &Arc<str>) -> bool {
+        let first = ObjectName::new(Arc::clone(namespace), "");
+        let of_namespace = self.service_entries.range(first..);
+        of_namespace
+            .take_while(|(name, _)| name.namespace == *namespace)
+            .any(|(_, spec)| spec.selector.is_some())
     }
 
     pub(super) fn pod(&self, name: &ObjectName) -> Option<&PodSpec> {

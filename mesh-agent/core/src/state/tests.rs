@@ -1,4 +1,5 @@
 mod history;
+mod peers;
 mod remote;
 
 use super::*;

@@ -1,10 +1,14 @@
 //! Objects → snapshot. Only what a change touches is built anew; the rest is shared with the snapshot before.
 
 use super::ObjectKey;
+use super::attached::Attachments;
 use super::dirty::Dirty;
+use super::entries::Entries;
 use super::gateways;
+use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
+use super::scopes;
 use super::services::Services;
 use super::tables::Tables;
 use crate::model::ObjectName;
@@ -43,6 +47,8 @@ pub(super) struct World {
     role: Option<GatewayRole>,
     /// What is wrong at the gateway, until it is looked at again.
     pub(super) edge_warnings: Vec<Warning>,
+    attachments: Attachments,
+    entries: Entries,
 }
 
 impl World {
@@ -59,6 +65,8 @@ impl World {
             services: Services::default(),
             role: None,
             edge_warnings: Vec::new(),
+            attachments: Attachments::default(),
+            entries: Entries::default(),
         }
     }
 
@@ -98,16 +106,33 @@ impl World {
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
         let edge_changed = dirty.edge || dirty.routes || self.touches_edge(&dirty);
+        let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
+        let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
         let services = mem::take(&mut dirty.services);
         self.services
             .rebuild(tables, &self.pods, services, effects, &mut next);
+        if entries {
+            self.entries
+                .rebuild(tables, &self.pods, &mut self.services, &mut next);
+        }
+        if dirty.sidecars {
+            scopes::scopes(tables, &mut next);
+        }
         self.warnings = Vec::new();
+        self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
         // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
         routes::routes(tables, &mut next, &mut self.warnings);
+        self.attachments
+            .rebuild(tables, concerned, &dirty.attached, &mut next);
+        self.attachments.warn(&mut self.warnings);
         routes::subsets(tables, &mut next, &mut self.warnings);
+        if dirty.peers {
+            next.peers = peers::policies(tables);
+        }
+        peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
         if let Some(role) = self.role.as_ref().filter(|_| edge_changed) {
             self.edge_warnings = Vec::new();

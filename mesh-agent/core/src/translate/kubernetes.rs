@@ -94,6 +94,15 @@ struct Container {
     liveness_probe: Option<Probe>,
     readiness_probe: Option<Probe>,
     startup_probe: Option<Probe>,
+    lifecycle: Option<Lifecycle>,
+}
+
+/// Hooks that the kubelet calls, as it probes.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Lifecycle {
+    post_start: Option<Probe>,
+    pre_stop: Option<Probe>,
 }
 
 #[derive(Deserialize)]
@@ -308,9 +317,12 @@ fn named_ports(containers: &[Container]) -> Vec<(Arc<str>, u16)> {
 fn probe_ports(containers: &[Container], named: &[(Arc<str>, u16)]) -> Vec<u16> {
     let probes = containers
         .iter()
-        .flat_map(|c| [&c.liveness_probe, &c.readiness_probe, &c.startup_probe]);
+        .flat_map(|c| [&c.liveness_probe, &c.readiness_probe, &c.startup_probe])
+        .flatten();
+    let hooks = containers.iter().filter_map(|c| c.lifecycle.as_ref());
+    let hooks = hooks.flat_map(|l| [&l.post_start, &l.pre_stop]).flatten();
     let mut ports: Vec<u16> = probes
-        .flatten()
+        .chain(hooks)
         .flat_map(|p| [&p.http_get, &p.tcp_socket, &p.grpc])
         .flatten()
         .filter_map(|p| resolve_port(&p.port, named))

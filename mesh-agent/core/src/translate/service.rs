@@ -150,14 +150,6 @@ fn vips(many: Option<Vec<String>>, one: Option<String>) -> Result<Vec<IpAddr>, F
 /// What is spoken on a port: `appProtocol`, then the name's prefix, then ports whose servers speak first, else
 /// detected (T-51).
 fn protocol(app_protocol: Option<&str>, name: &str, number: u16) -> Protocol {
-    let by_name = |word: &str| match word {
-        "http" | "kubernetes.io/ws" => Some(Protocol::Http),
-        "http2" | "h2c" | "kubernetes.io/h2c" => Some(Protocol::Http2),
-        "grpc" | "grpc-web" => Some(Protocol::Grpc),
-        "https" | "tls" | "kubernetes.io/wss" => Some(Protocol::Tls),
-        "tcp" | "mongo" | "redis" | "mysql" => Some(Protocol::Tcp),
-        _ => None,
-    };
     let lower = name.to_ascii_lowercase();
     let prefix = if lower.starts_with("grpc-web") {
         "grpc-web"
@@ -165,10 +157,22 @@ fn protocol(app_protocol: Option<&str>, name: &str, number: u16) -> Protocol {
         lower.split('-').next().unwrap_or_default()
     };
     app_protocol
-        .and_then(|p| by_name(&p.to_ascii_lowercase()))
-        .or_else(|| by_name(prefix))
+        .and_then(|p| by_protocol_name(&p.to_ascii_lowercase()))
+        .or_else(|| by_protocol_name(prefix))
         .unwrap_or(match number {
             25 | 53 | 3306 | 27017 => Protocol::Tcp,
             _ => Protocol::Auto,
         })
+}
+
+/// What a protocol's name, in lower case, says of the bytes.
+pub(super) fn by_protocol_name(word: &str) -> Option<Protocol> {
+    match word {
+        "http" | "kubernetes.io/ws" => Some(Protocol::Http),
+        "http2" | "h2c" | "kubernetes.io/h2c" => Some(Protocol::Http2),
+        "grpc" | "grpc-web" => Some(Protocol::Grpc),
+        "https" | "tls" | "kubernetes.io/wss" => Some(Protocol::Tls),
+        "tcp" | "mongo" | "redis" | "mysql" => Some(Protocol::Tcp),
+        _ => None,
+    }
 }

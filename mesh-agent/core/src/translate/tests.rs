@@ -255,7 +255,7 @@ fn a_broken_kubernetes_object_is_answered_with_object_field_and_reason() {
             "spec",
         ),
         (
-            json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": meta}),
+            json!({"apiVersion": "networking.istio.io/v1", "kind": "EnvoyFilter", "metadata": meta}),
             "kind",
         ),
         (

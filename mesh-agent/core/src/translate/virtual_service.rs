@@ -4,6 +4,8 @@ mod matches;
 mod raw;
 mod retries;
 
+pub(super) use matches::regex;
+
 use super::head::Head;
 use super::value::{FieldError, decode, is_header_name, is_header_value, is_label, is_subdomain, timeout};
 use crate::model::ObjectName;

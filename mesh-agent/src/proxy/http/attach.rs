@@ -2,7 +2,7 @@
 
 use super::Side;
 use super::body::{Outgoing, RequestBody, Traffic};
-use super::exchange::{Exchange, Switch, copy_head};
+use super::exchange::{Exchange, copy_head};
 use super::forward::address;
 use super::mirror::{self, Tap};
 use super::plan::{self, Plan};
@@ -18,7 +18,7 @@ impl Exchange {
     pub(super) fn attach(&mut self, head: Request<()>, body: Incoming, plan: Option<&Plan>, expect: bool) {
         use http_body::Body as _;
         let (parts, ()) = head.into_parts();
-        if body.is_end_stream() || !matches!(self.switch, Switch::No) {
+        if body.is_end_stream() || self.switches() {
             self.mirror(&parts, plan, &mut None);
             self.request = Some(Request::from_parts(parts, RequestBody::Empty));
             return;

@@ -8,7 +8,7 @@ use crate::telemetry::labels::UNKNOWN;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use mesh_core::model::snapshot::{Snapshot, Target};
-use mesh_core::routing::{self, AtGateway, Decision, Refusal, RequestFacts};
+use mesh_core::routing::{self, Decision, Refusal, RequestFacts};
 use std::net::IpAddr;
 
 /// Says in the request who its client is. What the client itself says of that counts only as far as `trusted_hops`
@@ -98,6 +98,7 @@ pub(super) fn decide(
         gateway: None,
         target: &target,
         port: edge.bind.port,
+        dialled: None,
         method: parts.method.as_str(),
         scheme: scheme(edge),
         authority: authority.to_str().unwrap_or_default(),
@@ -106,10 +107,9 @@ pub(super) fn decide(
     };
     let by_sni = edge.tls.as_ref().map(|tls| &tls.listener);
     match routing::route_at_gateway(snapshot, port, by_sni, &facts, plan::draws()) {
-        AtGateway::Decided(Decision::Forward(plan)) => Ok(plan::forward(conn, snapshot, &target, plan)),
-        AtGateway::Decided(Decision::Answer(answer)) => Err(Own::Answer(Box::new(answer), names())),
-        AtGateway::Decided(Decision::Refuse(refusal)) => Err(Own::Refuse(refusal, names())),
-        AtGateway::ToHttps(location) => Err(Own::ToHttps(location, names())),
+        Decision::Forward(plan) => Ok(plan::forward(conn, snapshot, &target, plan)),
+        Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names())),
+        Decision::Refuse(refusal) => Err(Own::Refuse(refusal, names())),
     }
 }
 

@@ -6,6 +6,7 @@ use super::super::upstream::Path;
 use super::answer::{self, Fault};
 use super::attempt::{self, NoReply, Reply, Try};
 use super::body::{RequestBody, ResponseBody};
+use super::headers;
 use super::plan::Plan;
 use super::record::Record;
 use super::retry::{self, Failed, Replay};
@@ -18,6 +19,7 @@ use mesh_core::model::route::RetryPolicy;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// One request on its way.
@@ -27,6 +29,8 @@ pub(super) struct Exchange {
     /// Reads the body again.
     pub(super) replay: Option<Replay>,
     pub(super) record: Record,
+    /// Time for the response with all of its tries.
+    pub(super) timeout: Option<Duration>,
     pub(super) http2: bool,
     pub(super) switch: Switch,
 }
@@ -60,22 +64,27 @@ impl Switch {
 }
 
 impl Exchange {
-    /// A request whose body is still to be attached.
-    pub(super) fn new(context: &Rc<Context>, record: Record, http2: bool, switch: Switch) -> Self {
+    /// A request whose body is still to be attached: without a timeout, over HTTP/1.1.
+    pub(super) fn new(context: &Rc<Context>, record: Record, switch: Switch) -> Self {
         Self {
             context: Rc::clone(context),
             request: None,
             replay: None,
             record,
-            http2,
+            timeout: None,
+            http2: false,
             switch,
         }
     }
 
+    /// Whether the client asks for another protocol.
+    pub(super) const fn switches(&self) -> bool {
+        !matches!(self.switch, Switch::No)
+    }
+
     /// Tries, and answers.
     pub(super) async fn run(mut self, plan: Option<&Plan>) -> Response<ResponseBody> {
-        let started = Instant::from_std(self.record.started());
-        let deadline = plan.and_then(Plan::timeout).and_then(|t| started.checked_add(t));
+        let deadline = self.timeout.and_then(|t| Instant::now().checked_add(t));
         let outcome = match deadline {
             None => self.tries(plan).await,
             Some(at) => match tokio::time::timeout_at(at, self.tries(plan)).await {
@@ -88,7 +97,13 @@ impl Exchange {
         };
         match outcome {
             Ok((reply, hop)) => self.respond(reply, hop, plan, deadline).await,
-            Err(fault) => answer::fault(&fault, self.record),
+            Err(fault) => {
+                let mut response = answer::fault(&fault, self.record);
+                if let Some(route) = plan.and_then(Plan::route) {
+                    headers::dress(response.headers_mut(), &route.cors);
+                }
+                response
+            }
         }
     }
 
@@ -195,7 +210,7 @@ impl Exchange {
             peer,
             host: plan.map(|p| &p.names().host),
             http2: self.http2,
-            switch: !matches!(self.switch, Switch::No),
+            switch: self.switches(),
         };
         let sending = attempt::send(self.context.side.worker(), &wanted, request);
         let sent = match policy.and_then(|p| p.per_try_timeout) {

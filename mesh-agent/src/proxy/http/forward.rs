@@ -3,6 +3,7 @@
 use super::super::detect::Detected;
 use super::super::outbound::Outbound;
 use super::super::pair::{Outgoing, Pair};
+use super::super::worker::Worker;
 use super::answer::{self, Fault};
 use super::body::ResponseBody;
 use super::edge;
@@ -13,14 +14,17 @@ use super::plan::{self, Own, Plan};
 use super::record::{Record, Text};
 use super::{Context, Side};
 use crate::telemetry::labels::ServiceNames;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
+use mesh_core::routing::{self, Answer, MatchedRule};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Answers one request.
 pub(super) async fn handle(
@@ -31,8 +35,8 @@ pub(super) async fn handle(
         return Ok(refuse(&context, violation));
     }
     let mut response = match admit(&context, request) {
-        Ok((exchange, plan)) => exchange.run(plan.as_ref()).await,
-        Err(response) => *response,
+        Ok(admitted) => admitted.run().await,
+        Err(early) => early.give().await,
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         if let Some(guard) = &context.guard {
@@ -62,79 +66,188 @@ fn refuse(context: &Context, violation: Violation) -> Response<ResponseBody> {
     response
 }
 
-type Admitted = (Exchange, Option<Plan>);
+/// A request that is to be forwarded.
+struct Admitted {
+    exchange: Exchange,
+    head: Request<()>,
+    body: Incoming,
+    expect: bool,
+    plan: Option<Plan>,
+}
+
+impl Admitted {
+    async fn run(self) -> Response<ResponseBody> {
+        let Self {
+            mut exchange,
+            head,
+            body,
+            expect,
+            plan,
+        } = self;
+        if let Some(delay) = plan.as_ref().and_then(|p| p.route()?.delay) {
+            // Before the body is attached: copies for mirrors are made there, and the timeout runs from there.
+            exchange.record.delayed();
+            tokio::time::sleep(delay).await;
+        }
+        exchange.attach(head, body, plan.as_ref(), expect);
+        exchange.run(plan.as_ref()).await
+    }
+}
+
+/// What is answered without an upstream.
+enum Early {
+    /// At once.
+    Now(Response<ResponseBody>),
+    /// As a rule says, perhaps after a delay.
+    Ruled(Answer, Record),
+}
+
+impl Early {
+    async fn give(self: Box<Self>) -> Response<ResponseBody> {
+        match *self {
+            Self::Now(response) => response,
+            Self::Ruled(own, mut record) => {
+                if let Some(delay) = own.delay {
+                    record.delayed();
+                    tokio::time::sleep(delay).await;
+                }
+                answer::ruled(&own, record)
+            }
+        }
+    }
+}
 
 /// Checks and decides.
-fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, Box<Response<ResponseBody>>> {
-    let refused = |violation| Box::new(refuse(context, violation));
+fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, Box<Early>> {
+    let refused = |violation| Box::new(Early::Now(refuse(context, violation)));
     let mut request = request;
     let switch = switch_of(context, &mut request).map_err(refused)?;
     let (mut parts, body) = request.into_parts();
-    let mut authority = headers::authority(&parts).map_err(refused)?;
+    let authority = headers::authority(&parts).map_err(refused)?;
     let worker = context.side.worker();
     let mut record = Record::begin(worker, headers::is_grpc(&parts.headers));
     let plan = match &context.side {
-        Side::Inbound(_) => None,
-        Side::Outbound(conn) => {
-            headers::strip_controls(&mut parts.headers);
-            if let Some(edge) = &conn.edge {
-                let hops = worker.shared.config.trusted_hops;
-                edge::dress(&mut parts.headers, conn.client.ip(), edge, &authority, hops);
-            }
-            headers::complete(&mut parts.headers);
-            match plan::decide(conn, &worker.snapshot(), &parts, &authority) {
-                Ok(plan) => Some(plan),
-                Err(Own::Answer(own, names)) => {
-                    record.between(unsent(conn, &names, record.grpc));
-                    return Err(Box::new(answer::ruled(&own, record)));
-                }
-                Err(Own::ToHttps(location, names)) => {
-                    record.between(unsent(conn, &names, record.grpc));
-                    return Err(Box::new(answer::moved(&location, record)));
-                }
-                Err(Own::Refuse(refusal, names)) => {
-                    tracing::debug!(detail = %refusal.detail, client = %conn.client, "request refused");
-                    record.between(unsent(conn, &names, record.grpc));
-                    let fault = Fault::refused(refusal.status, refusal.flag);
-                    return Err(Box::new(answer::fault(&fault, record)));
-                }
-            }
+        Side::Inbound(_) => {
+            describe(&mut record, worker, &parts, &authority, None);
+            None
         }
+        Side::Outbound(conn) => match planned(conn, &mut parts, &authority, &mut record) {
+            Ok(plan) => Some(plan),
+            Err(Own::Answer(own, _)) => return Err(Box::new(Early::Ruled(*own, record))),
+            Err(Own::Refuse(refusal, _)) => {
+                let fault = Fault::refused(refusal.status, refusal.flag);
+                return Err(Box::new(Early::Now(answer::fault(&fault, record))));
+            }
+        },
     };
-    if worker.telemetry().access.wanted() {
-        record.describe(text_of(&parts, &authority, plan.as_ref()));
-    }
+    let grpc = record.grpc;
+    let mut exchange = Exchange::new(context, record, switch);
+    exchange.timeout = timeout(&mut parts.headers, grpc, plan.as_ref());
     let expect = parts.headers.contains_key(header::EXPECT);
     headers::strip(&mut parts.headers);
-    if let Some(rule) = plan.as_ref().and_then(|p| p.route()?.rule.as_ref()) {
-        for ops in rule.headers() {
-            if let Some(new) = headers::edit(&mut parts.headers, &ops.request) {
-                authority = new;
-            }
-        }
-    }
-    let http1_only = !matches!(switch, Switch::No);
+    let edited = edit(
+        &mut parts.headers,
+        parts.uri.path_and_query(),
+        authority,
+        plan.as_ref(),
+    );
+    let (authority, path) = edited.map_err(refused)?;
     let declared = plan.as_ref().is_some_and(Plan::declares_http2);
-    let http2 = !http1_only && (context.version == Detected::Http2 || declared);
-    if http2 || context.version == Detected::Http2 {
+    exchange.http2 = !exchange.switches() && (context.version == Detected::Http2 || declared);
+    if exchange.http2 || context.version == Detected::Http2 {
         parts.headers.remove(header::EXPECT);
     }
-    let path = parts.uri.path_and_query().cloned();
     let mut head = Request::new(());
     *head.method_mut() = parts.method;
     *head.headers_mut() = parts.headers;
-    if let Err(violation) = address(&mut head, path, authority, http2) {
-        return Err(refused(violation));
-    }
-    switch.dress(&mut head);
-    let mut exchange = Exchange::new(context, record, http2, switch);
-    exchange.attach(
+    address(&mut head, path, authority, exchange.http2).map_err(refused)?;
+    exchange.switch.dress(&mut head);
+    let expect = expect && context.version == Detected::Http1 && !exchange.http2;
+    Ok(Admitted {
+        exchange,
         head,
         body,
-        plan.as_ref(),
-        expect && context.version == Detected::Http1 && !http2,
-    );
-    Ok((exchange, plan))
+        expect,
+        plan,
+    })
+}
+
+/// Asks the core, and tells the record what it says.
+fn planned(
+    conn: &Rc<Outbound>,
+    parts: &mut Parts,
+    authority: &HeaderValue,
+    record: &mut Record,
+) -> Result<Plan, Own> {
+    headers::strip_controls(&mut parts.headers);
+    let worker = &conn.worker;
+    if let Some(edge) = &conn.edge {
+        let hops = worker.shared.config.trusted_hops;
+        edge::dress(&mut parts.headers, conn.client.ip(), edge, authority, hops);
+    }
+    headers::complete(&mut parts.headers);
+    let decided = plan::decide(conn, &worker.snapshot(), parts, authority);
+    let rule = match &decided {
+        Ok(plan) => plan.route().and_then(|r| r.rule.as_ref()),
+        Err(Own::Answer(own, names)) => {
+            record.between(unsent(conn, names, record.grpc));
+            Some(&own.rule)
+        }
+        Err(Own::Refuse(refusal, names)) => {
+            tracing::debug!(detail = %refusal.detail, client = %conn.client, "request refused");
+            record.between(unsent(conn, names, record.grpc));
+            None
+        }
+    };
+    describe(record, worker, parts, authority, rule);
+    decided
+}
+
+/// How long the request may take; a gRPC server is told if that is less than its client asked for.
+fn timeout(headers: &mut HeaderMap, grpc: bool, plan: Option<&Plan>) -> Option<Duration> {
+    let plan = plan?;
+    let asked = headers.get(GRPC_TIMEOUT).and_then(|v| v.to_str().ok());
+    let timeout = routing::timeout(plan.timeout(), grpc, asked);
+    if let Some(time) = timeout.filter(|t| grpc && asked.is_some() && plan.timeout() == Some(*t))
+        && let Ok(value) = HeaderValue::from_str(&routing::grpc_timeout(time))
+    {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
+    timeout
+}
+
+/// Applies the rule's operations and rewrites: those of the route, its new authority, then those of the destination.
+fn edit(
+    headers: &mut HeaderMap,
+    path: Option<&PathAndQuery>,
+    mut authority: HeaderValue,
+    plan: Option<&Plan>,
+) -> Result<(HeaderValue, Option<PathAndQuery>), Violation> {
+    let mut path = path.cloned();
+    let Some((route, rule)) = plan
+        .and_then(Plan::route)
+        .and_then(|r| Some((r, r.rule.as_ref()?)))
+    else {
+        return Ok((authority, path));
+    };
+    let mut rewritten = route
+        .authority
+        .as_ref()
+        .and_then(|a| HeaderValue::from_str(a).ok());
+    for ops in rule.headers() {
+        if let Some(new) = headers::edit(headers, &ops.request) {
+            authority = new;
+        }
+        authority = rewritten.take().unwrap_or(authority);
+    }
+    if let Some(new) = &route.path {
+        let original = path.as_ref().and_then(|p| HeaderValue::from_str(p.as_str()).ok());
+        if let Some(original) = original {
+            headers.insert(headers::ORIGINAL_PATH, original);
+        }
+        path = Some(new.parse().map_err(|_| Violation::RequestLine)?);
+    }
+    Ok((authority, path))
 }
 
 fn switch_of(context: &Context, request: &mut Request<Incoming>) -> Result<Switch, Violation> {
@@ -206,10 +319,19 @@ fn unsent(conn: &Outbound, names: &Arc<ServiceNames>, grpc: bool) -> Pair {
     )
 }
 
-fn text_of(parts: &http::request::Parts, authority: &HeaderValue, plan: Option<&Plan>) -> Box<Text> {
+/// Tells the record what the access log needs, if there is one.
+fn describe(
+    record: &mut Record,
+    worker: &Worker,
+    parts: &Parts,
+    authority: &HeaderValue,
+    rule: Option<&MatchedRule>,
+) {
+    if !worker.telemetry().access.wanted() {
+        return;
+    }
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let rule = plan.and_then(|p| p.route()?.rule.as_ref());
-    Box::new(Text {
+    record.describe(Box::new(Text {
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),
         authority: lossy(authority.as_bytes()),
@@ -218,5 +340,7 @@ fn text_of(parts: &http::request::Parts, authority: &HeaderValue, plan: Option<&
             .get(headers::REQUEST_ID)
             .map_or_else(String::new, |v| lossy(v.as_bytes())),
         route: rule.map_or_else(String::new, |m| m.rule().origin.to_string()),
-    })
+    }));
 }
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");

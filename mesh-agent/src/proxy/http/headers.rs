@@ -4,7 +4,7 @@ use super::head::{self, Violation};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use mesh_core::model::route::HeaderEdits;
-use mesh_core::routing::HeaderView;
+use mesh_core::routing::{self, HeaderView};
 use std::borrow::Cow;
 
 /// The matcher's view of a request's fields.
@@ -147,6 +147,15 @@ pub(super) fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) -> Option<Heade
     authority
 }
 
+/// Sets what CORS wants of an answer.
+pub(super) fn dress(headers: &mut HeaderMap, fields: &routing::Fields) {
+    for (name, value) in fields {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(*name, value);
+        }
+    }
+}
+
 /// Fields that every request has behind the client's node.
 pub(super) fn complete(headers: &mut HeaderMap) {
     if !headers.contains_key(FORWARDED_PROTO) {
@@ -183,6 +192,8 @@ fn request_id(random: u128) -> String {
 
 /// `x-request-id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where a rewritten request tells what path its client sent (Envoy).
+pub(super) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CONTROLS: [&str; 2] = ["x-envoy-", "x-heddle-"];
 const HOP_FIELDS: usize = 16;

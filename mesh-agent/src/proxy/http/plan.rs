@@ -27,8 +27,6 @@ pub(super) enum Plan {
 pub(super) enum Own {
     /// A rule says so.
     Answer(Box<Answer>, Arc<ServiceNames>),
-    /// `httpsRedirect` of a gateway's server.
-    ToHttps(String, Arc<ServiceNames>),
     /// There is nowhere to forward to.
     Refuse(Refusal, Arc<ServiceNames>),
 }
@@ -43,10 +41,11 @@ pub(super) fn decide(
     if let Some(at) = &conn.edge {
         return edge::decide(conn, at, snapshot, parts, authority);
     }
-    let target = snapshot.target(conn.original);
+    let target = snapshot.target_for(conn.original, Some(&conn.source));
     let facts = RequestFacts {
         client: Some(&conn.source),
         gateway: None,
+        dialled: Some(conn.original),
         target: &target,
         port: conn.original.port(),
         method: parts.method.as_str(),
@@ -59,12 +58,9 @@ pub(super) fn decide(
         Decision::Forward(plan) => Ok(forward(conn, snapshot, &target, plan)),
         Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names_of(conn, &target))),
         Decision::Refuse(refusal) => match target {
-            Target::Unknown if refusal.flag == "NR" && !snapshot.settings.registry_only => Ok(dialled(
-                conn,
-                None,
-                conn.worker.meter.named(PASSTHROUGH),
-                Protocol::Auto,
-            )),
+            Target::Unknown if refusal.flag == "NR" && !snapshot.registry_only(Some(&conn.source)) => Ok(
+                dialled(conn, None, conn.worker.meter.named(PASSTHROUGH), Protocol::Auto),
+            ),
             _ => Err(Own::Refuse(refusal, names_of(conn, &target))),
         },
     }

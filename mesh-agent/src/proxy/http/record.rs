@@ -20,6 +20,8 @@ pub(super) struct Record {
     grpc_status: Option<u8>,
     code: u16,
     flags: &'static str,
+    /// A fault's delay was injected.
+    delayed: bool,
     error: &'static str,
     pub(super) attempts: u32,
     request: Option<Rc<Traffic>>,
@@ -48,6 +50,7 @@ impl Record {
             grpc_status: None,
             code: 0,
             flags: NO_FLAGS,
+            delayed: false,
             error: "",
             attempts: 0,
             request: None,
@@ -55,11 +58,6 @@ impl Record {
             text: None,
             done: false,
         }
-    }
-
-    /// When the request began.
-    pub(super) const fn started(&self) -> Instant {
-        self.started
     }
 
     /// Who talks to whom.
@@ -94,6 +92,11 @@ impl Record {
         self.error = error;
     }
 
+    /// A fault's delay is injected.
+    pub(super) const fn delayed(&mut self) {
+        self.delayed = true;
+    }
+
     /// Counts a frame of the response.
     pub(super) fn response_frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
@@ -125,6 +128,9 @@ impl Record {
             return;
         }
         let Some(mut pair) = self.pair.take() else { return };
+        if self.delayed {
+            self.flags = with_delay(self.flags);
+        }
         // A code that no client can choose more than a thousand of.
         let code = if self.code < 1_000 { self.code } else { 0 };
         let grpc = self.grpc.then(|| self.grpc_status.unwrap_or(GRPC_UNKNOWN));
@@ -180,6 +186,21 @@ impl Drop for Record {
             self.fail("DC", "client left");
         }
         self.report();
+    }
+}
+
+/// Flags together with `DI`, in Envoy's order.
+const fn with_delay(flags: &'static str) -> &'static str {
+    match flags.as_bytes() {
+        b"FI" => "DI,FI",
+        b"UH" => "UH,DI",
+        b"UF" => "UF,DI",
+        b"UC" => "UC,DI",
+        b"UT" => "UT,DI",
+        b"NR" => "NR,DI",
+        b"NC" => "DI,NC",
+        b"DC" => "DI,DC",
+        _ => "DI",
     }
 }
 

@@ -33,10 +33,12 @@ impl Exchange {
         let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         let upgrade = parts.headers.get(header::UPGRADE).cloned();
         headers::strip(&mut parts.headers);
-        if let Some(rule) = plan.and_then(|p| p.route()?.rule.as_ref()) {
-            for ops in rule.headers().rev() {
+        if let Some(route) = plan.and_then(Plan::route) {
+            let rule = route.rule.as_ref();
+            for ops in rule.into_iter().flat_map(|r| r.headers().rev()) {
                 headers::edit(&mut parts.headers, &ops.response);
             }
+            headers::dress(&mut parts.headers, &route.cors);
         }
         if switching {
             let Some(switched) = reply.switched else {

@@ -33,7 +33,9 @@ pub(super) fn after_failure(policy: &RetryPolicy, failed: Failed) -> bool {
         Failed::Connect => on.connect_failure || on.reset || on.server_error || on.gateway_error,
         Failed::RefusedStream => on.refused_stream || on.reset || on.server_error,
         Failed::Reset => on.reset || on.server_error || on.gateway_error,
-        Failed::TryTimeout => on.server_error || on.gateway_error || on.statuses.contains(&504),
+        Failed::TryTimeout => {
+            on.try_timeout || on.server_error || on.gateway_error || on.statuses.contains(&504)
+        }
     }
 }
 

@@ -174,6 +174,7 @@ pub(super) fn service(
             protocol,
             endpoints: endpoints.into(),
         })],
+        external: None,
     })
 }
 

@@ -71,6 +71,9 @@ pub(super) const KINDS: &[Kind] = &[
     },
     Kind::istio("VirtualService", "virtualservices"),
     Kind::istio("DestinationRule", "destinationrules"),
+    Kind::istio("ServiceEntry", "serviceentries"),
+    Kind::istio("WorkloadEntry", "workloadentries"),
+    Kind::istio("Sidecar", "sidecars"),
     Kind {
         kind: template::WORKLOAD_TEMPLATE,
         plural: "workloadtemplates",

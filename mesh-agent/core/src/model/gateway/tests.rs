@@ -6,8 +6,11 @@ fn listener(index: usize, hosts: &[&str]) -> Arc<Listener> {
         sites.entry(host).or_insert(Site {
             gateway: ObjectName::new("ns", "gw"),
             port: 443,
-            https_redirect: false,
-            table: None,
+            table: Arc::new(RouteTable {
+                api: crate::model::route::RouteApi::Istio,
+                object: ObjectName::new("ns", "vs"),
+                rules: Vec::new(),
+            }),
         });
     }
     Arc::new(Listener {

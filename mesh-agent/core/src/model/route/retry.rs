@@ -24,6 +24,8 @@ pub struct RetryOn {
     pub refused_stream: bool,
     /// `reset`, `reset-before-request`.
     pub reset: bool,
+    /// Every try that took longer than its own timeout (HTTPRoute `retry`); in `retryOn` that is part of `5xx`.
+    pub try_timeout: bool,
     /// `5xx`.
     pub server_error: bool,
     /// `gateway-error`: 502, 503, 504.

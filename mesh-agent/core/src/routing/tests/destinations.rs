@@ -176,7 +176,7 @@ fn connections_go_to_the_service_port_or_to_the_pod_that_was_dialled() {
     let snapshot = with_routes(&format!("[{{route: [{V1}]}}]"));
     let dial = |addr: &str| {
         let addr: std::net::SocketAddr = addr.parse().unwrap();
-        route_connection(&snapshot.target(addr), addr.port())
+        route_connection(&snapshot.target(addr), addr)
     };
     assert_eq!(
         addrs(&dial("10.96.0.2:5432").unwrap().endpoints)[0],

@@ -5,7 +5,7 @@ use crate::model::ObjectName;
 use crate::model::gateway::{
     Bind, Edge, EdgePort, HostMap, Listener, ListenerOrigin, ListenerProtocol, ServerTls, Site, Transport,
 };
-use crate::model::route::RouteTable;
+use crate::model::route::{RouteRule, RouteTable};
 use crate::state::world::Warning;
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -34,10 +34,11 @@ pub(in crate::state) struct SiteDraft {
     /// The `Gateway` by which they are bound.
     pub(in crate::state) gateway: ObjectName,
     pub(in crate::state) port: u16,
-    pub(in crate::state) https_redirect: bool,
+    /// Whether the table is a server's `httpsRedirect`: it takes the place of all others.
+    pub(in crate::state) redirects: bool,
     /// Age of the rules' object, to merge several.
     pub(in crate::state) created: Arc<str>,
-    pub(in crate::state) table: Option<Arc<RouteTable>>,
+    pub(in crate::state) table: Arc<RouteTable>,
 }
 
 /// Gives each draft its place. On a port whose servers disagree about what is spoken, the oldest is right (IST0145).
@@ -147,51 +148,40 @@ fn listener(group: Vec<Draft>) -> Option<Listener> {
 /// Rules for the same host become one table: oldest object first, catch-alls of all last (T-33).
 fn sites(mut wanted: Vec<SiteDraft>) -> HostMap<Site> {
     wanted.sort_by(|a, b| {
-        let object = |s: &SiteDraft| s.table.as_ref().map(|t| t.object.clone());
-        (&a.created, object(a)).cmp(&(&b.created, object(b)))
+        let key = |s: &SiteDraft| (!s.redirects, Arc::clone(&s.created), s.table.object.clone());
+        key(a).cmp(&key(b))
     });
-    let mut sites: HostMap<(Site, Vec<Arc<RouteTable>>)> = HostMap::default();
+    let mut groups: HostMap<Vec<SiteDraft>> = HostMap::default();
     for draft in wanted {
-        let (site, tables) = sites.entry(&draft.pattern).or_insert_with(|| {
-            let site = Site {
-                gateway: draft.gateway,
-                port: draft.port,
-                https_redirect: false,
-                table: None,
-            };
-            (site, Vec::new())
-        });
-        site.https_redirect |= draft.https_redirect;
-        if let Some(table) = draft.table
-            && !tables.iter().any(|t| Arc::ptr_eq(t, &table))
-        {
-            tables.push(table);
+        let group = groups.entry(&draft.pattern).or_default();
+        let settled = group.first().is_some_and(|first| first.redirects);
+        if !settled && !group.iter().any(|other| Arc::ptr_eq(&other.table, &draft.table)) {
+            group.push(draft);
         }
     }
-    let mut finished = HostMap::default();
-    for (pattern, (site, tables)) in sites.iter() {
-        let site = Site {
-            table: merged(tables),
-            ..site.clone()
-        };
-        finished.entry(&pattern).or_insert(site);
+    let mut sites = HostMap::default();
+    for (pattern, group) in groups.iter() {
+        if let Some(first) = group.first() {
+            sites.entry(&pattern).or_insert_with(|| Site {
+                gateway: first.gateway.clone(),
+                port: first.port,
+                table: merged(first, group),
+            });
+        }
     }
-    finished
+    sites
 }
 
-fn merged(tables: &[Arc<RouteTable>]) -> Option<Arc<RouteTable>> {
-    let (first, rest) = tables.split_first()?;
-    if rest.is_empty() {
-        return Some(Arc::clone(first));
+fn merged(first: &SiteDraft, group: &[SiteDraft]) -> Arc<RouteTable> {
+    if group.len() == 1 {
+        return Arc::clone(&first.table);
     }
-    let all = tables.iter().flat_map(|t| &t.rules);
-    let (last, mut rules): (Vec<_>, Vec<_>) = all
-        .cloned()
-        .partition(crate::model::route::RouteRule::is_catch_all);
+    let all = group.iter().flat_map(|draft| &draft.table.rules);
+    let (last, mut rules): (Vec<_>, Vec<_>) = all.cloned().partition(RouteRule::is_catch_all);
     rules.extend(last);
-    Some(Arc::new(RouteTable {
-        api: first.api,
-        object: first.object.clone(),
+    Arc::new(RouteTable {
+        api: first.table.api,
+        object: first.table.object.clone(),
         rules,
-    }))
+    })
 }

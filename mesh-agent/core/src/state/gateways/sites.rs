@@ -2,8 +2,10 @@
 
 use super::assemble::SiteDraft;
 use crate::model::ObjectName;
-use crate::model::gateway::pattern_intersection;
-use crate::model::route::{GatewayName, RequestMatch, RouteRule, RouteTable};
+use crate::model::gateway::{ListenerOrigin, pattern_intersection};
+use crate::model::route::{
+    GatewayName, Origin, Outcome, Redirect, RequestMatch, RouteAction, RouteApi, RouteRule, RouteTable,
+};
 use crate::state::tables::Tables;
 use crate::translate::{ServerSpec, VirtualServiceSpec};
 use std::collections::HashMap;
@@ -32,16 +34,25 @@ impl<'a> Bound<'a> {
     }
 
     /// What a server has of them: the hosts that both name, with the rules that are for this gateway and port.
-    pub(super) fn sites(&self, gateway: &ObjectName, server: &ServerSpec) -> Vec<SiteDraft> {
-        let mut sites = Vec::new();
-        let draft = |pattern: &str, created: &Arc<str>, table: Option<&Arc<RouteTable>>| SiteDraft {
+    pub(super) fn sites(&self, origin: &ListenerOrigin, server: &ServerSpec) -> Vec<SiteDraft> {
+        let gateway = &origin.object;
+        let draft = |pattern: &str, redirects: bool, created: &Arc<str>, table: &Arc<RouteTable>| SiteDraft {
             pattern: pattern.into(),
             gateway: gateway.clone(),
             port: server.port,
-            https_redirect: server.https_redirect,
+            redirects,
             created: Arc::clone(created),
-            table: table.map(Arc::clone),
+            table: Arc::clone(table),
         };
+        if server.https_redirect {
+            // A host that no rule routes is redirected as well.
+            let table = to_https(origin);
+            let hosts = server.hosts.iter();
+            return hosts
+                .map(|h| draft(&h.pattern, true, &Arc::from(""), &table))
+                .collect();
+        }
+        let mut sites = Vec::new();
         for (name, spec) in self.0.get(gateway).into_iter().flatten() {
             let mut table = None;
             for host in &spec.hosts {
@@ -49,18 +60,37 @@ impl<'a> Bound<'a> {
                 for pattern in usable.filter_map(|h| pattern_intersection(&h.pattern, host)) {
                     let table = table.get_or_insert_with(|| for_server(spec, gateway, server.port));
                     if !table.rules.is_empty() {
-                        sites.push(draft(pattern, &spec.created, Some(table)));
+                        sites.push(draft(pattern, false, &spec.created, table));
                     }
                 }
             }
         }
-        if server.https_redirect {
-            // A host that no rule routes is redirected as well.
-            let hosts = server.hosts.iter();
-            sites.extend(hosts.map(|h| draft(&h.pattern, &Arc::from(""), None)));
-        }
         sites
     }
+}
+
+/// `httpsRedirect`: 301 to the same host, port and path.
+fn to_https(origin: &ListenerOrigin) -> Arc<RouteTable> {
+    let action = RouteAction::new(Outcome::Redirect(Redirect {
+        status: 301,
+        scheme: Some("https".into()),
+        ..Redirect::default()
+    }));
+    Arc::new(RouteTable {
+        api: RouteApi::Istio,
+        object: origin.object.clone(),
+        rules: vec![RouteRule {
+            origin: Origin {
+                kind: origin.kind,
+                object: origin.object.clone(),
+                list: origin.list,
+                index: origin.index,
+            },
+            name: "".into(),
+            matches: Vec::new(),
+            action: Arc::new(action),
+        }],
+    })
 }
 
 /// The rules of a VirtualService at one server: what `match.gateways` and `match.port` leave (T-13, T-15, T-16). The same

@@ -1,7 +1,7 @@
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, EdgePort, GatewayRole, ListenerProtocol, TlsMode, Transport};
 use crate::model::snapshot::{MeshSettings, Snapshot, Target};
-use crate::routing::{AtGateway, Decision, Draws, RequestFacts, route_at_gateway};
+use crate::routing::{Decision, Draws, RequestFacts, route_at_gateway};
 use crate::state::State;
 use crate::testing::{Fields, documents, list};
 use std::sync::Arc;
@@ -102,6 +102,7 @@ fn ask(snapshot: &Snapshot, port: u16, authority: &str, path: &str) -> String {
         gateway: None,
         target: &Target::Unknown,
         port,
+        dialled: None,
         method: "GET",
         scheme: "http",
         authority,
@@ -109,14 +110,13 @@ fn ask(snapshot: &Snapshot, port: u16, authority: &str, path: &str) -> String {
         headers: &Fields(&[]),
     };
     match route_at_gateway(snapshot, found, by_sni.as_ref(), &facts, Draws::default()) {
-        AtGateway::ToHttps(location) => format!("301 {location}"),
-        AtGateway::Decided(Decision::Forward(plan)) => format!(
+        Decision::Forward(plan) => format!(
             "{} -> {}",
             plan.rule.unwrap().rule().origin,
             plan.upstream.service.unwrap().name
         ),
-        AtGateway::Decided(Decision::Refuse(refusal)) => format!("{} {}", refusal.status, refusal.flag),
-        AtGateway::Decided(other) => format!("{other:?}"),
+        Decision::Answer(answer) => format!("{} {}", answer.status, answer.location.unwrap_or_default()),
+        Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag),
     }
 }
 

@@ -139,7 +139,7 @@ fn string_match(at: &str, raw: raw::StringMatch) -> Result<Option<StringMatch>, 
 }
 
 /// RE2 semantics: the whole value must match (T-19).
-fn regex(pattern: &str) -> Result<Regex, String> {
+pub(in crate::translate) fn regex(pattern: &str) -> Result<Regex, String> {
     if pattern.is_empty() {
         return Err("an empty regular expression matches nothing".into());
     }
