@@ -67,6 +67,10 @@ pub(super) const KINDS: &[Kind] = &[
     },
     Kind {
         at_gateways: AtGateways::Only,
+        ..Kind::builtin("Ingress", "ingresses", "networking.k8s.io")
+    },
+    Kind {
+        at_gateways: AtGateways::Only,
         ..Kind::istio("Gateway", "gateways")
     },
     Kind::istio("VirtualService", "virtualservices"),
