@@ -63,7 +63,9 @@ impl Edge {
     /// # Errors
     /// As the file system's.
     pub fn write(&self, file: &str, yaml: impl AsRef<[u8]>) -> Result<()> {
-        self.mesh.config.write(file, String::from_utf8_lossy(yaml.as_ref()).into_owned())
+        self.mesh
+            .config
+            .write(file, String::from_utf8_lossy(yaml.as_ref()).into_owned())
     }
 
     /// Waits until the gateway listens on a port.
@@ -104,10 +106,16 @@ impl Edge {
     ///
     /// # Errors
     /// What `client` says.
-    pub fn visit<T: Send>(&self, visit: &Visit<'_>, client: impl FnOnce(Conversation) -> Result<T> + Send) -> Result<T> {
+    pub fn visit<T: Send>(
+        &self,
+        visit: &Visit<'_>,
+        client: impl FnOnce(Conversation) -> Result<T> + Send,
+    ) -> Result<T> {
         let to = self.at(visit.port);
         self.mesh.pod(VISITOR).netns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             let tls = runtime.block_on(async {
                 tokio::time::timeout(Duration::from_secs(5), visit.connect(to)).await
             })??;
@@ -190,7 +198,9 @@ impl Conversation {
     #[must_use]
     pub fn shown(&self) -> Vec<u8> {
         let chain = self.tls.get_ref().1.peer_certificates();
-        chain.and_then(|c| c.first()).map_or_else(Vec::new, |c| c.to_vec())
+        chain
+            .and_then(|c| c.first())
+            .map_or_else(Vec::new, |c| c.to_vec())
     }
 
     /// One `GET` each for these authorities and paths, on this one connection: status and body.
@@ -216,7 +226,9 @@ impl Conversation {
                 let (mut sender, conn) = hyper::client::conn::http1::handshake(io).await?;
                 tokio::task::spawn_local(async move { drop(conn.await) });
                 for (host, path) in requests {
-                    let request = Request::get(*path).header("host", *host).body(Empty::<Bytes>::new())?;
+                    let request = Request::get(*path)
+                        .header("host", *host)
+                        .body(Empty::<Bytes>::new())?;
                     answers.push(read(sender.send_request(request).await?).await?);
                 }
             }
@@ -291,7 +303,11 @@ impl Leaf {
     /// # Errors
     /// None but the formatting of text.
     pub fn secret(&self, name: &str, ca: Option<&Authority>) -> Result<String> {
-        let block = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let block = |pem: &str| {
+            pem.lines()
+                .map(|line| format!("    {line}\n"))
+                .collect::<String>()
+        };
         let mut text = format!(
             "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {PLAIN}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
             block(&self.pem),

@@ -66,7 +66,13 @@ fn the_guides_gateway_leads_into_the_mesh() {
     let edge = edge();
     edge.write("30-gateway.yaml", MICRO).unwrap();
     edge.listens(8080).unwrap();
-    let answer = get(&edge, 8080, "10.0.0.1:32277", "/api/order/create", &["--count", "20"]);
+    let answer = get(
+        &edge,
+        8080,
+        "10.0.0.1:32277",
+        "/api/order/create",
+        &["--count", "20"],
+    );
     assert_eq!(answer["statuses"]["200"], 20, "{answer}");
     assert!(
         answer["fields"]["near"].as_u64() > Some(3) && answer["fields"]["far"].as_u64() > Some(3),
@@ -77,8 +83,18 @@ fn the_guides_gateway_leads_into_the_mesh() {
     assert_eq!(seen["x-forwarded-for"], visitor, "{answer}");
     assert_eq!(seen["x-forwarded-proto"], "http", "{answer}");
     assert_eq!(seen["x-forwarded-host"], "10.0.0.1:32277", "{answer}");
-    assert!(seen["x-request-id"].as_str().is_some_and(|id| id.len() == 36), "{answer}");
-    let forged = ["--header", "x-forwarded-for: 1.2.3.4", "--header", "x-forwarded-proto: https", "--header", "x-forwarded-client-cert: By=me"];
+    assert!(
+        seen["x-request-id"].as_str().is_some_and(|id| id.len() == 36),
+        "{answer}"
+    );
+    let forged = [
+        "--header",
+        "x-forwarded-for: 1.2.3.4",
+        "--header",
+        "x-forwarded-proto: https",
+        "--header",
+        "x-forwarded-client-cert: By=me",
+    ];
     let answer = get(&edge, 8080, "any", "/api/order/create", &forged);
     let seen = &answer["last"]["body"]["headers"];
     assert_eq!(seen["x-forwarded-for"], format!("1.2.3.4, {visitor}"), "{answer}");
@@ -96,7 +112,10 @@ fn the_guides_gateway_leads_into_the_mesh() {
         ("response_code", "200"),
         ("connection_security_policy", "mutual_tls"),
     ];
-    assert!(promtext::sum(&own, "istio_requests_total", &labels) >= 21.0, "{own:?}");
+    assert!(
+        promtext::sum(&own, "istio_requests_total", &labels) >= 21.0,
+        "{own:?}"
+    );
     for agent in &edge.mesh.agents {
         let told = [
             ("reporter", "destination"),
@@ -167,7 +186,8 @@ fn with_tls() -> (Edge, Keys) {
     edge.write("30-gateway.yaml", TLS).unwrap();
     edge.listens(8443).unwrap();
     eventually("the certificates", PATIENCE, || {
-        edge.visit(&keys.visit("shop.example.com", false), |_| Ok(())).ok()
+        edge.visit(&keys.visit("shop.example.com", false), |_| Ok(()))
+            .ok()
     })
     .unwrap();
     (edge, keys)
@@ -216,7 +236,10 @@ fn tls_ends_at_the_gateway_as_each_server_says() {
 
     let moved = get(&edge, 8080, "shop.example.com", "/x?y", &[]);
     assert_eq!(moved["statuses"]["301"], 1, "{moved}");
-    assert_eq!(moved["last"]["headers"]["location"], "https://shop.example.com/x?y");
+    assert_eq!(
+        moved["last"]["headers"]["location"],
+        "https://shop.example.com/x?y"
+    );
 }
 
 /// A new Secret is in use without a restart, and no request notices; a wrong one takes its server away and no other.
@@ -259,7 +282,8 @@ fn a_certificate_is_replaced_under_load_and_a_wrong_one_serves_nothing() {
     let secrets = wrong.to_owned() + &bank.secret("bank", Some(&keys.clients)).unwrap();
     edge.write("31-secrets.yaml", secrets).unwrap();
     eventually("the server to be taken away", PATIENCE, || {
-        edge.visit(&keys.visit("shop.example.com", false), |_| Ok(())).err()
+        edge.visit(&keys.visit("shop.example.com", false), |_| Ok(()))
+            .err()
     })
     .unwrap();
     let known = keys.clients.sign("client").unwrap();
@@ -267,9 +291,15 @@ fn a_certificate_is_replaced_under_load_and_a_wrong_one_serves_nothing() {
         shows: Some(&known),
         ..keys.visit("bank.example.com", false)
     };
-    let answers = edge.visit(&visit, |c| c.ask(&[("bank.example.com", "/")])).unwrap();
+    let answers = edge
+        .visit(&visit, |c| c.ask(&[("bank.example.com", "/")]))
+        .unwrap();
     assert_eq!(answers[0].0, 200, "the other server goes on");
-    assert!(edge.process.stderr().contains("Secret plain/shop key tls.crt"), "{}", edge.process.stderr());
+    assert!(
+        edge.process.stderr().contains("Secret plain/shop key tls.crt"),
+        "{}",
+        edge.process.stderr()
+    );
 }
 
 /// A route change under load loses nothing, and SIGTERM first takes the gateway out of its Service.
@@ -280,13 +310,24 @@ fn changes_and_the_end_lose_no_request() {
     edge.listens(8080).unwrap();
     let to = edge.at(8080).to_string();
     let args = [
-        "load", "--to", &to, "--host", "any", "--path", "/api/order/create", "--seconds", "3",
+        "load",
+        "--to",
+        &to,
+        "--host",
+        "any",
+        "--path",
+        "/api/order/create",
+        "--seconds",
+        "3",
     ];
     let load = edge.mesh.pod(VISITOR).start_podkit(&args);
     let mut load = load.unwrap();
     for i in 0..10 {
-        let more = format!("- match: [{{uri: {{prefix: /x{i}}}}}]\n    route: [{{destination: {{host: both}}}}]\n  - match: [{{uri: {{exact:");
-        edge.write("30-gateway.yaml", MICRO.replace("- match: [{uri: {exact:", &more)).unwrap();
+        let more = format!(
+            "- match: [{{uri: {{prefix: /x{i}}}}}]\n    route: [{{destination: {{host: both}}}}]\n  - match: [{{uri: {{exact:"
+        );
+        edge.write("30-gateway.yaml", MICRO.replace("- match: [{uri: {exact:", &more))
+            .unwrap();
         std::thread::sleep(Duration::from_millis(100));
     }
     load.wait(Duration::from_secs(20)).unwrap();
@@ -354,7 +395,10 @@ fn bytes_are_carried_by_port_and_by_server_name() {
     edge.listens(9443).unwrap();
     let plain = get(&edge, 31400, "anything", "/", &["--count", "4"]);
     assert_eq!(plain["statuses"]["200"], 4, "{plain}");
-    assert!(plain["last"]["body"]["headers"]["x-forwarded-for"].is_null(), "{plain}");
+    assert!(
+        plain["last"]["body"]["headers"]["x-forwarded-for"].is_null(),
+        "{plain}"
+    );
 
     let visit = |name| Visit {
         port: 8443,
@@ -368,8 +412,13 @@ fn bytes_are_carried_by_port_and_by_server_name() {
             edge.visit(&visit(name), |c| Ok(c.shown())).ok()
         });
         assert_eq!(shown.unwrap(), leaf.certificate.to_vec(), "{name}");
-        let answers = edge.visit(&visit(name), |c| c.ask(&[(name, "/"), (name, "/")])).unwrap();
-        assert!(answers.iter().all(|(status, _)| *status == 200), "{name}: {answers:?}");
+        let answers = edge
+            .visit(&visit(name), |c| c.ask(&[(name, "/"), (name, "/")]))
+            .unwrap();
+        assert!(
+            answers.iter().all(|(status, _)| *status == 200),
+            "{name}: {answers:?}"
+        );
     }
     let samples = edge.metrics().unwrap();
     let opened = [("destination_service_name", "both"), ("reporter", "source")];

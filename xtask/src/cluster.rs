@@ -6,6 +6,7 @@ mod images;
 use crate::{go, setup, shell};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Subcommand, ValueEnum};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -161,6 +162,27 @@ impl Cluster {
         }
     }
 
+    /// The one of `cargo xtask bench --cluster`.
+    pub(crate) fn of_bench() -> Self {
+        Self {
+            work: shell::root().join("target/cluster-bench"),
+        }
+    }
+
+    /// A command in the network of a machine, with this process's files.
+    pub(crate) fn in_network_of(&self, machine: &str, program: &OsStr) -> Command {
+        let mut command = self.script();
+        command.args(["net", machine]).arg(program);
+        command
+    }
+
+    /// The one of `cargo xtask conformance`.
+    pub(crate) fn of_conformance() -> Self {
+        Self {
+            work: shell::root().join("target/cluster-conformance"),
+        }
+    }
+
     /// Its state directory.
     pub(crate) fn work(&self) -> &Path {
         &self.work
@@ -220,7 +242,8 @@ impl Cluster {
         shell::run("collecting logs", self.script().arg("report").arg(dir))
     }
 
-    fn script(&self) -> Command {
+    /// `cluster.sh` for this cluster, to which arguments are added.
+    pub(crate) fn script(&self) -> Command {
         let script = shell::root().join("tests/cluster/cluster.sh");
         let mut command = shell::command(&script.display().to_string());
         command.env("KC_BUILD", built()).env("KC_WORK", &self.work);
@@ -233,7 +256,7 @@ impl Cluster {
 }
 
 /// Folder of programs and images, which all clusters of this tree share.
-fn built() -> PathBuf {
+pub(crate) fn built() -> PathBuf {
     let build = std::env::var_os("KC_BUILD").map(PathBuf::from);
     build.unwrap_or_else(|| shell::root().join("target/cluster"))
 }

@@ -1,7 +1,9 @@
-//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|image`; each does what the one before it needs.
+//! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|conformance|image`; each does what the one before it needs.
 
+mod bench;
 mod bpf;
 mod cluster;
+mod conformance;
 mod fields;
 mod generate;
 mod go;
@@ -42,14 +44,17 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Sets up, builds, and measures Heddle beside its peers.
+    /// Sets up, builds, and measures Heddle: beside its peers, or on a Kubernetes cluster of many objects (--cluster).
     Bench {
-        /// Arguments of the bench: --json FILE, --quick.
+        /// Arguments of the bench: --json FILE, --quick. With --cluster: on a Kubernetes cluster of its own (or --kubeconfig F), with
+        /// --services N, --endpoints M, --storm-rate N, --storm-seconds N, --pods N, --parts LIST, --profile release.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Builds the agent and writes a container image of it, without a daemon.
     Image(image::Options),
+    /// Runs the Gateway API's conformance suite against Heddle on a real cluster.
+    Conformance(conformance::Options),
     /// A real Kubernetes cluster on this machine.
     Cluster {
         /// A cluster that you have, for kubectl, helm and status in place of the one that `up` makes.
@@ -82,10 +87,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Image(options) => {
             image::run(&options)?;
         }
+        Task::Conformance(options) => return conformance::run(&options),
         Task::Cluster { kubeconfig, task } => return cluster::run(&task, kubeconfig.as_deref()),
         Task::Demo { args } => return front("demo", &[], &args, "release"),
-        // What is measured is what the image ships.
-        Task::Bench { args } => return front("bench", setup::BENCH, &args, "dist"),
+        Task::Bench { args } => return bench::run(args),
         Task::Generate { fields } => {
             if fields {
                 fields::run()?;

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check and test, in the order of what is cheapest to know, and one line at the end.
 
 use crate::cluster::{Cluster, Layout};
-use crate::{bpf, image, setup, shell};
+use crate::{bpf, conformance, image, setup, shell};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// Runs those suites on a cluster that you have, with Heddle's image loaded, in place of one made for them.
     #[arg(long, env = "HEDDLE_KUBECONFIG", conflicts_with = "no_cluster")]
     kubeconfig: Option<PathBuf>,
+    /// Runs the mesh part of the Gateway API's conformance suite as well, on a cluster of its own.
+    #[arg(long, conflicts_with = "no_cluster")]
+    conformance: bool,
 }
 
 /// Feature of the suites that need a cluster.
@@ -71,6 +74,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("✘ NOT RUN: the suites on a cluster (--no-cluster)");
     } else {
         on_cluster(&mut tally, options)?;
+    }
+    if options.conformance {
+        conformance(&mut tally);
     }
     for broken in &tally.broken {
         eprintln!("✘ {broken}");
@@ -170,6 +176,19 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
         tally.fail(&format!("{error:#}"));
     }
     ran
+}
+
+/// The mesh part of the Gateway API's suite.
+fn conformance(tally: &mut Tally) {
+    match conformance::mesh() {
+        Ok((passed, failed)) => {
+            tally.passed += passed;
+            for name in failed {
+                tally.fail(&format!("conformance: {name}"));
+            }
+        }
+        Err(error) => tally.fail(&format!("conformance: {error:#}")),
+    }
 }
 
 fn cargo(args: &[&str]) -> Command {

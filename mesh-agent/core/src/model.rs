@@ -11,6 +11,7 @@ pub mod route;
 pub mod scope;
 pub mod service;
 pub mod snapshot;
+pub mod status;
 pub mod subset;
 pub mod template;
 pub mod visibility;

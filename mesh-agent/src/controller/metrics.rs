@@ -1,5 +1,6 @@
 //! The controller's own metrics.
 
+use crate::source::kube::SourceFigures;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -37,6 +38,9 @@ pub struct Metrics {
     /// WorkloadTemplates that wait to be written.
     pub templates_pending: Gauge,
     writes: Family<Outcome, Counter>,
+    status_writes: Family<Outcome, Counter>,
+    /// What the watches behind statuses tell of themselves.
+    pub source: SourceFigures,
     watches: Family<Kind, Gauge>,
     watch_errors: Family<Kind, Counter>,
     webhook: Family<Outcome, Counter>,
@@ -55,6 +59,7 @@ impl Default for Metrics {
         let templates = Gauge::default();
         let templates_pending = Gauge::default();
         let writes = Family::default();
+        let status_writes = Family::default();
         let watches = Family::default();
         let watch_errors = Family::default();
         let webhook = Family::default();
@@ -103,6 +108,11 @@ impl Default for Metrics {
             Family::clone(&writes),
         );
         registry.register(
+            "heddle_controller_status_writes",
+            "Writes of statuses by result",
+            Family::clone(&status_writes),
+        );
+        registry.register(
             "heddle_controller_watch_up",
             "Whether the watch of a kind is established",
             Family::clone(&watches),
@@ -117,6 +127,7 @@ impl Default for Metrics {
             "Decisions of the validating webhook",
             Family::clone(&webhook),
         );
+        let source = SourceFigures::register(&mut registry);
         Self {
             registry,
             leader,
@@ -125,6 +136,8 @@ impl Default for Metrics {
             templates,
             templates_pending,
             writes,
+            status_writes,
+            source,
             watches,
             watch_errors,
             webhook,
@@ -143,6 +156,11 @@ impl Metrics {
     /// One write of a template: `applied`, `deleted`, `error`.
     pub fn wrote(&self, result: &'static str) {
         self.writes.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// One write of a status: `written`, `superseded`, `error`.
+    pub fn status_written(&self, result: &'static str) {
+        self.status_writes.get_or_create(&Outcome { result }).inc();
     }
 
     /// One decision of the webhook: `allowed`, `denied`, `error`.

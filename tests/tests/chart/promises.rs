@@ -316,7 +316,13 @@ fn gateways_have_the_names_labels_and_ports_of_the_guides() {
             .iter()
             .all(|o| o["metadata"]["name"] != "istio-ingressgateway")
     );
-    let objects = render(&helm, &["--set", "gateways.ingress.enabled=true,gateways.ingress.type=NodePort"]);
+    let objects = render(
+        &helm,
+        &[
+            "--set",
+            "gateways.ingress.enabled=true,gateways.ingress.type=NodePort",
+        ],
+    );
     let service = object(&objects, "Service", "istio-ingressgateway");
     assert_eq!(service["spec"]["type"], "NodePort");
     assert_eq!(service["spec"]["selector"]["istio"], "ingressgateway");
@@ -324,7 +330,13 @@ fn gateways_have_the_names_labels_and_ports_of_the_guides() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|p| (p["name"].as_str().unwrap(), p["port"].as_u64().unwrap(), p["targetPort"].as_u64().unwrap()))
+        .map(|p| {
+            (
+                p["name"].as_str().unwrap(),
+                p["port"].as_u64().unwrap(),
+                p["targetPort"].as_u64().unwrap(),
+            )
+        })
         .collect();
     let guides = [
         ("status-port", 15021, 15021),
@@ -347,7 +359,10 @@ fn a_gateway_has_no_privilege_and_reads_the_secrets_of_its_own_namespace_only() 
     let Some(helm) = crate::helm::helm() else { return };
     let objects = render(
         &helm,
-        &["--set", "gateways.ingress.enabled=true,gateways.egress.enabled=true"],
+        &[
+            "--set",
+            "gateways.ingress.enabled=true,gateways.egress.enabled=true",
+        ],
     );
     for name in ["istio-ingressgateway", "istio-egressgateway"] {
         let deployment = object(&objects, "Deployment", name);
@@ -361,7 +376,10 @@ fn a_gateway_has_no_privilege_and_reads_the_secrets_of_its_own_namespace_only() 
         assert_eq!(role["metadata"]["namespace"], NAMESPACE);
         assert!(role.to_string().contains("secrets"));
         let cluster = object(&objects, "ClusterRole", name).to_string();
-        assert!(!cluster.contains("secrets") && !cluster.contains("\"pods\""), "{cluster}");
+        assert!(
+            !cluster.contains("secrets") && !cluster.contains("\"pods\""),
+            "{cluster}"
+        );
         let binding = object(&objects, "ClusterRoleBinding", name);
         assert_eq!(binding["subjects"].as_array().unwrap().len(), 1);
     }

@@ -11,7 +11,8 @@ use super::pods::{HeldOut, Pods};
 use super::routes;
 use super::scopes;
 use super::services::Services;
-use super::tables::Tables;
+use super::status;
+use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
 use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
@@ -101,6 +102,11 @@ impl World {
         &self.pods.held_out
     }
 
+    /// Ports of a service on which a route that names it does not apply, and why.
+    pub(super) fn lost(&self, service: &ObjectName, route: &RouteKey) -> Vec<(u16, &str)> {
+        self.attachments.lost(service, route)
+    }
+
     /// The snapshot of these objects.
     pub(super) fn rebuild(&mut self, tables: &Tables) -> Arc<Snapshot> {
         if self.dirty.is_clean() {
@@ -154,6 +160,7 @@ impl World {
                 &mut self.edge_warnings,
             ));
         }
+        status::references(tables, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
     }

@@ -196,6 +196,27 @@ pub fn precedence(a: (&str, &ObjectName), b: (&str, &ObjectName)) -> Ordering {
     a.0.cmp(b.0).then_with(|| spelled(a.1).cmp(&spelled(b.1)))
 }
 
+/// `spec.parentRefs` of any route, as written and as read. Of an object that is refused otherwise, as much as can be.
+#[must_use]
+pub fn parents_of(object: &Value) -> Vec<(Value, ParentRef)> {
+    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+    let given = object.pointer("/spec/parentRefs").and_then(Value::as_array);
+    let read = |value: &Value| {
+        let text = |field: &str| value.get(field).and_then(Value::as_str);
+        let port = value.get("port").and_then(Value::as_u64);
+        let own = namespace.unwrap_or("default");
+        let parent = ParentRef {
+            group: text("group").unwrap_or(GROUP).into(),
+            kind: text("kind").unwrap_or("Gateway").into(),
+            name: ObjectName::new(text("namespace").unwrap_or(own), text("name")?),
+            section: text("sectionName").filter(|s| !s.is_empty()).map(Into::into),
+            port: port.and_then(|p| u16::try_from(p).ok()),
+        };
+        Some((value.clone(), parent))
+    };
+    given.into_iter().flatten().filter_map(read).collect()
+}
+
 /// Whether [`translate`] reads this kind.
 pub(super) fn is_known(kind: &str) -> bool {
     kind == "ReferenceGrant" || RouteKind::named(kind).is_some()

@@ -4,7 +4,7 @@ use super::WatchSettings;
 use super::backoff::pause;
 use super::figures::KindFigures;
 use super::follow::watch_config;
-use super::kinds::{KINDS, Kind};
+use super::kinds::Kind;
 use futures_util::StreamExt as _;
 use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
@@ -46,9 +46,10 @@ pub(super) async fn watch(
     streaming: bool,
     settings: &WatchSettings,
     figures: KindFigures,
+    kinds: &[&'static Kind],
     present: watch::Sender<Crds>,
 ) {
-    let wanted: BTreeSet<String> = KINDS.iter().filter(|k| k.optional).map(Kind::crd).collect();
+    let wanted: BTreeSet<String> = kinds.iter().filter(|k| k.optional).map(|k| k.crd()).collect();
     let mut streaming = streaming;
     let mut attempt = 0;
     loop {
@@ -81,6 +82,9 @@ pub(super) async fn watch(
                 }
                 Err(error) => {
                     figures.failed();
+                    if super::follow::status(&error) == Some(403) {
+                        figures.refused(crate::errors::chain(&error));
+                    }
                     tracing::warn!(kind = Kind::CRDS.kind, %error, "watch");
                     if *present.borrow() == Crds::Unread {
                         set(&present, Crds::Hidden);

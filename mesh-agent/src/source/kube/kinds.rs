@@ -15,69 +15,76 @@ pub(super) struct Kind {
     pub(super) optional: bool,
     /// Whether only those of one node are watched.
     of_node: bool,
-    /// Whether gateways watch them.
-    at_gateways: AtGateways,
+    readers: Readers,
 }
 
-/// See [`Kind::at_gateways`].
+/// Who needs a kind.
+#[derive(Clone, Copy, Debug)]
+struct Readers {
+    agents: bool,
+    controller: bool,
+    gateways: Gateways,
+}
+
+/// Which objects of a kind gateways need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AtGateways {
-    /// As agents do.
-    Too,
-    /// Agents only.
-    Not,
-    /// Gateways only.
-    Only,
-    /// Gateways only, those of their own namespace.
-    OnlyOwn,
+enum Gateways {
+    None,
+    All,
+    /// Those of their own namespace.
+    Own,
 }
 
-/// Who watches, and so what.
+/// For whom the API is watched.
 #[derive(Clone, Debug)]
 pub enum Reader {
-    /// The agent of this node.
-    Agent {
-        /// Its name.
-        node: String,
-    },
-    /// A gateway.
-    Gateway {
-        /// Namespace of its pod.
-        namespace: String,
-    },
+    /// The agent of the node with this name.
+    Agent(String),
+    /// The controller: what statuses depend on.
+    Controller,
+    /// A gateway in this namespace.
+    Gateway(String),
+}
+
+impl Reader {
+    /// The kinds that it needs.
+    pub(super) fn kinds(&self) -> Vec<&'static Kind> {
+        let needs = |readers: Readers| match self {
+            Self::Agent(_) => readers.agents,
+            Self::Controller => readers.controller,
+            Self::Gateway(_) => readers.gateways != Gateways::None,
+        };
+        KINDS.iter().filter(|kind| needs(kind.readers)).collect()
+    }
 }
 
 /// In the order in which they are named in reports.
-pub(super) const KINDS: &[Kind] = &[
-    Kind::builtin("Namespace", "namespaces", ""),
-    Kind::builtin("Service", "services", ""),
+static KINDS: &[Kind] = &[
+    Kind::builtin("Namespace", "namespaces", "").for_both(),
+    Kind::builtin("Service", "services", "").for_both(),
     Kind::builtin("EndpointSlice", "endpointslices", "discovery.k8s.io"),
     Kind {
         of_node: true,
-        at_gateways: AtGateways::Not,
+        readers: Readers {
+            gateways: Gateways::None,
+            ..Readers::DATA_PATH
+        },
         ..Kind::builtin("Pod", "pods", "")
     },
-    Kind {
-        at_gateways: AtGateways::OnlyOwn,
-        ..Kind::builtin("Secret", "secrets", "")
-    },
-    Kind {
-        at_gateways: AtGateways::OnlyOwn,
-        ..Kind::builtin("ConfigMap", "configmaps", "")
-    },
-    Kind {
-        at_gateways: AtGateways::Only,
-        ..Kind::builtin("Ingress", "ingresses", "networking.k8s.io")
-    },
-    Kind {
-        at_gateways: AtGateways::Only,
-        ..Kind::istio("Gateway", "gateways")
-    },
-    Kind::istio("VirtualService", "virtualservices"),
+    Kind::builtin("Secret", "secrets", "").for_gateways(Gateways::Own),
+    Kind::builtin("ConfigMap", "configmaps", "").for_gateways(Gateways::Own),
+    Kind::builtin("Ingress", "ingresses", "networking.k8s.io").for_gateways(Gateways::All),
+    Kind::istio("Gateway", "gateways").for_gateways(Gateways::All),
+    Kind::istio("VirtualService", "virtualservices").for_both(),
     Kind::istio("DestinationRule", "destinationrules"),
     Kind::istio("ServiceEntry", "serviceentries"),
     Kind::istio("WorkloadEntry", "workloadentries"),
     Kind::istio("Sidecar", "sidecars"),
+    Kind {
+        group: "security.istio.io",
+        versions: &["v1", "v1beta1"],
+        ..Kind::istio("PeerAuthentication", "peerauthentications")
+    },
     Kind {
         kind: template::WORKLOAD_TEMPLATE,
         plural: "workloadtemplates",
@@ -85,7 +92,20 @@ pub(super) const KINDS: &[Kind] = &[
         versions: &[template::VERSION],
         optional: true,
         of_node: false,
-        at_gateways: AtGateways::Too,
+        readers: Readers::DATA_PATH,
+    },
+    Kind::gateway_api("HTTPRoute", "httproutes", &["v1", "v1beta1"]).for_both(),
+    Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]).for_both(),
+    Kind::gateway_api("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]).for_both(),
+    Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]).for_both(),
+    // In the mesh no reference needs a grant: agents do not read them.
+    Kind {
+        readers: Readers {
+            agents: false,
+            controller: true,
+            gateways: Gateways::None,
+        },
+        ..Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"])
     },
 ];
 
@@ -105,7 +125,43 @@ impl Kind {
             versions: &["v1"],
             optional: false,
             of_node: false,
-            at_gateways: AtGateways::Too,
+            readers: Readers::DATA_PATH,
+        }
+    }
+
+    const fn gateway_api(
+        kind: &'static str,
+        plural: &'static str,
+        versions: &'static [&'static str],
+    ) -> Self {
+        Self {
+            group: "gateway.networking.k8s.io",
+            versions,
+            optional: true,
+            ..Self::builtin(kind, plural, "")
+        }
+    }
+
+    /// For the controller as well.
+    const fn for_both(self) -> Self {
+        Self {
+            readers: Readers {
+                controller: true,
+                ..self.readers
+            },
+            ..self
+        }
+    }
+
+    /// For gateways and nobody else.
+    const fn for_gateways(self, gateways: Gateways) -> Self {
+        Self {
+            readers: Readers {
+                agents: false,
+                controller: false,
+                gateways,
+            },
+            ..self
         }
     }
 
@@ -117,7 +173,7 @@ impl Kind {
             versions: &["v1", "v1beta1", "v1alpha3"],
             optional: true,
             of_node: false,
-            at_gateways: AtGateways::Too,
+            readers: Readers::DATA_PATH,
         }
     }
 
@@ -139,23 +195,12 @@ impl Kind {
         ApiResource::from_gvk_with_plural(&gvk, self.plural)
     }
 
-    /// Whether this reader watches the kind.
-    pub(super) const fn concerns(&self, reader: &Reader) -> bool {
-        match (self.at_gateways, reader) {
-            (AtGateways::Too, _) => true,
-            (AtGateways::Not, Reader::Agent { .. }) => true,
-            (AtGateways::Not, Reader::Gateway { .. }) => false,
-            (AtGateways::Only | AtGateways::OnlyOwn, Reader::Agent { .. }) => false,
-            (AtGateways::Only | AtGateways::OnlyOwn, Reader::Gateway { .. }) => true,
-        }
-    }
-
     /// The field selector, if not all are wanted.
     pub(super) fn selector(&self, reader: &Reader) -> Option<String> {
         match reader {
-            Reader::Agent { node } if self.of_node => Some(format!("spec.nodeName={node}")),
+            Reader::Agent(node) if self.of_node => Some(format!("spec.nodeName={node}")),
             // Releases of helm are large, and none of them is a certificate.
-            Reader::Gateway { .. } if self.kind == "Secret" => Some("type!=helm.sh/release.v1".into()),
+            Reader::Gateway(_) if self.kind == "Secret" => Some("type!=helm.sh/release.v1".into()),
             _ => None,
         }
     }
@@ -163,10 +208,17 @@ impl Kind {
     /// The namespace, if not all are wanted.
     pub(super) fn namespace(&self, reader: &Reader) -> Option<String> {
         match reader {
-            Reader::Gateway { namespace } if self.at_gateways == AtGateways::OnlyOwn => {
-                Some(namespace.clone())
-            }
+            Reader::Gateway(namespace) if self.readers.gateways == Gateways::Own => Some(namespace.clone()),
             _ => None,
         }
     }
+}
+
+impl Readers {
+    /// Agents and gateways: what carries connections.
+    const DATA_PATH: Self = Self {
+        agents: true,
+        controller: false,
+        gateways: Gateways::All,
+    };
 }

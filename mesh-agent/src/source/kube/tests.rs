@@ -19,6 +19,7 @@ fn settings() -> WatchSettings {
         backoff: Duration::from_millis(20),
         backoff_at_most: Duration::from_millis(100),
         watch_timeout_s: 1,
+        spread: Duration::ZERO,
     }
 }
 
@@ -56,9 +57,7 @@ impl Watched {
         let figures = SourceFigures::default();
         tokio::spawn(watch(
             client,
-            Reader::Agent {
-                node: "node-1".into(),
-            },
+            Reader::Agent("node-1".into()),
             settings(),
             figures.clone(),
             sender,
@@ -344,6 +343,6 @@ async fn the_source_tells_what_it_heard() {
     watched.listed().await;
     server.put(SERVICES, service("b"));
     watched.has(&["a", "b"]).await;
-    let figures = watched.figures.of(&KINDS[1]);
+    let figures = watched.figures.of(Reader::Controller.kinds()[1]);
     assert_eq!(figures.summary(), (1, 1, 0, 2, 12));
 }

@@ -471,7 +471,7 @@ fn a_bad_server_is_refused_with_its_field() {
         (
             https("{mode: SIMPLE, credentialName: a, cipherSuites: [AES128-SHA]}"),
             "spec.servers[0].tls.cipherSuites[0]",
-            "not served",
+            "not supported",
         ),
         (
             https("{mode: SIMPLE, credentialName: a, subjectAltNames: [b]}"),

@@ -1,0 +1,165 @@
+//! What a controller says of objects of Gateway API.
+
+use serde_json::{Value, json};
+
+/// `controllerName` of what is said about Services.
+pub const MESH_CONTROLLER: &str = "heddle.io/controller";
+/// `controllerName` of GatewayClasses, and of what is said about their Gateways.
+pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
+/// Longest message that a condition may have.
+const MAX_MESSAGE: usize = 32_768;
+
+/// One condition, without the times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// `type`.
+    pub kind: &'static str,
+    /// `status`: `True` or `False`.
+    pub holds: bool,
+    /// `reason`, in CamelCase.
+    pub reason: &'static str,
+    /// `message`, for people.
+    pub message: String,
+}
+
+/// What is said of a route to one of its parents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentStatus {
+    /// Who says it.
+    pub controller: &'static str,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+}
+
+impl Condition {
+    /// A condition that holds; its reason is often its name.
+    #[must_use]
+    pub fn yes(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            holds: true,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// A condition that does not hold.
+    #[must_use]
+    pub fn no(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            holds: false,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// As the API has it. The time of the last change stays while `before`, what is there now, says the same.
+    #[must_use]
+    pub fn to_json(&self, generation: i64, before: &[Value], now: &str) -> Value {
+        let status = if self.holds { "True" } else { "False" };
+        let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+        let old = before
+            .iter()
+            .find(|c| text(c, "type").as_deref() == Some(self.kind));
+        let since = old
+            .filter(|c| text(c, "status").as_deref() == Some(status))
+            .and_then(|c| text(c, "lastTransitionTime"))
+            .unwrap_or_else(|| now.to_owned());
+        let message: String = self.message.chars().take(MAX_MESSAGE / 4).collect();
+        json!({
+            "type": self.kind, "status": status, "reason": self.reason, "message": message,
+            "observedGeneration": generation, "lastTransitionTime": since,
+        })
+    }
+}
+
+/// A list of conditions after `wanted` was said: those of other types stay where they are.
+#[must_use]
+pub fn conditions(wanted: &[Condition], generation: i64, before: &[Value], now: &str) -> Vec<Value> {
+    let ours = |c: &Value| {
+        wanted
+            .iter()
+            .any(|w| c.get("type").and_then(Value::as_str) == Some(w.kind))
+    };
+    let mut conditions: Vec<Value> = wanted
+        .iter()
+        .map(|c| c.to_json(generation, before, now))
+        .collect();
+    conditions.extend(before.iter().filter(|c| !ours(c)).cloned());
+    conditions
+}
+
+/// `status.parents` of a route after `said` was said of `parents` (`spec.parentRefs` as they are written; `None` where
+/// it is not ours to speak). Entries of other controllers stay; ours of parents that are gone go.
+#[must_use]
+pub fn parents(
+    parents: &[Value],
+    said: &[Option<ParentStatus>],
+    generation: i64,
+    before: &[Value],
+    now: &str,
+) -> Vec<Value> {
+    let controller = |entry: &Value| {
+        let name = entry.get("controllerName").and_then(Value::as_str);
+        name.map(str::to_owned).unwrap_or_default()
+    };
+    let ours = |entry: &Value| [MESH_CONTROLLER, GATEWAY_CONTROLLER].contains(&controller(entry).as_str());
+    let mut entries: Vec<Value> = before.iter().filter(|e| !ours(e)).cloned().collect();
+    for (parent, said) in parents.iter().zip(said) {
+        let Some(said) = said else { continue };
+        let old = before
+            .iter()
+            .find(|e| e.get("parentRef") == Some(parent) && controller(e) == said.controller);
+        let old = old
+            .and_then(|e| e.get("conditions")?.as_array())
+            .map_or(&[] as &[Value], Vec::as_slice);
+        entries.push(json!({
+            "parentRef": parent, "controllerName": said.controller,
+            "conditions": conditions(&said.conditions, generation, old, now),
+        }));
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_stays_and_times_change_only_with_the_status() {
+        let parent = json!({"kind": "Service", "group": "", "name": "a"});
+        let gone = json!({"kind": "Service", "group": "", "name": "b"});
+        let accepted = |time: &str, generation: i64| {
+            json!({"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+                "observedGeneration": generation, "lastTransitionTime": time})
+        };
+        let foreign = json!({"type": "Foreign", "status": "True"});
+        let before = vec![
+            json!({"parentRef": gone, "controllerName": MESH_CONTROLLER, "conditions": []}),
+            json!({"parentRef": parent, "controllerName": "other.io/c", "conditions": []}),
+            json!({"parentRef": parent, "controllerName": MESH_CONTROLLER,
+                "conditions": [accepted("then", 1), foreign]}),
+        ];
+        let said = |holds: bool| {
+            Some(ParentStatus {
+                controller: MESH_CONTROLLER,
+                conditions: vec![Condition {
+                    kind: "Accepted",
+                    holds,
+                    reason: "Accepted",
+                    message: String::new(),
+                }],
+            })
+        };
+        let list = [parent.clone()];
+        let same = parents(&list, &[said(true)], 2, &before, "now");
+        assert_eq!(same[0], before[1]);
+        assert_eq!(same[1]["conditions"], json!([accepted("then", 2), foreign]));
+        assert_eq!(same.len(), 2);
+        let other = parents(&list, &[said(false)], 2, &before, "now");
+        assert_eq!(other[1]["conditions"][0]["lastTransitionTime"], "now");
+        assert_eq!(parents(&list, &[None], 2, &before, "now"), [before[1].clone()]);
+        assert_eq!(parents(&list, &[said(true)], 2, &same, "later"), same, "stable");
+    }
+}

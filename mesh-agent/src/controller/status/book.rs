@@ -1,0 +1,261 @@
+//! What the API server has of objects with a status, and which of them are to be written. Pure.
+
+use mesh_core::model::status::parents;
+use mesh_core::state::{ObjectKey, State};
+use mesh_core::translate::RouteKind;
+use mesh_core::translate::gateway_api::{GROUP, ParentRef, parents_of};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A write that failed, or that was never seen to arrive, is made again after this time, milliseconds.
+const AGAIN_MS: u64 = 5_000;
+
+/// One write: a merge patch of an object's status that is refused if the object has changed since.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Write {
+    /// The object.
+    pub(super) key: ObjectKey,
+    /// Its `apiVersion`.
+    pub(super) api_version: String,
+    /// The patch.
+    pub(super) patch: Value,
+}
+
+/// The routes that are there.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    routes: BTreeMap<ObjectKey, Route>,
+    queue: VecDeque<ObjectKey>,
+}
+
+/// One route, as far as its status is concerned.
+#[derive(Debug)]
+struct Route {
+    kind: RouteKind,
+    api_version: String,
+    resource_version: String,
+    generation: i64,
+    parents: Vec<(Value, ParentRef)>,
+    /// `status.parents`.
+    said: Vec<Value>,
+    /// The resource version of the last try to write, and when it was.
+    tried: Option<(String, u64)>,
+}
+
+impl Book {
+    /// An object is like this now; others than routes have no status of ours.
+    pub(super) fn put(&mut self, object: &Value) {
+        let text = |pointer: &str| {
+            let found = object.pointer(pointer).and_then(Value::as_str);
+            found.unwrap_or_default().to_owned()
+        };
+        let api_version = text("/apiVersion");
+        let Some(kind) = RouteKind::named(&text("/kind")).filter(|_| api_version.starts_with(GROUP)) else {
+            return;
+        };
+        let key = ObjectKey {
+            kind: kind.name().into(),
+            group: GROUP.into(),
+            namespace: text("/metadata/namespace"),
+            name: text("/metadata/name"),
+        };
+        let said = object.pointer("/status/parents").and_then(Value::as_array);
+        let tried = self.routes.get_mut(&key).and_then(|old| old.tried.take());
+        let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
+        let route = Route {
+            kind,
+            api_version,
+            resource_version: text("/metadata/resourceVersion"),
+            generation: generation.unwrap_or_default(),
+            parents: parents_of(object),
+            said: said.cloned().unwrap_or_default(),
+            tried,
+        };
+        self.routes.insert(key, route);
+    }
+
+    /// An object is gone.
+    pub(super) fn remove(&mut self, key: &ObjectKey) {
+        self.routes.remove(key);
+    }
+
+    /// Looks at every route anew: anything may depend on anything.
+    pub(super) fn review(&mut self) {
+        self.queue = self.routes.keys().cloned().collect();
+    }
+
+    /// How many are still to be looked at.
+    #[must_use]
+    pub(super) fn pending(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The next write, `now` being both the time to write and a clock in milliseconds.
+    pub(super) fn next(&mut self, state: &mut State, now: &str, now_ms: u64) -> Option<Write> {
+        while let Some(key) = self.queue.pop_front() {
+            let Some(route) = self.routes.get_mut(&key) else {
+                continue;
+            };
+            let (written, read): (Vec<Value>, Vec<ParentRef>) = route.parents.iter().cloned().unzip();
+            let said = state.route_status(route.kind, &key, &read);
+            let wanted = parents(&written, &said, route.generation, &route.said, now);
+            if wanted == route.said || route.waits(now_ms) {
+                continue;
+            }
+            route.tried = Some((route.resource_version.clone(), now_ms));
+            let patch = json!({
+                "metadata": {"resourceVersion": route.resource_version},
+                "status": {"parents": wanted},
+            });
+            return Some(Write {
+                key,
+                api_version: route.api_version.clone(),
+                patch,
+            });
+        }
+        None
+    }
+}
+
+impl Route {
+    /// Whether this version of the object has been written to already: what came of it will be seen.
+    fn waits(&self, now_ms: u64) -> bool {
+        let tried = self.tried.as_ref();
+        tried.is_some_and(|(version, at)| {
+            *version == self.resource_version && now_ms.saturating_sub(*at) < AGAIN_MS
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::model::snapshot::MeshSettings;
+    use mesh_core::state::Change;
+
+    fn service(ports: Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo", "namespace": "a"},
+            "spec": {"clusterIP": "10.96.0.1", "ports": ports}})
+    }
+
+    fn route(spec: Value) -> Value {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "r", "namespace": "a", "generation": 3, "resourceVersion": "7"}, "spec": spec})
+    }
+
+    fn apply(state: &mut State, book: &mut Book, object: Value) {
+        book.put(&object);
+        let origin = String::new();
+        state.apply(Change::Apply { object, origin });
+        book.review();
+    }
+
+    fn conditions(write: &Write) -> Vec<(String, String, String)> {
+        let text = |c: &Value, field: &str| c[field].as_str().unwrap().to_owned();
+        let list = write.patch["status"]["parents"][0]["conditions"]
+            .as_array()
+            .unwrap();
+        list.iter()
+            .map(|c| {
+                assert_eq!(c["observedGeneration"], 3);
+                (text(c, "type"), text(c, "status"), text(c, "reason"))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_status_says_what_becomes_of_the_route_and_is_written_only_when_it_changes() {
+        let (mut state, mut book) = (State::for_node(MeshSettings::default(), ""), Book::default());
+        let parent = json!({"group": "", "kind": "Service", "name": "echo", "port": 80});
+        let to = |name: &str, port: u16| json!([{"backendRefs": [{"name": name, "port": port}]}]);
+        let spec = |rules: Value| json!({"parentRefs": [parent], "rules": rules});
+        apply(&mut state, &mut book, service(json!([{"port": 80}])));
+        // RouteConditionAccepted, RouteConditionResolvedRefs and their reasons.
+        for (rules, accepted, resolved) in [
+            (
+                to("echo", 80),
+                ("True", "Accepted"),
+                Some(("True", "ResolvedRefs")),
+            ),
+            (
+                to("nobody", 80),
+                ("True", "Accepted"),
+                Some(("False", "BackendNotFound")),
+            ),
+            (
+                to("echo", 81),
+                ("True", "Accepted"),
+                Some(("False", "BackendNotFound")),
+            ),
+            (
+                json!([{"backendRefs": [{"kind": "Bucket", "name": "b"}]}]),
+                ("True", "Accepted"),
+                Some(("False", "InvalidKind")),
+            ),
+            (
+                json!([{"matches": [{"path": {"type": "Glob", "value": "/*"}}]}]),
+                ("False", "UnsupportedValue"),
+                None,
+            ),
+        ] {
+            let object = route(spec(rules.clone()));
+            book.routes.clear();
+            apply(&mut state, &mut book, object.clone());
+            let write = book.next(&mut state, "2026-01-01T00:00:00Z", 0).expect("a write");
+            assert_eq!(write.patch["metadata"]["resourceVersion"], "7");
+            let row =
+                |kind: &str, (status, reason): (&str, &str)| (kind.into(), status.into(), reason.into());
+            let mut expected = vec![row("Accepted", accepted)];
+            expected.extend(resolved.map(|r| row("ResolvedRefs", r)));
+            assert_eq!(conditions(&write), expected, "{rules}");
+            book.review();
+            assert_eq!(book.next(&mut state, "", 1), None, "the write is on its way");
+            book.review();
+            assert!(
+                book.next(&mut state, "", AGAIN_MS + 1).is_some(),
+                "it never arrived"
+            );
+            let mut object = object;
+            object["status"] = write.patch["status"].clone();
+            object["metadata"]["resourceVersion"] = "8".into();
+            apply(&mut state, &mut book, object);
+            assert_eq!(
+                book.next(&mut state, "2027-01-01T00:00:00Z", 2),
+                None,
+                "as wanted"
+            );
+        }
+    }
+
+    #[test]
+    fn a_parent_that_is_not_there_or_has_no_such_port_is_no_match_and_other_parents_are_not_ours() {
+        let (mut state, mut book) = (State::for_node(MeshSettings::default(), ""), Book::default());
+        for (parent, ports, reason) in [
+            (
+                json!({"group": "", "kind": "Service", "name": "echo", "port": 81}),
+                Some(80),
+                Some("NoMatchingParent"),
+            ),
+            (
+                json!({"group": "", "kind": "Service", "name": "gone"}),
+                Some(80),
+                Some("NoMatchingParent"),
+            ),
+            (json!({"name": "some-gateway"}), Some(80), None),
+        ] {
+            apply(&mut state, &mut book, service(json!([{"port": ports}])));
+            apply(
+                &mut state,
+                &mut book,
+                route(json!({"parentRefs": [parent], "rules": [{}]})),
+            );
+            let write = book.next(&mut state, "", 0);
+            assert_eq!(
+                write.map(|w| conditions(&w)[0].2.clone()).as_deref(),
+                reason,
+                "{parent}"
+            );
+            book.routes.clear();
+        }
+    }
+}
