@@ -16,7 +16,7 @@ use crate::ca::CertificateStore;
 use crate::cni::LIFE_SIGN;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
-use crate::contract::Certificates;
+use crate::contract::{Certificates, EdgeTls};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
@@ -314,7 +314,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     // No more than one batch waits: it holds whole objects.
     let (sender, mut changes) = mpsc::channel(1);
     let (wanted, names) = watch::channel(names::Names::new());
-    tokio::task::spawn_local(inputs::resolve(names, sender.clone()));
+    tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
     let mut source = inputs::start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
     let listed = handover::is_due(&config) && inputs::first_listing(&mut source.state, &mut changes).await;
@@ -338,7 +338,11 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         datapath.begin(mark).context("announce the socket mark")?;
     }
     let events = datapath.take_events().context("open the event ring")?;
-    let certificates = Arc::new(certificates::store(&config)?);
+    let certificates = Arc::new(certificates::store(
+        &config.ca,
+        &config.trust_domain,
+        &config.namespace,
+    )?);
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let figures = DatapathCollector::new();
     telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
@@ -355,6 +359,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
                 telemetry: Arc::clone(&telemetry),
                 node: config.node.as_str().into(),
                 mark,
+                edge_tls: EdgeTls::default(),
             },
         )
         .context("start the proxy")?,
