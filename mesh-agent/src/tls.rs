@@ -4,6 +4,7 @@
 //! or identity is seen by every new handshake.
 
 pub mod config;
+pub mod edge;
 pub mod origin;
 pub mod verify;
 

@@ -6,6 +6,7 @@ mod conditions;
 mod connection;
 mod cors;
 mod deadline;
+mod gateway;
 mod matcher;
 mod resolve;
 mod trace;
@@ -30,6 +31,7 @@ pub use connection::{
 };
 pub use cors::Fields;
 pub use deadline::{grpc_timeout, timeout};
+pub use gateway::{connect_at_gateway, explain_at_gateway, route_at_gateway};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.
@@ -153,7 +155,8 @@ impl MatchedRule {
     /// Route-level header operations, then those of the chosen destination.
     pub fn headers(&self) -> impl DoubleEndedIterator<Item = &HeaderOps> {
         let chosen = self.action().destinations().get(self.destination);
-        std::iter::once(&self.action().headers).chain(chosen.map(|d| &d.headers))
+        let route = self.action().headers.as_deref();
+        route.into_iter().chain(chosen.and_then(|d| d.headers.as_deref()))
     }
 }
 

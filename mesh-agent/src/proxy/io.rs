@@ -19,13 +19,18 @@ pub(super) enum Io {
     Tunnel(Box<TunnelStream>),
     /// TLS that this proxy makes because a DestinationRule says so, on either of these.
     Originated(Box<tokio_rustls::client::TlsStream<Box<Io>>>),
+    /// A client's connection to a gateway that terminates its TLS.
+    Tls(Box<ServerTls>),
 }
+
+/// TLS that a gateway terminates.
+pub(super) type ServerTls = tokio_rustls::server::TlsStream<Prefixed<TcpStream>>;
 
 impl Io {
     /// Until when new requests may use it, seconds since the Unix epoch; none for what needs no certificate.
     pub(super) fn not_after(&self) -> Option<u64> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(_) => None,
             Self::Tunnel(stream) => stream.not_after(),
             Self::Originated(stream) => stream.get_ref().0.not_after(),
         }
@@ -52,6 +57,7 @@ impl Reset for Io {
         match self {
             Self::Tcp(io) => io.reset_on_drop(),
             Self::Originated(io) => io.get_ref().0.reset_on_drop(),
+            Self::Tls(io) => io.get_ref().0.reset_on_drop(),
             Self::Tunnel(_) => {}
         }
     }
@@ -74,6 +80,7 @@ macro_rules! each {
             Io::Tcp($io) => $call,
             Io::Tunnel($io) => $call,
             Io::Originated($io) => $call,
+            Io::Tls($io) => $call,
         }
     };
 }
@@ -102,6 +109,7 @@ impl AsyncWrite for Io {
             Self::Tcp(io) => io.is_write_vectored(),
             Self::Tunnel(io) => io.is_write_vectored(),
             Self::Originated(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Dirty {
     pub(super) subsets: bool,
     /// Nodes.
     pub(super) nodes: bool,
+    /// Gateways, and what only gateways read.
+    pub(super) edge: bool,
     /// PeerAuthentications.
     pub(super) peers: bool,
     /// ServiceEntries, WorkloadEntries, or what names resolve to.
@@ -48,6 +50,7 @@ impl Dirty {
             && !self.grants
             && !self.subsets
             && !self.nodes
+            && !self.edge
             && !self.peers
             && !self.entries
             && !self.sidecars

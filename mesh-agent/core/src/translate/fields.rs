@@ -24,8 +24,8 @@ const LISTS: [&str; 2] = [
 pub const IGNORED: [(&str, &str, &str); 2] = [
     (
         "VirtualService",
-        "spec.http[].retries.retryIgnorePreviousHosts",
-        "true is what retries do anyway",
+        "spec.http[].match[].statPrefix",
+        "there are no statistics of single routes to prefix",
     ),
     ("*", "spec.useDefaultGateways", "None is what holds anyway"),
 ];

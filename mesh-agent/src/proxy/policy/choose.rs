@@ -59,7 +59,9 @@ impl Outbound {
                 .ok_or(Unreachable::NoEndpoint)?;
             Ok((Arc::clone(endpoint), watch.map(|w| w.of(endpoint.addr))))
         };
-        if policy.load_balancer.algorithm == Algorithm::Simple(Simple::Passthrough) {
+        // What came to a gateway was dialled to the gateway itself.
+        let passthrough = policy.load_balancer.algorithm == Algorithm::Simple(Simple::Passthrough);
+        if passthrough && self.edge.is_none() {
             return Ok((self.dialled(snapshot), None));
         }
         let policies = &self.worker.shared.policies;

@@ -28,6 +28,7 @@ pub(super) struct Follower {
     pub(super) number: usize,
     pub(super) client: Client,
     pub(super) selector: Option<String>,
+    pub(super) namespace: Option<String>,
     pub(super) streaming: bool,
     pub(super) settings: WatchSettings,
     pub(super) figures: KindFigures,
@@ -113,12 +114,16 @@ impl Follower {
         attempt: &mut u32,
     ) -> Result<Left, Closed> {
         let config = watch_config(&self.settings, self.streaming, self.selector.as_deref());
+        let client = self.client.clone();
         let mut events = if self.kind.metadata {
             let whole = |event: watcher::Result<_>| event.map(|event| of_metadata(event, Item::bare));
-            let api = Api::<PartialObjectMeta<Item>>::all_with(self.client.clone(), resource);
+            let api = Api::<PartialObjectMeta<Item>>::all_with(client, resource);
             watcher::watcher(api, config).map(whole).boxed()
         } else {
-            let api = Api::<Item>::all_with(self.client.clone(), resource);
+            let api: Api<Item> = match &self.namespace {
+                None => Api::all_with(client, resource),
+                Some(namespace) => Api::namespaced_with(client, namespace, resource),
+            };
             watcher::watcher(api, config).boxed()
         };
         while let Some(event) = events.next().await {
