@@ -38,6 +38,9 @@ pub(super) struct Outbound {
     pub(super) edge: Option<Box<EdgeConn>>,
 }
 
+/// A destination's name for telemetry, and its endpoints.
+pub(super) type Towards = (Arc<ServiceNames>, Arc<[Arc<Endpoint>]>);
+
 /// A chosen endpoint and the way to it.
 pub(super) struct Hop {
     pub(super) endpoint: Arc<Endpoint>,
@@ -214,12 +217,7 @@ impl Outbound {
     }
 
     /// Where the bytes go, and what that is called.
-    fn decide(
-        &self,
-        snapshot: &Snapshot,
-        target: &Target,
-        hello: &Hello,
-    ) -> Result<(Arc<ServiceNames>, Arc<[Arc<Endpoint>]>), Unreachable> {
+    fn decide(&self, snapshot: &Snapshot, target: &Target, hello: &Hello) -> Result<Towards, Unreachable> {
         if let Some(at) = &self.edge {
             return edge::decide(self, at, snapshot, hello);
         }
