@@ -62,7 +62,8 @@ fn on_own_cluster(args: &[String], profile: image::Profile) -> Result<ExitCode> 
             // In the control plane's network: no forwarder's CPU in the figures.
             let program = program();
             let mut inside = cluster.in_network_of("cp", program.get_program());
-            pass(&mut inside, args, &cluster.work().join("pki/admin.conf"))
+            inside.args(args).arg("--leave");
+            pass(&mut inside, &[], &cluster.work().join("pki/admin.conf"))
         });
     let down = cluster.down();
     let code = ran?;

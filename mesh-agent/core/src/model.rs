@@ -2,6 +2,7 @@
 
 pub mod attached;
 pub mod connection;
+pub mod gateway;
 pub mod host;
 pub mod identity;
 pub mod peer;

@@ -6,6 +6,7 @@ mod conditions;
 mod connection;
 mod cors;
 mod deadline;
+mod gateway;
 mod matcher;
 mod resolve;
 mod trace;
@@ -29,6 +30,7 @@ pub use connection::{
 };
 pub use cors::Fields;
 pub use deadline::{grpc_timeout, timeout};
+pub use gateway::{connect_at_gateway, explain_at_gateway, route_at_gateway};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.

@@ -8,6 +8,7 @@ mod delegates;
 mod dirty;
 mod endpoints;
 mod entries;
+mod gateways;
 mod ids;
 mod mentions;
 mod peers;
@@ -24,6 +25,7 @@ mod workloads;
 mod world;
 
 use crate::model::ObjectName;
+use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Head, Rejected, Translated, describe, in_place_of, translate};
 use compact::Common;
@@ -161,6 +163,13 @@ impl State {
         Self::with(settings, Some(node.into()))
     }
 
+    /// From now on the snapshots also say what a gateway process in this role serves ([`Snapshot::edge`]).
+    #[must_use]
+    pub fn serving(mut self, role: GatewayRole) -> Self {
+        self.world.serve(role);
+        self
+    }
+
     fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {
         Self {
             tables: Tables::default(),
@@ -194,6 +203,7 @@ impl State {
                         field: String::new(),
                         reason,
                     },
+                    false,
                 )
             }
             Change::InitDone => self.finish_listing(),
@@ -233,7 +243,8 @@ impl State {
         let mut problems: Vec<Problem> = self.loose.values().cloned().collect();
         let troubled = self.troubled.iter().filter_map(|key| self.records.get(key));
         problems.extend(troubled.filter_map(of_record));
-        problems.extend(self.world.warnings.iter().map(of_world));
+        let warnings = self.world.warnings.iter().chain(&self.world.edge_warnings);
+        problems.extend(warnings.map(of_world));
         problems.sort_by(|a, b| {
             let key = |p: &'_ Problem| {
                 (
@@ -277,7 +288,10 @@ impl State {
         let head = match Head::read(object) {
             Ok(head) => head,
             // Nobody knows which object this was meant to be: as if it could not be read at all.
-            Err(rejected) => return self.unreadable(origin.to_owned(), rejected),
+            Err(rejected) => {
+                let before = self.tables.has(&Head::guess(object));
+                return self.unreadable(origin.to_owned(), rejected, before);
+            }
         };
         // An API server has one version of an object, and a later one is a change.
         let files = !self.world.of_one_node();
@@ -306,9 +320,13 @@ impl State {
     }
 
     fn apply_named(&mut self, head: &Head, object: &Value, origin: &str) -> bool {
+        if !self.world.is_gateway() && only_gateways_read(&head.key) {
+            return false;
+        }
         let translated = translate(head, object, self.world.settings());
         if translated == Ok(Translated::Nothing) {
-            return false;
+            // It may have meant something before: an Ingress that has another class now.
+            return self.records.contains_key(&head.key) && self.remove(&head.key);
         }
         self.versions.read(head);
         match translated {
@@ -363,11 +381,13 @@ impl State {
         had_problem
     }
 
-    fn unreadable(&mut self, origin: String, rejected: Rejected) -> bool {
-        let kept = self
-            .records
-            .values()
-            .any(|r| r.in_force && file_of(&r.origin) == file_of(&origin));
+    /// `before`: whether an object that this seems to be is in force.
+    fn unreadable(&mut self, origin: String, rejected: Rejected, before: bool) -> bool {
+        let kept = before
+            || self
+                .records
+                .values()
+                .any(|r| r.in_force && file_of(&r.origin) == file_of(&origin));
         let key = (origin.clone(), rejected.to_string());
         let problem = Problem {
             origin: origin.clone(),
@@ -430,6 +450,14 @@ impl State {
         }
         changed
     }
+}
+
+/// Whether only gateways read objects of this kind: keys are nowhere else.
+fn only_gateways_read(key: &ObjectKey) -> bool {
+    matches!(
+        (key.group.as_str(), key.kind.as_str()),
+        ("", "Secret" | "ConfigMap") | ("networking.k8s.io", "Ingress")
+    )
 }
 
 /// An origin without its line and column: when part of a file cannot be read, nobody knows what moved inside of it.

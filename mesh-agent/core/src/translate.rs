@@ -2,9 +2,12 @@
 
 mod destination_rule;
 pub mod fields;
+mod gateway;
 pub mod gateway_api;
 mod head;
+mod ingress;
 mod kubernetes;
+mod material;
 mod peer_authentication;
 mod service;
 mod service_entry;
@@ -21,10 +24,13 @@ use serde_json::Value;
 use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
+pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
 pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
+pub use ingress::{IngressPath, IngressSpec, IngressTls};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
+pub use material::MaterialSpec;
 pub use peer_authentication::PeerAuthenticationSpec;
 pub use service::{PortSpec, ServiceSpec};
 pub use service_entry::{EntryPort, ServiceEntrySpec};
@@ -74,6 +80,12 @@ pub enum Translated {
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
     DestinationRule(DestinationRuleSpec),
+    /// A Gateway of Istio.
+    Gateway(GatewaySpec),
+    /// A Secret or ConfigMap.
+    Material(MaterialSpec),
+    /// An Ingress of this mesh's class.
+    Ingress(IngressSpec),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthenticationSpec),
     /// A route of Gateway API.
@@ -107,6 +119,14 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.istio.io", "DestinationRule") => istio_version(head)
             .and_then(|()| destination_rule::destination_rule(head, value, settings))
             .map(Translated::DestinationRule),
+        ("networking.istio.io", "Gateway") => istio_version(head)
+            .and_then(|()| gateway::gateway(head, value))
+            .map(Translated::Gateway),
+        ("networking.k8s.io", "Ingress") => {
+            ingress::ingress(head, value).map(|spec| spec.map_or(Translated::Nothing, Translated::Ingress))
+        }
+        ("", "Secret") => material::secret(value).map(of_material),
+        ("", "ConfigMap") => material::config_map(value).map(of_material),
         ("security.istio.io", "PeerAuthentication") => {
             peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
         }
@@ -141,6 +161,15 @@ pub fn in_place_of(head: &Head, value: &Value) -> Option<Translated> {
             peer_authentication::unreadable(head, value),
         )),
         _ => None,
+    }
+}
+
+/// Most Secrets and ConfigMaps hold no certificate.
+fn of_material(material: MaterialSpec) -> Translated {
+    if material.data.is_empty() {
+        Translated::Nothing
+    } else {
+        Translated::Material(material)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::config::AgentConfig;
 use super::handover::{Handover, Predecessor};
-use crate::source::{files, kube, names};
+use crate::source::{files, kube};
 use crate::sys::NetnsFiles;
 use crate::telemetry::Telemetry;
 use anyhow::Context;
 use mesh_core::state::{Change, State};
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// A config source that runs.
@@ -93,15 +93,4 @@ pub(super) struct Inputs {
     /// The agent that drains once this one serves.
     pub(super) predecessor: Option<Predecessor>,
     pub(super) netns_files: Arc<NetnsFiles>,
-}
-
-/// Follows names. Without a resolver the mesh goes on, and hosts that need one have no endpoints.
-pub(super) async fn resolve(wanted: watch::Receiver<names::Names>, changes: mpsc::Sender<Vec<Change>>) {
-    let mut first = wanted.clone();
-    if first.wait_for(|names| !names.is_empty()).await.is_err() {
-        return;
-    }
-    if let Err(error) = names::follow_system(wanted, changes).await {
-        tracing::error!(error = %crate::errors::chain(&error), "names of ServiceEntries are not resolved");
-    }
 }

@@ -5,7 +5,7 @@
 
 use super::config::AgentConfig;
 use crate::bpf::{BpfError, Datapath, NetnsLink};
-use crate::contract::{Listeners, PodHandle};
+use crate::contract::PodHandle;
 use crate::errors::chain;
 use crate::pods::{self, CaptureError};
 use crate::proxy::Proxy;
@@ -145,7 +145,7 @@ impl Node {
     pub fn take_back(&mut self) -> Result<(), BpfError> {
         self.datapath.take_back()?;
         for pod in self.live.values_mut() {
-            set_listeners(&mut self.datapath, pod.cookie, &pod.handle.listeners)?;
+            set_listeners(&mut self.datapath, pod.cookie, &pod.handle)?;
             pod.link = self.datapath.attach_netns(&pod.handle.netns)?;
         }
         self.plan = self.datapath.contents();
@@ -158,7 +158,7 @@ impl Node {
         let cookie = handle.netns.cookie().map_err(CaptureError::Listen)?;
         let preexisting = pods::established(&handle.netns).unwrap_or(0);
         self.datapath.add_pod_counters(workload.id).map_err(refused)?;
-        set_listeners(&mut self.datapath, cookie, &handle.listeners).map_err(refused)?;
+        set_listeners(&mut self.datapath, cookie, &handle).map_err(refused)?;
         let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
         if let Err(error) = self.proxy.add_pod(Arc::clone(&handle)) {
             self.datapath.detach_netns(&link);
@@ -291,14 +291,15 @@ impl Node {
     }
 }
 
-fn set_listeners(datapath: &mut Datapath, cookie: u64, listeners: &Listeners) -> Result<(), BpfError> {
-    let all = [
-        (listener_kind::OUTBOUND, &listeners.outbound),
-        (listener_kind::INBOUND, &listeners.inbound),
-        (listener_kind::TUNNEL, &listeners.tunnel),
-    ];
-    all.into_iter()
-        .try_for_each(|(kind, listener)| datapath.set_listener(cookie, kind, listener))
+fn set_listeners(datapath: &mut Datapath, cookie: u64, pod: &PodHandle) -> Result<(), BpfError> {
+    let mut all = pod.listeners.iter().flat_map(|listeners| {
+        [
+            (listener_kind::OUTBOUND, &listeners.outbound),
+            (listener_kind::INBOUND, &listeners.inbound),
+            (listener_kind::TUNNEL, &listeners.tunnel),
+        ]
+    });
+    all.try_for_each(|(kind, listener)| datapath.set_listener(cookie, kind, listener))
 }
 
 /// Addresses of the namespace that the agent runs in: the node's own.

@@ -20,12 +20,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// The kinds that are looked at, with their group.
-pub const KINDS: [(&str, &str); 6] = [
+pub const KINDS: [(&str, &str); 7] = [
     ("networking.istio.io", "VirtualService"),
     ("networking.istio.io", "DestinationRule"),
     ("networking.istio.io", "ServiceEntry"),
     ("networking.istio.io", "WorkloadEntry"),
     ("networking.istio.io", "Sidecar"),
+    ("networking.istio.io", "Gateway"),
     ("security.istio.io", "PeerAuthentication"),
 ];
 /// How long an absent kind is waited for before it is looked for again.

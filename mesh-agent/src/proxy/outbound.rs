@@ -2,6 +2,7 @@
 
 use super::LocalPod;
 use super::detect::{self, Detected};
+use super::edge::{self, EdgeConn};
 use super::hello::{self, Hello};
 use super::http::{self, Side};
 use super::io::{Io, Prefixed, Reset as _};
@@ -33,6 +34,8 @@ pub(super) struct Outbound {
     pub(super) client: SocketAddr,
     /// What the application dialled.
     pub(super) original: SocketAddr,
+    /// How it came to the gateway, if that is where it came.
+    pub(super) edge: Option<Box<EdgeConn>>,
 }
 
 /// A chosen endpoint and the way to it.
@@ -113,6 +116,7 @@ fn identify(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: &TcpStream) -> Optio
         party,
         client,
         original,
+        edge: None,
     }))
 }
 
@@ -158,7 +162,7 @@ impl Outbound {
     }
 
     /// Carries bytes to an endpoint of the target.
-    async fn carry(self: Rc<Self>, target: &Target, client: Io, prefix: Bytes, hello: &Hello) {
+    pub(super) async fn carry(self: Rc<Self>, target: &Target, client: Io, prefix: Bytes, hello: &Hello) {
         let Ok((hop, mut server)) = self.open_bytes(target, hello).await else {
             return;
         };
@@ -216,6 +220,9 @@ impl Outbound {
         target: &Target,
         hello: &Hello,
     ) -> Result<(Arc<ServiceNames>, Arc<[Arc<Endpoint>]>), Unreachable> {
+        if let Some(at) = &self.edge {
+            return edge::decide(self, at, snapshot, hello);
+        }
         let meter = &self.worker.meter;
         let dialled = |workload: Option<&Arc<Workload>>| {
             let endpoint = Endpoint {
@@ -289,11 +296,15 @@ impl Outbound {
         Origin {
             pod: Arc::clone(&self.pod),
             source: Some(Arc::clone(&self.source)),
-            client: self.client,
+            // Behind a gateway nobody sees who is in front of it, but by what the gateway says.
+            client: match self.edge {
+                None => self.client,
+                Some(_) => edge::own_address(&self.source),
+            },
         }
     }
 
-    fn pair(&self, hop: &Hop) -> Pair {
+    pub(super) fn pair(&self, hop: &Hop) -> Pair {
         Pair::outgoing(
             &self.worker,
             &Outgoing {

@@ -7,9 +7,9 @@ use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiRouteSpec, DestinationRuleSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec,
-    RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec,
-    WorkloadEntrySpec,
+    ApiRouteSpec, DestinationRuleSpec, GatewaySpec, IngressSpec, MaterialSpec, NamespaceSpec,
+    PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec,
+    SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -35,6 +35,11 @@ pub(super) struct Tables {
     pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
+    pub(super) gateways: BTreeMap<ObjectName, GatewaySpec>,
+    /// In a gateway only.
+    pub(super) ingresses: BTreeMap<ObjectName, IngressSpec>,
+    /// Secrets and ConfigMaps, in a gateway only.
+    materials: BTreeMap<(&'static str, ObjectName), MaterialSpec>,
     pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
     pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
     /// Service → routes that name it as parent.
@@ -82,6 +87,21 @@ impl Tables {
             Translated::DestinationRule(spec) => {
                 let changed = put(&mut self.destination_rules, name, spec);
                 dirty.subsets |= changed;
+                changed
+            }
+            Translated::Gateway(spec) => {
+                let changed = put(&mut self.gateways, name, spec);
+                dirty.edge |= changed;
+                changed
+            }
+            Translated::Ingress(spec) => {
+                let changed = put(&mut self.ingresses, name, spec);
+                dirty.edge |= changed;
+                changed
+            }
+            Translated::Material(spec) => {
+                let changed = put(&mut self.materials, (spec.kind, name), spec);
+                dirty.edge |= changed;
                 changed
             }
             Translated::PeerAuthentication(spec) => {
@@ -144,6 +164,10 @@ impl Tables {
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
             }
+            ("networking.istio.io", "Gateway") => dirty.edge |= self.gateways.remove(&name).is_some(),
+            ("networking.k8s.io", "Ingress") => dirty.edge |= self.ingresses.remove(&name).is_some(),
+            ("", "Secret") => dirty.edge |= self.materials.remove(&("Secret", name)).is_some(),
+            ("", "ConfigMap") => dirty.edge |= self.materials.remove(&("ConfigMap", name)).is_some(),
             ("security.istio.io", "PeerAuthentication") => {
                 dirty.peers |= self.peer_authentications.remove(&name).is_some();
             }
@@ -166,6 +190,11 @@ impl Tables {
             }
             _ => {}
         }
+    }
+
+    /// A Secret or ConfigMap.
+    pub(super) fn material(&self, kind: &'static str, name: &ObjectName) -> Option<&MaterialSpec> {
+        self.materials.get(&(kind, name.clone()))
     }
 
     fn put_route(&mut self, key: RouteKey, spec: ApiRouteSpec, dirty: &mut Dirty) -> bool {

@@ -173,24 +173,5 @@ fn enrollment(pod: &Traits, namespace: NamespaceSpec) -> Enrollment {
 
 /// What telemetry calls a pod with this owner and these labels.
 pub(super) fn names(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels) -> Arc<Names> {
-    let label = |keys: &[&str]| keys.iter().find_map(|k| labels.get(*k)).cloned();
-    let (kind, workload) = match owner {
-        Some((kind, name)) => (Arc::clone(kind), Arc::clone(name)),
-        None => ("pod".into(), Arc::clone(&pod.name)),
-    };
-    let canonical_service = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
-        .unwrap_or_else(|| Arc::clone(&workload));
-    let revision = [
-        "service.istio.io/canonical-revision",
-        "app.kubernetes.io/version",
-        "version",
-    ];
-    Arc::new(Names {
-        workload,
-        kind,
-        app: label(&["app"]).unwrap_or_else(|| Arc::clone(&canonical_service)),
-        version: label(&["version"]).unwrap_or_else(|| "unknown".into()),
-        canonical_revision: label(&revision).unwrap_or_else(|| "latest".into()),
-        canonical_service,
-    })
+    Arc::new(Names::of(pod, owner, labels))
 }

@@ -5,6 +5,7 @@ use super::attached::Attachments;
 use super::connections;
 use super::dirty::Dirty;
 use super::entries::Entries;
+use super::gateways;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
@@ -13,6 +14,7 @@ use super::services::Services;
 use super::status;
 use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
+use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Rejected, describe};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,10 @@ pub(super) struct World {
     route_warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
+    /// What a gateway process is; none in an agent.
+    role: Option<GatewayRole>,
+    /// What is wrong at the gateway, until it is looked at again.
+    pub(super) edge_warnings: Vec<Warning>,
     attachments: Attachments,
     entries: Entries,
 }
@@ -63,9 +69,21 @@ impl World {
             route_warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
+            role: None,
+            edge_warnings: Vec::new(),
             attachments: Attachments::default(),
             entries: Entries::default(),
         }
+    }
+
+    /// From now on the snapshots say what a gateway process serves.
+    pub(super) fn serve(&mut self, role: GatewayRole) {
+        self.dirty.edge = true;
+        self.role = Some(role);
+    }
+
+    pub(super) fn is_gateway(&self) -> bool {
+        self.role.is_some()
     }
 
     pub(super) fn settings(&self) -> &MeshSettings {
@@ -98,6 +116,7 @@ impl World {
         let mut next = (*self.snapshot).clone();
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
+        let edge_changed = dirty.edge || dirty.routes || self.touches_edge(tables, &dirty);
         let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
@@ -132,9 +151,30 @@ impl World {
         }
         peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
+        if let Some(role) = self.role.as_ref().filter(|_| edge_changed) {
+            self.edge_warnings = Vec::new();
+            next.edge = Arc::new(gateways::edge(
+                role,
+                tables,
+                &next.settings,
+                &mut self.edge_warnings,
+            ));
+        }
         status::references(tables, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
+    }
+
+    /// Services of the gateway's own namespace say where it listens.
+    fn touches_edge(&self, tables: &Tables, dirty: &Dirty) -> bool {
+        if self.role.is_some() && !dirty.services.is_empty() && gateways::reads_services(tables) {
+            return true;
+        }
+        let own = |name: &ObjectName| {
+            let role = self.role.as_ref();
+            role.is_some_and(|role| role.pod.namespace == name.namespace)
+        };
+        dirty.services.iter().chain(&dirty.pods).any(own)
     }
 }
 

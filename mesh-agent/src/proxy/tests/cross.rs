@@ -115,6 +115,7 @@ fn start_with(
             telemetry: Arc::clone(&telemetry),
             node: node.into(),
             mark: 0,
+            edge_tls: Default::default(),
         };
         let config = ProxyConfig {
             workers: 2,
@@ -128,7 +129,7 @@ fn start_with(
     let (near_proxy, near) = agent("n1", &dialled);
     let (far_proxy, far) = agent("n2", &announced);
     let client = handle_at(client, "127.0.0.1:0");
-    let outbound = client.listeners.outbound.local_addr().unwrap();
+    let outbound = client.listeners.as_ref().unwrap().outbound.local_addr().unwrap();
     near_proxy.add_pod(client).unwrap();
     far_proxy
         .add_pod(handle_at(served, &format!("{}:15008", app.ip())))
@@ -292,4 +293,24 @@ async fn security_a_server_of_another_identity_gets_nothing() {
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
     assert_eq!(*seen.connections.lock(), 0);
     Nodes::metric(&nodes.near, &["istio_requests_total", "response_flags=\"UF\""]).await;
+}
+
+#[tokio::test]
+async fn an_application_that_takes_no_connection_on_another_node_is_tried_again() {
+    let app = {
+        let listener = std::net::TcpListener::bind("127.0.77.2:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let nodes = start(77, Protocol::Http, app, None);
+    let mut stream = nodes.dial().await;
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert!(!head.contains("x-heddle"), "{head}");
+    Nodes::metric(&nodes.near, &["heddle_proxy_retries_total 2"]).await;
+    Nodes::metric(
+        &nodes.far,
+        &["istio_requests_total", "response_flags=\"UF\"", "} 3"],
+    )
+    .await;
 }

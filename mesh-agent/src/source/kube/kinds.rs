@@ -19,11 +19,20 @@ pub(super) struct Kind {
 }
 
 /// Who needs a kind.
+#[derive(Clone, Copy, Debug)]
+struct Readers {
+    agents: bool,
+    controller: bool,
+    gateways: Gateways,
+}
+
+/// Which objects of a kind gateways need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Readers {
-    Agents,
-    Controller,
-    Both,
+enum Gateways {
+    None,
+    All,
+    /// Those of their own namespace.
+    Own,
 }
 
 /// For whom the API is watched.
@@ -33,16 +42,19 @@ pub enum Reader {
     Agent(String),
     /// The controller: what statuses depend on.
     Controller,
+    /// A gateway in this namespace.
+    Gateway(String),
 }
 
 impl Reader {
     /// The kinds that it needs.
     pub(super) fn kinds(&self) -> Vec<&'static Kind> {
-        let other = match self {
-            Self::Agent(_) => Readers::Controller,
-            Self::Controller => Readers::Agents,
+        let needs = |readers: Readers| match self {
+            Self::Agent(_) => readers.agents,
+            Self::Controller => readers.controller,
+            Self::Gateway(_) => readers.gateways != Gateways::None,
         };
-        KINDS.iter().filter(|kind| kind.readers != other).collect()
+        KINDS.iter().filter(|kind| needs(kind.readers)).collect()
     }
 }
 
@@ -53,8 +65,16 @@ static KINDS: &[Kind] = &[
     Kind::builtin("EndpointSlice", "endpointslices", "discovery.k8s.io"),
     Kind {
         of_node: true,
+        readers: Readers {
+            gateways: Gateways::None,
+            ..Readers::DATA_PATH
+        },
         ..Kind::builtin("Pod", "pods", "")
     },
+    Kind::builtin("Secret", "secrets", "").for_gateways(Gateways::Own),
+    Kind::builtin("ConfigMap", "configmaps", "").for_gateways(Gateways::Own),
+    Kind::builtin("Ingress", "ingresses", "networking.k8s.io").for_gateways(Gateways::All),
+    Kind::istio("Gateway", "gateways").for_gateways(Gateways::All),
     Kind::istio("VirtualService", "virtualservices").for_both(),
     Kind::istio("DestinationRule", "destinationrules"),
     Kind::istio("ServiceEntry", "serviceentries"),
@@ -72,7 +92,7 @@ static KINDS: &[Kind] = &[
         versions: &[template::VERSION],
         optional: true,
         of_node: false,
-        readers: Readers::Agents,
+        readers: Readers::DATA_PATH,
     },
     Kind::gateway_api("HTTPRoute", "httproutes", &["v1", "v1beta1"]).for_both(),
     Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]).for_both(),
@@ -80,7 +100,11 @@ static KINDS: &[Kind] = &[
     Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]).for_both(),
     // In the mesh no reference needs a grant: agents do not read them.
     Kind {
-        readers: Readers::Controller,
+        readers: Readers {
+            agents: false,
+            controller: true,
+            gateways: Gateways::None,
+        },
         ..Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"])
     },
 ];
@@ -101,7 +125,7 @@ impl Kind {
             versions: &["v1"],
             optional: false,
             of_node: false,
-            readers: Readers::Agents,
+            readers: Readers::DATA_PATH,
         }
     }
 
@@ -118,9 +142,25 @@ impl Kind {
         }
     }
 
+    /// For the controller as well.
     const fn for_both(self) -> Self {
         Self {
-            readers: Readers::Both,
+            readers: Readers {
+                controller: true,
+                ..self.readers
+            },
+            ..self
+        }
+    }
+
+    /// For gateways and nobody else.
+    const fn for_gateways(self, gateways: Gateways) -> Self {
+        Self {
+            readers: Readers {
+                agents: false,
+                controller: false,
+                gateways,
+            },
             ..self
         }
     }
@@ -133,7 +173,7 @@ impl Kind {
             versions: &["v1", "v1beta1", "v1alpha3"],
             optional: true,
             of_node: false,
-            readers: Readers::Agents,
+            readers: Readers::DATA_PATH,
         }
     }
 
@@ -159,7 +199,26 @@ impl Kind {
     pub(super) fn selector(&self, reader: &Reader) -> Option<String> {
         match reader {
             Reader::Agent(node) if self.of_node => Some(format!("spec.nodeName={node}")),
+            // Releases of helm are large, and none of them is a certificate.
+            Reader::Gateway(_) if self.kind == "Secret" => Some("type!=helm.sh/release.v1".into()),
             _ => None,
         }
     }
+
+    /// The namespace, if not all are wanted.
+    pub(super) fn namespace(&self, reader: &Reader) -> Option<String> {
+        match reader {
+            Reader::Gateway(namespace) if self.readers.gateways == Gateways::Own => Some(namespace.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Readers {
+    /// Agents and gateways: what carries connections.
+    const DATA_PATH: Self = Self {
+        agents: true,
+        controller: false,
+        gateways: Gateways::All,
+    };
 }

@@ -1,6 +1,11 @@
 //! Smallest objects that a field can be set in: what its neighbours need, and nothing that excludes it.
 
+mod routes;
+mod virtual_service;
+
+use routes::{GRPC_ROUTE, HTTP_ROUTE, L4_ROUTE, TLS_ROUTE, route_filter};
 use serde_json::{Value, json};
+use virtual_service::VIRTUAL_SERVICE;
 
 /// `spec`s for a field of a kind, the most specific first: those whose beginning of a path its path has.
 pub(super) fn specs(kind: &str, group: &str, path: &str) -> Vec<Value> {
@@ -55,169 +60,6 @@ fn matching(table: &[(&str, &str)], path: &str) -> Vec<Value> {
     let read = |(_, spec): &&(&str, &str)| serde_json::from_str(spec).unwrap_or(Value::Null);
     matching.iter().map(read).collect()
 }
-
-const VIRTUAL_SERVICE: [(&str, &str); 40] = [
-    (
-        "",
-        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].route[].weight",
-        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}, "weight": 3}, {"destination": {"host": "other"}, "weight": 3}]}]}"#,
-    ),
-    (
-        "spec.http[].match[]",
-        r#"{"hosts": ["reviews"], "http": [{"match": [{"method": {"exact": "GET"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].match[].gateways",
-        r#"{"hosts": ["reviews"], "gateways": ["mesh", "gw"], "http": [{"match": [{"uri": {"prefix": "/a"}, "gateways": ["mesh"]}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].match[].method",
-        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/a"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].match[].ignoreUriCase",
-        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/A"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].mirror",
-        r#"{"hosts": ["reviews"], "http": [{"mirror": {"host": "copy"}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].mirrors",
-        r#"{"hosts": ["reviews"], "http": [{"mirrors": [{"destination": {"host": "copy"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].retries",
-        r#"{"hosts": ["reviews"], "http": [{"retries": {"attempts": 4}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].redirect",
-        r#"{"hosts": ["reviews"], "http": [{"redirect": {"authority": "a.example"}}]}"#,
-    ),
-    (
-        "spec.http[].redirect.prefixRewrite",
-        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/a"}}], "redirect": {"authority": "a.example"}}]}"#,
-    ),
-    (
-        "spec.http[].directResponse",
-        r#"{"hosts": ["reviews"], "http": [{"directResponse": {"status": 418}}]}"#,
-    ),
-    (
-        "spec.http[].delegate",
-        r#"{"hosts": ["reviews"], "gateways": ["gw"], "http": [{"delegate": {"name": "other"}}]}"#,
-    ),
-    (
-        "spec.http[].rewrite",
-        r#"{"hosts": ["reviews"], "http": [{"rewrite": {"uri": "/a"}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].rewrite.uriRegexRewrite",
-        r#"{"hosts": ["reviews"], "http": [{"rewrite": {"uriRegexRewrite": {"match": "a", "rewrite": "b"}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].fault.delay",
-        r#"{"hosts": ["reviews"], "http": [{"fault": {"delay": {"fixedDelay": "5s", "percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].fault.delay.percent",
-        r#"{"hosts": ["reviews"], "http": [{"fault": {"delay": {"fixedDelay": "5s"}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].fault.delay.exponentialDelay",
-        r#"{"hosts": ["reviews"], "http": [{"fault": {"delay": {"percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].fault.abort",
-        r#"{"hosts": ["reviews"], "http": [{"fault": {"abort": {"httpStatus": 500, "percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].fault.abort.grpcStatus",
-        r#"{"hosts": ["reviews"], "http": [{"fault": {"abort": {"percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].fault.abort.http2Error",
-        r#"{"hosts": ["reviews"], "http": [{"fault": {"abort": {"percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].corsPolicy",
-        r#"{"hosts": ["reviews"], "http": [{"corsPolicy": {"allowOrigins": [{"exact": "http://a.example"}]}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].corsPolicy.allowOrigin",
-        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.tcp[]",
-        r#"{"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.tcp[].match[]",
-        r#"{"hosts": ["reviews"], "tcp": [{"match": [{"port": 9}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.tcp[].match[].port",
-        r#"{"hosts": ["reviews"], "tcp": [{"match": [{"destinationSubnets": ["10.8.0.0/16"]}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.tcp[].match[].gateways",
-        r#"{"hosts": ["reviews"], "gateways": ["mesh", "gw"], "tcp": [{"match": [{"port": 9, "gateways": ["mesh"]}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.tcp[].route[].weight",
-        r#"{"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}, "weight": 3}, {"destination": {"host": "other"}, "weight": 3}]}]}"#,
-    ),
-    (
-        "spec.tls[]",
-        r#"{"hosts": ["a.example.com"], "tls": [{"match": [{"sniHosts": ["a.example.com"]}], "route": [{"destination": {"host": "a.example.com"}}]}]}"#,
-    ),
-    (
-        "spec.tls[].match[].sniHosts",
-        r#"{"hosts": ["a.example.com", "probe.example.com"], "tls": [{"match": [{"sniHosts": ["a.example.com"]}], "route": [{"destination": {"host": "a.example.com"}}]}]}"#,
-    ),
-    (
-        "spec.tls[].match[].gateways",
-        r#"{"hosts": ["a.example.com"], "gateways": ["mesh", "gw"], "tls": [{"match": [{"sniHosts": ["a.example.com"], "gateways": ["mesh"]}], "route": [{"destination": {"host": "a.example.com"}}]}]}"#,
-    ),
-    (
-        "spec.tls[].route[].weight",
-        r#"{"hosts": ["a.example.com"], "tls": [{"match": [{"sniHosts": ["a.example.com"]}], "route": [{"destination": {"host": "a.example.com"}, "weight": 3}, {"destination": {"host": "b.example.com"}, "weight": 3}]}]}"#,
-    ),
-    (
-        "spec.http[].mirror_percent",
-        r#"{"hosts": ["reviews"], "http": [{"mirror": {"host": "copy"}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].match[].headers",
-        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/a"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].match[].uri",
-        r#"{"hosts": ["reviews"], "http": [{"match": [{"method": {"exact": "GET"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].corsPolicy.allowOrigins[]",
-        r#"{"hosts": ["reviews"], "http": [{"corsPolicy": {"allowMethods": ["GET"]}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].directResponse.body",
-        r#"{"hosts": ["reviews"], "http": [{"directResponse": {"status": 418}}]}"#,
-    ),
-    (
-        "spec.http[].retries.attempts",
-        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.http[].timeout",
-        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-    (
-        "spec.hosts[]",
-        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
-    ),
-];
 
 /// `trafficPolicy` stands in three places.
 fn destination_rule(path: &str) -> Vec<Value> {
@@ -360,18 +202,54 @@ const SIDECAR: [(&str, &str); 5] = [
     ),
 ];
 
-const ISTIO_GATEWAY: [(&str, &str); 3] = [
+const ISTIO_GATEWAY: [(&str, &str); 12] = [
     (
         "",
-        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["a.example.com"]}]}"#,
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}"#,
+    ),
+    (
+        "spec.servers[].port.name",
+        r#"{"servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}"#,
     ),
     (
         "spec.servers[].tls",
-        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["a.example.com"], "tls": {"mode": "SIMPLE", "credentialName": "cert"}}]}"#,
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "credentialName": "a"}}]}"#,
     ),
     (
         "spec.servers[].tls.httpsRedirect",
-        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["a.example.com"]}]}"#,
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}"#,
+    ),
+    (
+        "spec.servers[].tls.credentialNames",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "credentialNames": ["a"]}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.serverCertificate",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "serverCertificate": "/a", "privateKey": "/b"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.privateKey",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "serverCertificate": "/a", "privateKey": "/b"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.tlsCertificates",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "tlsCertificates": [{"serverCertificate": "/a", "privateKey": "/b"}]}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.ca",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.subjectAltNames",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.verifyCertificate",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.insecureSkipVerify",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
     ),
 ];
 
@@ -397,133 +275,6 @@ const WORKLOAD_GROUP: [(&str, &str); 2] = [
         r#"{"template": {"serviceAccount": "a"}, "probe": {"tcpSocket": {"port": 80}}}"#,
     ),
 ];
-
-const HTTP_ROUTE: [(&str, &str); 5] = [
-    (
-        "",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].backendRefs[].weight",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#,
-    ),
-    (
-        "spec.rules[].matches[].headers",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"headers": [{"name": "a", "value": "b"}]}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].matches[].queryParams",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"queryParams": [{"name": "a", "value": "b"}]}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].matches[].path",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/a"}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-];
-
-const GRPC_ROUTE: [(&str, &str); 4] = [
-    (
-        "",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].backendRefs[].weight",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#,
-    ),
-    (
-        "spec.rules[].matches[].headers",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"headers": [{"name": "a", "value": "b"}]}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-    (
-        "spec.rules[].matches[].method",
-        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"method": {"service": "a.B", "method": "C"}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
-    ),
-];
-
-/// `filters` of HTTPRoutes and GRPCRoutes stand in two places; the rule's own may do without a backend.
-fn route_filter(kind: &str, path: &str) -> Option<Vec<Value>> {
-    if !matches!(kind, "HTTPRoute" | "GRPCRoute") {
-        return None;
-    }
-    let (place, rest) = path.split_once("filters[].")?;
-    let of_backend = place.ends_with("backendRefs[].");
-    let spec = |filter: Value| {
-        let answers = filter["type"] == "RequestRedirect";
-        let mut rule = json!({});
-        if kind == "HTTPRoute" {
-            rule["matches"] = json!([{"path": {"type": "PathPrefix", "value": "/a"}}]);
-        }
-        if of_backend {
-            rule["backendRefs"] = json!([{"name": "reviews", "port": 80, "filters": [filter]}]);
-        } else {
-            if !answers {
-                rule["backendRefs"] = json!([{"name": "reviews", "port": 80}]);
-            }
-            rule["filters"] = json!([filter]);
-        }
-        json!({"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [rule]})
-    };
-    Some(matching(&FILTERS, rest).into_iter().map(spec).collect())
-}
-
-const FILTERS: [(&str, &str); 13] = [
-    (
-        "",
-        r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}]}}"#,
-    ),
-    (
-        "requestHeaderModifier",
-        r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
-    ),
-    (
-        "responseHeaderModifier",
-        r#"{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
-    ),
-    (
-        "requestMirror",
-        r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}}}"#,
-    ),
-    (
-        "requestMirror.fraction",
-        r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}, "fraction": {"numerator": 3, "denominator": 90}}}"#,
-    ),
-    (
-        "requestRedirect",
-        r#"{"type": "RequestRedirect", "requestRedirect": {"hostname": "a.example.com"}}"#,
-    ),
-    (
-        "requestRedirect.path",
-        r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
-    ),
-    (
-        "requestRedirect.path.replacePrefixMatch",
-        r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
-    ),
-    (
-        "urlRewrite",
-        r#"{"type": "URLRewrite", "urlRewrite": {"hostname": "a.example.com"}}"#,
-    ),
-    (
-        "urlRewrite.path",
-        r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
-    ),
-    (
-        "urlRewrite.path.replacePrefixMatch",
-        r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
-    ),
-    (
-        "cors",
-        r#"{"type": "CORS", "cors": {"allowOrigins": ["http://a.example"]}}"#,
-    ),
-    (
-        "extensionRef",
-        r#"{"type": "ExtensionRef", "extensionRef": {"group": "a.b", "kind": "C", "name": "d"}}"#,
-    ),
-];
-
-const TLS_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "hostnames": ["a.example.com"], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;
-
-const L4_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;
 
 const GATEWAY: [(&str, &str); 2] = [
     (

@@ -5,7 +5,7 @@ use crate::translate::{Head, Rejected, Translated, translate};
 use serde_json::{Map, Value, json};
 
 /// Texts that one field or another accepts; the first that it accepts is taken.
-const TEXTS: [&str; 19] = [
+const TEXTS: [&str; 22] = [
     "probe",
     "/probe",
     "7s",
@@ -25,6 +25,9 @@ const TEXTS: [&str; 19] = [
     "gw",
     "Service",
     "Secret",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+    "ABEiM0RVZneImaq7zN3u/wARIjNEVWZ3iJmqu8zd7v8=",
 ];
 const INTEGERS: [i64; 7] = [7, 80, 503, 302, 50, 1, 65_537];
 const NUMBERS: [f64; 2] = [12.5, 0.5];
@@ -85,9 +88,13 @@ pub fn outcome(kind: &Kind, field: &Field) -> Result<Outcome, Unclear> {
             reason,
             refused: each(),
         }),
-        // A value that stands for "not set" is no reason to call a field silent.
-        (false, _, _, Some((_, rejected)), _) => Ok(Outcome::Refused {
-            message: rejected.reason.clone(),
+        // Of a choice some words may say what holds anyway.
+        (false, some, _, Some((value, rejected)), _) => Ok(Outcome::Refused {
+            message: if some && every {
+                format!("`{value}`: {}", rejected.reason)
+            } else {
+                rejected.reason.clone()
+            },
             at: abstracted(&rejected.field),
         }),
         (false, true, None, None, _) => Err(Unclear::Silent),
@@ -246,7 +253,7 @@ fn set(object: &mut Value, steps: &[Step], value: &Value) {
                 &mut place[key.as_str()]
             }
             Step::Item => {
-                if !place.as_array().is_some_and(|items| !items.is_empty()) {
+                if place.as_array().is_none_or(Vec::is_empty) {
                     *place = json!([null]);
                 }
                 &mut place[0]
