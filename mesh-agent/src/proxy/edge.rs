@@ -7,7 +7,7 @@ use super::detect::{self, Detected};
 use super::hello::{self, Hello};
 use super::http::{self, Side};
 use super::io::{Io, Prefixed, ServerTls};
-use super::outbound::{Outbound, Towards, Unreachable};
+use super::outbound::{Decided, Outbound, Unreachable};
 use super::upstream;
 use super::worker::{Command, Worker};
 use super::{LocalPod, Proxy, ProxyError};
@@ -296,7 +296,7 @@ pub(super) fn decide(
     at: &EdgeConn,
     snapshot: &Snapshot,
     hello: &Hello,
-) -> Result<Towards, Unreachable> {
+) -> Result<Decided, Unreachable> {
     let gone = || Refusal {
         status: 404,
         flag: "NR",
