@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         3.0,
         "µs",
     );
-    row("memory of a simple rule (10,000 rules)", memory, 1.0, "KiB");
+    row("memory of a simple rule (10,000 rules)", memory(), 1.0, "KiB");
     let (p50, p99) = change();
     row(
         "one of 5,000 VirtualServices changes: new snapshot, p50",
