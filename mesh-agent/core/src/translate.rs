@@ -82,7 +82,7 @@ pub enum Translated {
     /// A VirtualService.
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
-    DestinationRule(DestinationRuleSpec),
+    DestinationRule(Box<DestinationRuleSpec>),
     /// A Gateway of Istio.
     Gateway(GatewaySpec),
     /// A Secret or ConfigMap.
@@ -122,7 +122,7 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
             .map(Translated::VirtualService),
         ("networking.istio.io", "DestinationRule") => istio_version(head)
             .and_then(|()| destination_rule::destination_rule(head, value, settings))
-            .map(Translated::DestinationRule),
+            .map(|rule| Translated::DestinationRule(Box::new(rule))),
         ("networking.istio.io", "Gateway") => istio_version(head)
             .and_then(|()| gateway::gateway(head, value))
             .map(Translated::Gateway),

@@ -73,6 +73,7 @@ const NO_LEADER: &str = "no replica leads";
 #[rustfmt::skip]
 const RIGHTS: &[Right] = &[
     right(AGENT, "", &["namespaces", "pods", "services"], FOLLOW, NOTHING_KNOWN),
+    right(AGENT, "", &["nodes"], FOLLOW, "localities are not known: nothing fails over or is spread by zone"),
     right(AGENT, "discovery.k8s.io", &["endpointslices"], FOLLOW, NOTHING_KNOWN),
     right(AGENT, "mesh.heddle.io", &["workloadtemplates"], FOLLOW, "pods of other nodes stay unknown"),
     right(AGENT, "networking.istio.io", ISTIO, FOLLOW, NO_EFFECT),

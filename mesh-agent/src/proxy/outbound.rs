@@ -250,12 +250,7 @@ impl Outbound {
     }
 
     /// Where the bytes go, and what that is called.
-    fn decide(
-        &self,
-        snapshot: &Snapshot,
-        target: &Target,
-        hello: &Hello,
-    ) -> Result<(Arc<ServiceNames>, Upstream), Unreachable> {
+    fn decide(&self, snapshot: &Snapshot, target: &Target, hello: &Hello) -> Result<Decided, Unreachable> {
         if let Some(at) = &self.edge {
             return edge::decide(self, at, snapshot, hello);
         }
@@ -386,6 +381,9 @@ impl Outbound {
         TcpRecord::open(&self.worker, pair, error.flag()).fail(error);
     }
 }
+
+/// Where bytes go: what that is called, and its endpoints.
+pub(super) type Decided = (Arc<ServiceNames>, Upstream);
 
 /// The header of a connection whose bytes are not looked at.
 struct Nothing;

@@ -226,7 +226,7 @@ fn subset<'a>(
     service: &Service,
     name: &str,
     port: usize,
-) -> Result<(&'a Arc<[Arc<Endpoint>]>, Arc<TrafficPolicy>), Refusal> {
+) -> Result<Part<'a>, Refusal> {
     snapshot
         .subsets_for(service, request.client)
         .and_then(|rules| rules.subset(name))
@@ -238,6 +238,9 @@ fn subset<'a>(
             ))
         })
 }
+
+/// Endpoints, and how they are used.
+type Part<'a> = (&'a Arc<[Arc<Endpoint>]>, Arc<TrafficPolicy>);
 
 /// `ns/name:port subset x, n endpoints`.
 pub(super) fn describe(upstream: &Upstream) -> String {

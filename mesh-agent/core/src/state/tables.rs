@@ -95,7 +95,7 @@ impl Tables {
                 changed
             }
             Translated::DestinationRule(spec) => {
-                let changed = put(&mut self.destination_rules, name, spec);
+                let changed = put(&mut self.destination_rules, name, *spec);
                 dirty.subsets |= changed;
                 changed
             }

@@ -47,7 +47,7 @@ pub(super) struct Key {
     /// Host of the service, which the far end is told once for a whole tunnel.
     host: Option<Arc<str>>,
     /// What it begins with, if a policy says so.
-    dress: Option<Dress>,
+    dress: Option<Box<Dress>>,
 }
 
 /// An HTTP/1.1 connection; exclusive while a request uses it.
@@ -55,7 +55,7 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     switched: Rc<RefCell<Option<oneshot::Sender<Switched>>>>,
     not_after: Option<u64>,
-    terms: Terms,
+    terms: Box<Terms>,
 }
 
 struct Idle {
@@ -138,7 +138,7 @@ impl Key {
         origin: &Origin,
         peer: Option<&SpiffeId>,
         host: Option<&Arc<str>>,
-        dress: Option<Dress>,
+        dress: Option<Box<Dress>>,
     ) -> Self {
         let (upstream, tunnel) = match path {
             Path::App(pod) => (pod.handle.workload.id, false),
@@ -240,7 +240,8 @@ pub(super) struct Wanted<'a> {
 pub(super) async fn lease(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<(Lease, bool), ConnectError> {
     let dress = wanted
         .policy
-        .and_then(|policy| Dress::of(policy, wanted.origin.client, wanted.server_name));
+        .and_then(|policy| Dress::of(policy, wanted.origin.client, wanted.server_name))
+        .map(Box::new);
     let key = Key::new(
         wanted.path,
         wanted.addr,
@@ -256,7 +257,7 @@ pub(super) async fn lease(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<(L
         conn.terms.serve();
         return Ok((Lease::Http1(Rc::clone(worker), key, conn), true));
     }
-    let conn = connect_http1(worker, wanted, key.dress.as_ref()).await?;
+    let conn = connect_http1(worker, wanted, key.dress.as_deref()).await?;
     conn.terms.serve();
     Ok((Lease::Http1(Rc::clone(worker), key, conn), false))
 }
@@ -309,7 +310,7 @@ async fn connect_http1(
         sender,
         switched,
         not_after,
-        terms: Terms::of(wanted.policy.map(|p| &**p)),
+        terms: Box::new(Terms::of(wanted.policy.map(|p| &**p))),
     })
 }
 
@@ -328,7 +329,7 @@ async fn lease_http2(
     if let Some(stream) = shared.pick() {
         return Ok((Lease::Http2(stream), true));
     }
-    let io = connect(worker, wanted, TunnelKind::Http2, dress.as_ref()).await?;
+    let io = connect(worker, wanted, TunnelKind::Http2, dress.as_deref()).await?;
     let not_after = io.not_after();
     let mut builder = http2::Builder::new(LocalExec);
     if let Some((interval, timeout)) = wanted.policy.and_then(|p| p.connection_pool.http.ping) {

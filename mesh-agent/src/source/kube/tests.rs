@@ -158,7 +158,7 @@ async fn every_kind_is_listed_once_by_stream_and_only_the_nodes_own_pods() {
     );
     let lists = server.requests(&["sendInitialEvents=true"]);
     assert_eq!(
-        lists, 5,
+        lists, 6,
         "one for each kind that is there, and one for the definitions"
     );
     assert_eq!(server.requests(&["limit="]), 0);

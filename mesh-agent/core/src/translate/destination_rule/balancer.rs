@@ -165,7 +165,7 @@ fn is_prime(n: u32) -> bool {
     n >= 2
         && (2..)
             .take_while(|d: &u32| d.saturating_mul(*d) <= n)
-            .all(|d| n % d != 0)
+            .all(|d| !n.is_multiple_of(d))
 }
 
 fn cookie(at: &str, raw: raw::Cookie) -> Result<Cookie, FieldError> {
@@ -201,7 +201,8 @@ fn locality(at: &str, raw: raw::LocalityLbSetting) -> Result<LocalitySetting, Fi
     let distribute = raw.distribute.unwrap_or_default();
     let failover = raw.failover.unwrap_or_default();
     let priority = raw.failover_priority.unwrap_or_default();
-    if !distribute.is_empty() && !(failover.is_empty() && priority.is_empty()) {
+    let fails_over = !failover.is_empty() || !priority.is_empty();
+    if !distribute.is_empty() && fails_over {
         return Err(FieldError::new(
             format!("{at}.distribute"),
             "can not simultaneously specify 'distribute' and 'failover' or 'failoverPriority'",
