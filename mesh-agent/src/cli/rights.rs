@@ -87,6 +87,7 @@ const RIGHTS: &[Right] = &[
     right(CONTROLLER, "mesh.heddle.io", &["workloadtemplates"], &["list", "watch", "create", "patch", "delete"],
         "pods of other nodes stay unknown, or are known as they were"),
     right(CONTROLLER, "networking.istio.io", ISTIO, FOLLOW, NOT_TOLD),
+    right(CONTROLLER, "networking.istio.io", &["gateways"], FOLLOW, NOT_TOLD),
     right(CONTROLLER, "security.istio.io", &["peerauthentications"], FOLLOW, NOT_TOLD),
     right(CONTROLLER, "", &["namespaces", "services"], FOLLOW, "routes have no status"),
     right(CONTROLLER, GATEWAY, &["grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"], FOLLOW,
