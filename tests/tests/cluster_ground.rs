@@ -36,6 +36,14 @@ fn echo_and_client(cluster: &Cluster) -> (Namespace, Vec<PodAt>, Vec<PodAt>) {
         space.rolled_out(workload, MINUTE).unwrap();
     }
     let (servers, clients) = (space.pods("echo").unwrap(), space.pods("client").unwrap());
+    // kube-proxy may be waiting to ask the API server again, which another test took away.
+    let url = format!("http://echo.{}/", space.name);
+    for client in &clients {
+        eventually("the service on the client's node", MINUTE * 3, || {
+            space.exec(&client.name, &["curl", "-sS", "-m", "5", &url]).ok()
+        })
+        .unwrap();
+    }
     (space, servers, clients)
 }
 
