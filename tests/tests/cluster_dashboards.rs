@@ -138,7 +138,7 @@ fn every_expression_of_kiali_and_of_istios_dashboards_is_answered_under_traffic(
     ]});
     space.apply(&list.to_string()).unwrap();
     for workload in ["daemonset/echo", "daemonset/back", "daemonset/load"] {
-        space.rolled_out(workload, MINUTE).unwrap();
+        space.rolled_out(workload, MINUTE * 3).unwrap();
     }
     let prometheus = Prometheus::start(&cluster, &nodes[0], &release.space.name);
     let answered = |expression: &str| {

@@ -33,9 +33,17 @@ fn echo_and_client(cluster: &Cluster) -> (Namespace, Vec<PodAt>, Vec<PodAt>) {
            - {name: http, port: 80, targetPort: 8080}\n  - {name: grpc, port: 9090}\n";
     space.apply(&yaml).unwrap();
     for workload in ["daemonset/echo", "daemonset/client"] {
-        space.rolled_out(workload, MINUTE).unwrap();
+        space.rolled_out(workload, MINUTE * 3).unwrap();
     }
     let (servers, clients) = (space.pods("echo").unwrap(), space.pods("client").unwrap());
+    // kube-proxy may be waiting to ask the API server again, which another test took away.
+    let url = format!("http://echo.{}/", space.name);
+    for client in &clients {
+        eventually("the service on the client's node", MINUTE * 3, || {
+            space.exec(&client.name, &["curl", "-sS", "-m", "5", &url]).ok()
+        })
+        .unwrap();
+    }
     (space, servers, clients)
 }
 
@@ -160,7 +168,7 @@ fn a_node_that_lost_power_comes_back_with_its_pods() {
         Some(())
     })
     .unwrap();
-    space.rolled_out("daemonset/echo", MINUTE).unwrap();
+    space.rolled_out("daemonset/echo", MINUTE * 3).unwrap();
 }
 
 #[test]

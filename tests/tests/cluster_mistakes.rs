@@ -211,6 +211,12 @@ fn a_pod_that_gets_anothers_address_at_once_is_itself() {
     let before = format!("{net}.{}", last.parse::<u8>().unwrap() - 1);
     let delete = ["-n", &space.name, "delete", "pod", "first"];
     cluster.kubectl(&delete).unwrap();
+    // The object goes at once, what the node holds for it a moment later.
+    let released = format!("! test -e /var/lib/cni/networks/pods/{address}");
+    eventually("the address to be free", MINUTE, || {
+        cluster.node_exec(&nodes[0], &["sh", "-c", &released]).ok()
+    })
+    .unwrap();
     let next = format!("printf %s {before} >/var/lib/cni/networks/pods/last_reserved_ip.0");
     cluster.node_exec(&nodes[0], &["sh", "-c", &next]).unwrap();
     apply(&[server("second")]);
