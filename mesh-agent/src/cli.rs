@@ -9,6 +9,7 @@ mod convert;
 mod crds;
 mod documents;
 mod fleet;
+mod gateway;
 mod logs;
 mod ready;
 mod routes;
@@ -42,6 +43,8 @@ struct Cli {
 enum Verb {
     /// Run the agent of this node.
     Run(Box<crate::app::config::AgentConfig>),
+    /// Run a gateway: what comes into the mesh, or leaves it, through one place.
+    Gateway(Box<crate::gateway::config::GatewayConfig>),
     /// Run the controller: CA, templates of workloads, validating webhook.
     Controller(Box<crate::controller::config::ControllerConfig>),
     /// Say what the cluster, or this machine, lacks for the mesh; once installed, what is in it and what not, and why.
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
         Verb::Run(config) => run::run(*config),
+        Verb::Gateway(config) => gateway::run(*config),
         Verb::Controller(config) => controller::run(*config),
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => status::run(&args),

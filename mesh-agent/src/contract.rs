@@ -2,9 +2,12 @@
 //! through `app`.
 
 use crate::sys::NetNs;
+use arc_swap::ArcSwap;
 use mesh_common::SocketRecord;
+use mesh_core::model::gateway::ListenerOrigin;
 use mesh_core::model::identity::SpiffeId;
 use mesh_core::model::workload::Workload;
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
@@ -12,8 +15,8 @@ use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// A captured pod of this node: its network namespace and the agent's listeners inside it. Made by `pods`, served by
-/// `proxy`.
+/// A pod whose connections the proxy carries: a captured one of this node, with its network namespace and the agent's
+/// listeners inside it (made by `pods`), or the gateway that the process is (made by `gateway`).
 #[derive(Debug)]
 pub struct PodHandle {
     /// The pod as it was enrolled. Labels may have changed since: the snapshot knows.
@@ -21,8 +24,8 @@ pub struct PodHandle {
     /// Its network namespace; sockets towards the application and towards other nodes are opened in it, so that
     /// their source is the pod's address.
     pub netns: NetNs,
-    /// Listeners, non-blocking, already in the `LISTENERS` map.
-    pub listeners: Listeners,
+    /// Listeners, non-blocking, already in the `LISTENERS` map; none in a gateway, where nothing is captured.
+    pub listeners: Option<Listeners>,
 }
 
 /// The agent's listening sockets inside one pod; dual-stack where the pod is.
@@ -101,6 +104,10 @@ pub struct IdentityTls {
     /// Serial number, hexadecimal.
     pub serial: String,
 }
+
+/// How a gateway's listeners terminate TLS; replaced as a whole when a certificate or setting changes. Made by `gateway`,
+/// read by `proxy` at each handshake. A listener that is not in it serves nothing.
+pub type EdgeTls = Arc<ArcSwap<HashMap<ListenerOrigin, Arc<rustls::ServerConfig>>>>;
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]

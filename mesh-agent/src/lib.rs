@@ -12,6 +12,7 @@ pub mod contract;
 pub mod controller;
 pub mod drain;
 mod errors;
+pub mod gateway;
 pub mod pods;
 pub mod proxy;
 pub mod sandbox;

@@ -61,7 +61,7 @@ pub fn open(workload: &Arc<Workload>, mark: u32) -> Result<PodHandle, CaptureErr
     Ok(PodHandle {
         workload: Arc::clone(workload),
         netns,
-        listeners,
+        listeners: Some(listeners),
     })
 }
 

@@ -8,6 +8,7 @@
 mod accept;
 pub mod copy;
 pub mod detect;
+mod edge;
 mod http;
 mod inbound;
 mod io;
@@ -21,11 +22,13 @@ pub mod tunnel;
 mod upstream;
 mod worker;
 
-use crate::contract::{Certificates, Listeners, PodHandle, SocketRecords};
+use crate::contract::{Certificates, EdgeTls, Listeners, PodHandle, SocketRecords};
 use crate::drain::{DrainTrigger, DrainWatch, drain};
 use crate::telemetry::Telemetry;
 use arc_swap::ArcSwap;
+use mesh_core::model::gateway::Bind;
 use mesh_core::model::snapshot::Snapshot;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use std::collections::HashMap;
 use std::io as stdio;
@@ -59,6 +62,9 @@ pub struct ProxyConfig {
     pub retry_buffer: usize,
     /// Mirrored requests in flight per worker; more are dropped and counted.
     pub mirrors: usize,
+    /// Proxies in front of a gateway that are trusted to say in `X-Forwarded-For` who the client is
+    /// (`gatewayTopology.numTrustedProxies`).
+    pub trusted_hops: usize,
 }
 
 impl Default for ProxyConfig {
@@ -73,6 +79,7 @@ impl Default for ProxyConfig {
             pool_idle_per_destination: 128,
             retry_buffer: 64 * 1024,
             mirrors: 256,
+            trusted_hops: 0,
         }
     }
 }
@@ -92,6 +99,8 @@ pub struct ProxyDeps {
     pub node: Arc<str>,
     /// Mark of the agent's own sockets.
     pub mark: u32,
+    /// TLS of a gateway's listeners; empty in an agent.
+    pub edge_tls: EdgeTls,
 }
 
 /// Why the proxy refuses a command.
@@ -119,6 +128,8 @@ struct Shared {
     config: ProxyConfig,
     deps: ProxyDeps,
     pods: ArcSwap<HashMap<u32, Arc<LocalPod>>>,
+    /// The ports of a gateway.
+    edges: Mutex<HashMap<Bind, Arc<LocalPod>>>,
     learned: detect::Learned,
     workers: Vec<WorkerHandle>,
 }
@@ -129,9 +140,11 @@ struct WorkerHandle {
     live: AtomicUsize,
 }
 
-/// A captured pod while it is served.
+/// A captured pod, or one port of a gateway, while it is served.
 struct LocalPod {
     handle: Arc<PodHandle>,
+    /// The port, if it is one.
+    edge: Option<edge::Port>,
     /// Ports of the agent's listeners: no application is behind them, and dialling them would come back here.
     own_ports: [u16; 3],
     live: AtomicUsize,
@@ -167,6 +180,7 @@ impl Proxy {
             config,
             deps,
             pods: ArcSwap::default(),
+            edges: Mutex::default(),
             learned: detect::Learned::default(),
             workers,
         });
@@ -190,9 +204,10 @@ impl Proxy {
             return Err(ProxyError::Duplicate(id));
         }
         let (trigger, watch) = drain();
-        let own_ports = own_ports(&handle.listeners);
+        let own_ports = handle.listeners.as_ref().map_or([0; 3], own_ports);
         let pod = Arc::new(LocalPod {
             handle,
+            edge: None,
             own_ports,
             live: AtomicUsize::new(0),
             trigger,
@@ -237,18 +252,20 @@ impl Proxy {
     /// cuts it.
     pub async fn drain(&self, deadline: Duration) {
         let pods = self.shared.pods.load_full();
+        let edges: Vec<_> = self.shared.edges.lock().values().cloned().collect();
+        let pods = || pods.values().chain(&edges);
         tokio::time::sleep(ARRIVED).await;
-        for pod in pods.values() {
+        for pod in pods() {
             pod.trigger.start();
             pod.close_listeners();
         }
         let all_ended = async {
-            while pods.values().any(|pod| pod.live.load(Ordering::Acquire) > 0) {
+            while pods().any(|pod| pod.live.load(Ordering::Acquire) > 0) {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
         };
         let _cut_below = tokio::time::timeout(deadline, all_ended).await;
-        pods.values().for_each(|pod| pod.trigger.cut());
+        pods().for_each(|pod| pod.trigger.cut());
     }
 
     /// Live connections of all pods.
@@ -265,6 +282,11 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.pods.load().values().for_each(|pod| pod.trigger.cut());
+        self.shared
+            .edges
+            .lock()
+            .values()
+            .for_each(|port| port.trigger.cut());
         for worker in &self.shared.workers {
             // A full queue is read until its sender is closed, which the worker sees as the same command.
             let _full = worker.commands.try_send(Command::End);
@@ -280,8 +302,9 @@ impl Drop for Proxy {
 impl LocalPod {
     /// Other descriptors of the same sockets stop listening as well (`tcp_disconnect` in the kernel).
     fn close_listeners(&self) {
-        let listeners = &self.handle.listeners;
-        for listener in [&listeners.outbound, &listeners.inbound, &listeners.tunnel] {
+        let captured = self.handle.listeners.iter().filter(|_| self.edge.is_none());
+        let captured = captured.flat_map(|l| [&l.outbound, &l.inbound, &l.tunnel]);
+        for listener in captured.chain(self.edge.iter().map(|port| &port.socket)) {
             if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Both) {
                 tracing::debug!(%error, pod = %self.handle.workload.pod, "listener was closed already");
             }

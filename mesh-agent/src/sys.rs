@@ -18,6 +18,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct NetNs {
     file: Arc<File>,
+    /// The process's own: nothing has to be entered.
+    own: bool,
 }
 
 impl NetNs {
@@ -28,6 +30,7 @@ impl NetNs {
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             file: Arc::new(File::open(path)?),
+            own: false,
         })
     }
 
@@ -39,6 +42,17 @@ impl NetNs {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// The namespace of the process itself: [`NetNs::run`] stays in it and needs no privilege.
+    ///
+    /// # Errors
+    /// `/proc` is not there.
+    pub fn own() -> io::Result<Self> {
+        Ok(Self {
+            own: true,
+            ..Self::open(Path::new("/proc/self/ns/net"))?
+        })
+    }
+
     /// Runs `f` with the calling thread inside this namespace, then returns to the one it came from. `f` must not
     /// block for long and cannot be async: sockets made inside keep their namespace.
     ///
@@ -46,6 +60,9 @@ impl NetNs {
     /// `setns` fails (needs CAP_SYS_ADMIN, netns(7)), or `f` does. A thread that cannot return to its namespace
     /// would go on in the pod's, so that aborts the process.
     pub fn run<T>(&self, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.own {
+            return f();
+        }
         let home = home_netns()?;
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)?;
         let result = f();
@@ -127,6 +144,19 @@ fn home_netns() -> io::Result<BorrowedFd<'static>> {
 /// # Errors
 /// As socket(2), bind(2), listen(2).
 pub fn listen_any(port: u16, mark: u32) -> io::Result<std::net::TcpListener> {
+    listen(any(port)?, mark)
+}
+
+/// As [`listen_any`], on one address, without a mark.
+///
+/// # Errors
+/// As socket(2), bind(2), listen(2).
+pub fn listen_at(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    listen((socket, addr), 0)
+}
+
+fn any(port: u16) -> io::Result<(Socket, SocketAddr)> {
     let (socket, addr) = match Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)) {
         Ok(socket) => {
             socket.set_only_v6(false)?;
@@ -137,10 +167,14 @@ pub fn listen_any(port: u16, mark: u32) -> io::Result<std::net::TcpListener> {
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
         ),
     };
+    Ok((socket, addr))
+}
+
+fn listen((socket, addr): (Socket, SocketAddr), mark: u32) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     // Two agents listen side by side while one takes over from the other.
     socket.set_reuse_port(true)?;
-    socket.set_mark(mark)?;
+    set_mark(&socket, mark)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(4096)?;
@@ -156,13 +190,18 @@ pub fn listen_any(port: u16, mark: u32) -> io::Result<std::net::TcpListener> {
 pub fn client_socket(dst: SocketAddr, source: Option<IpAddr>, mark: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(dst), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    socket.set_mark(mark)?;
+    set_mark(&socket, mark)?;
     tune(&SockRef::from(&socket))?;
     if let Some(source) = source {
         bind_address_no_port(socket.as_fd())?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     Ok(socket)
+}
+
+/// A gateway marks nothing, and must not need the capability for it.
+fn set_mark(socket: &Socket, mark: u32) -> io::Result<()> {
+    if mark == 0 { Ok(()) } else { socket.set_mark(mark) }
 }
 
 /// Options that every proxied TCP socket gets.

@@ -4,6 +4,7 @@
 //! or identity is seen by every new handshake.
 
 pub mod config;
+pub mod edge;
 pub mod verify;
 
 pub use config::{IdentityMaterial, TlsConfigError, identity_tls};

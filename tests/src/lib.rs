@@ -10,6 +10,7 @@ pub mod bpf_objects;
 pub mod capture;
 pub mod cluster;
 pub mod cluster_ip;
+pub mod gateway;
 pub mod manifests;
 pub mod mesh;
 pub mod netns;

@@ -210,7 +210,15 @@ fn every_flag_and_variable_is_one_that_the_program_knows() {
     let Some(helm) = helm::helm() else { return };
     for file in helm::values_files() {
         let objects = render(&helm, &["-f", file.to_str().unwrap()]);
-        for (kind, name) in [("DaemonSet", "heddle-agent"), ("Deployment", "heddle-controller")] {
+        for (kind, name) in [
+            ("DaemonSet", "heddle-agent"),
+            ("Deployment", "heddle-controller"),
+            ("Deployment", "istio-ingressgateway"),
+        ] {
+            let there = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
+            if name == "istio-ingressgateway" && !objects.iter().any(|o| there(&o)) {
+                continue;
+            }
             let container = container(object(&objects, kind, name));
             let args = strings(&container["args"]);
             let help = Command::new(built("mesh-agent").unwrap())

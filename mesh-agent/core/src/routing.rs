@@ -5,6 +5,7 @@ mod balance;
 mod conditions;
 mod cors;
 mod deadline;
+mod gateway;
 mod matcher;
 mod resolve;
 mod trace;
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub use balance::pick_endpoint;
 pub use cors::Fields;
 pub use deadline::{grpc_timeout, timeout};
+pub use gateway::{explain_at_gateway, route_at_gateway};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.

@@ -5,7 +5,9 @@ mod attached;
 mod dirty;
 mod endpoints;
 mod entries;
+mod gateways;
 mod ids;
+mod listeners;
 mod mentions;
 mod peers;
 mod pods;
@@ -20,6 +22,7 @@ mod workloads;
 mod world;
 
 use crate::model::ObjectName;
+use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Head, Rejected, Translated, describe, in_place_of, translate};
 use serde_json::Value;
@@ -152,6 +155,22 @@ impl State {
         Self::with(settings, Some(node.into()))
     }
 
+    /// From now on the snapshots also say what a gateway process in this role serves ([`Snapshot::edge`]).
+    #[must_use]
+    pub fn serving(mut self, role: GatewayRole) -> Self {
+        self.world.serve(role);
+        self
+    }
+
+    /// Nothing known yet, and no pod ever: what a controller needs to say what becomes of objects.
+    #[must_use]
+    pub fn for_controller(settings: MeshSettings) -> Self {
+        // No node is called so.
+        let mut state = Self::with(settings, Some("".into()));
+        state.world.judge();
+        state
+    }
+
     fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {
         Self {
             tables: Tables::default(),
@@ -224,7 +243,8 @@ impl State {
         let mut problems: Vec<Problem> = self.loose.values().cloned().collect();
         let troubled = self.troubled.iter().filter_map(|key| self.records.get(key));
         problems.extend(troubled.filter_map(of_record));
-        problems.extend(self.world.warnings.iter().map(of_world));
+        let warnings = self.world.warnings.iter().chain(&self.world.edge_warnings);
+        problems.extend(warnings.map(of_world));
         problems.sort_by(|a, b| {
             let key = |p: &'_ Problem| {
                 (
@@ -297,6 +317,9 @@ impl State {
     }
 
     fn apply_named(&mut self, head: &Head, object: &Value, origin: &str) -> bool {
+        if !self.world.reads_material() && is_material(&head.key) {
+            return false;
+        }
         let translated = translate(head, object, self.world.settings());
         if translated == Ok(Translated::Nothing) {
             return false;
@@ -393,6 +416,11 @@ impl State {
         }
         changed
     }
+}
+
+/// Whether only gateways read objects of this kind: keys are nowhere else.
+fn is_material(key: &ObjectKey) -> bool {
+    key.group.is_empty() && matches!(key.kind.as_str(), "Secret" | "ConfigMap")
 }
 
 /// An origin without its line and column: when part of a file cannot be read, nobody knows what moved inside of it.

@@ -1,9 +1,11 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+mod gateway;
 pub mod gateway_api;
 mod head;
 mod kubernetes;
+mod material;
 mod peer_authentication;
 mod service;
 mod service_entry;
@@ -20,10 +22,12 @@ use serde_json::Value;
 use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
-pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
+pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
+pub use gateway_api::{ApiGatewaySpec, ApiRouteSpec, GatewayClassSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
+pub use material::MaterialSpec;
 pub use peer_authentication::PeerAuthenticationSpec;
 pub use service::{PortSpec, ServiceSpec};
 pub use service_entry::{EntryPort, ServiceEntrySpec};
@@ -73,10 +77,18 @@ pub enum Translated {
     VirtualService(VirtualServiceSpec),
     /// A DestinationRule.
     DestinationRule(DestinationRuleSpec),
+    /// A Gateway of Istio.
+    Gateway(GatewaySpec),
+    /// A Secret or ConfigMap.
+    Material(MaterialSpec),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthenticationSpec),
     /// A route of Gateway API.
     ApiRoute(ApiRouteSpec),
+    /// A Gateway of Gateway API.
+    ApiGateway(ApiGatewaySpec),
+    /// A GatewayClass.
+    GatewayClass(GatewayClassSpec),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
     /// A ServiceEntry.
@@ -106,6 +118,11 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.istio.io", "DestinationRule") => istio_version(head)
             .and_then(|()| destination_rule::destination_rule(head, value, settings))
             .map(Translated::DestinationRule),
+        ("networking.istio.io", "Gateway") => istio_version(head)
+            .and_then(|()| gateway::gateway(head, value))
+            .map(Translated::Gateway),
+        ("", "Secret") => material::secret(value).map(Translated::Material),
+        ("", "ConfigMap") => material::config_map(value).map(Translated::Material),
         ("security.istio.io", "PeerAuthentication") => {
             peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
         }

@@ -1,6 +1,6 @@
 //! Which CA the agent asks, and where it learns whom to trust as one.
 
-use super::config::AgentConfig;
+use super::config::CaConfig;
 use crate::ca::remote::{RootSource, server_name};
 use crate::ca::{CertificateStore, Issuer, RemoteCa, RemoteConfig, system_clock};
 use crate::errors::chain;
@@ -15,24 +15,24 @@ pub const ROOT_CONFIG_MAP: &str = "heddle-ca-root-cert";
 /// Its key.
 pub const ROOT_KEY: &str = "root-cert.pem";
 
-/// The store in front of the CA that the settings name.
+/// The store in front of the CA that the settings name. `namespace` is the one where Heddle is installed.
 ///
 /// # Errors
 /// The built-in CA cannot be opened. A CA elsewhere may be away: it is asked until it answers.
-pub(super) fn store(config: &AgentConfig) -> anyhow::Result<CertificateStore> {
+pub fn store(config: &CaConfig, trust_domain: &str, namespace: &str) -> anyhow::Result<CertificateStore> {
     let Some(address) = &config.ca_address else {
         let ttl = Duration::from_secs(config.cert_ttl);
-        let issuer = Issuer::open(&config.ca_dir, &config.trust_domain, ttl)
+        let issuer = Issuer::open(&config.ca_dir, trust_domain, ttl)
             .with_context(|| format!("open the CA in {}", config.ca_dir.display()))?;
         return Ok(CertificateStore::new(issuer, system_clock()));
     };
     let remote = RemoteCa::new(RemoteConfig {
         address: address.clone(),
-        server_name: server_name(address, &config.namespace),
+        server_name: server_name(address, namespace),
         token: config.ca_token.clone(),
         roots: match &config.ca_root {
             Some(path) => roots_in_file(path.clone()),
-            None => roots_in_config_map(config.namespace.clone()),
+            None => roots_in_config_map(namespace.to_owned()),
         },
         ttl: config.cert_ttl,
     });

@@ -30,30 +30,12 @@ pub struct AgentConfig {
     /// cgroup v2 directory that holds this node's pods; without it, `kubepods` below the cgroup2 mount is looked for.
     #[arg(long, env = "HEDDLE_CGROUP")]
     pub cgroup: Option<PathBuf>,
-    /// Directory of the mesh's root key and certificate, shared by the agents of a mesh; made if it is not there.
-    #[arg(long, env = "HEDDLE_CA_DIR", default_value = "/etc/heddle/ca")]
-    pub ca_dir: PathBuf,
-    /// `host:port` of a certificate service as Istio has it (Heddle's controller, istiod, istio-csr); without it, the CA
-    /// in `--ca-dir` signs.
-    #[arg(long, env = "HEDDLE_CA_ADDRESS")]
-    pub ca_address: Option<String>,
-    /// File of the service-account token, audience `istio-ca`, that proves this node to the certificate service.
-    #[arg(
-        long,
-        env = "HEDDLE_CA_TOKEN",
-        default_value = "/var/run/secrets/tokens/istio-token"
-    )]
-    pub ca_token: PathBuf,
-    /// PEM file of the roots that verify the certificate service; without it, key `root-cert.pem` of ConfigMap
-    /// `heddle-ca-root-cert` in the namespace where Heddle is installed.
-    #[arg(long, env = "HEDDLE_CA_ROOT")]
-    pub ca_root: Option<PathBuf>,
+    /// The CA.
+    #[command(flatten)]
+    pub ca: CaConfig,
     /// Namespace where Heddle is installed.
     #[arg(long, env = "HEDDLE_NAMESPACE", default_value = "heddle-system")]
     pub namespace: String,
-    /// Life of a workload certificate, seconds.
-    #[arg(long, env = "HEDDLE_CERT_TTL", default_value_t = 86_400)]
-    pub cert_ttl: u64,
     /// Where metrics and health are served.
     #[arg(long, env = "HEDDLE_METRICS_ADDR", default_value = "[::]:15020")]
     pub metrics_addr: SocketAddr,
@@ -84,6 +66,32 @@ pub struct AgentConfig {
     /// The chained CNI plug-in.
     #[command(flatten)]
     pub cni: crate::cni::CniConfig,
+}
+
+/// Which CA signs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CaConfig {
+    /// Directory of the mesh's root key and certificate, shared by the agents of a mesh; made if it is not there.
+    #[arg(long, env = "HEDDLE_CA_DIR", default_value = "/etc/heddle/ca")]
+    pub ca_dir: PathBuf,
+    /// `host:port` of a certificate service as Istio has it (Heddle's controller, istiod, istio-csr); without it, the CA
+    /// in `--ca-dir` signs.
+    #[arg(long, env = "HEDDLE_CA_ADDRESS")]
+    pub ca_address: Option<String>,
+    /// File of the service-account token, audience `istio-ca`, that proves this node to the certificate service.
+    #[arg(
+        long,
+        env = "HEDDLE_CA_TOKEN",
+        default_value = "/var/run/secrets/tokens/istio-token"
+    )]
+    pub ca_token: PathBuf,
+    /// PEM file of the roots that verify the certificate service; without it, key `root-cert.pem` of ConfigMap
+    /// `heddle-ca-root-cert` in the namespace where Heddle is installed.
+    #[arg(long, env = "HEDDLE_CA_ROOT")]
+    pub ca_root: Option<PathBuf>,
+    /// Life of a workload certificate, seconds.
+    #[arg(long, env = "HEDDLE_CERT_TTL", default_value_t = 86_400)]
+    pub cert_ttl: u64,
 }
 
 /// `meshConfig.outboundTrafficPolicy.mode`.

@@ -14,7 +14,7 @@ use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
-use crate::contract::Certificates;
+use crate::contract::{Certificates, EdgeTls};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
@@ -266,7 +266,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     telemetry.access.set_on(config.access_log);
     let (sender, mut changes) = mpsc::channel(8);
     let (wanted, names) = watch::channel(names::Names::new());
-    tokio::task::spawn_local(resolve(names, sender.clone()));
+    tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
     let (state, source) = start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
     let early = if handover::is_due(&config) {
@@ -293,7 +293,11 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         datapath.begin(mark).context("announce the socket mark")?;
     }
     let events = datapath.take_events().context("open the event ring")?;
-    let certificates = Arc::new(certificates::store(&config)?);
+    let certificates = Arc::new(certificates::store(
+        &config.ca,
+        &config.trust_domain,
+        &config.namespace,
+    )?);
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let figures = DatapathCollector::new();
     telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
@@ -310,6 +314,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
                 telemetry: Arc::clone(&telemetry),
                 node: config.node.as_str().into(),
                 mark,
+                edge_tls: EdgeTls::default(),
             },
         )
         .context("start the proxy")?,
@@ -395,17 +400,6 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Follows names. Without a resolver the mesh goes on, and hosts that need one have no endpoints.
-async fn resolve(wanted: watch::Receiver<names::Names>, changes: mpsc::Sender<Vec<Change>>) {
-    let mut first = wanted.clone();
-    if first.wait_for(|names| !names.is_empty()).await.is_err() {
-        return;
-    }
-    if let Err(error) = names::follow_system(wanted, changes).await {
-        tracing::error!(error = %crate::errors::chain(&error), "names of ServiceEntries are not resolved");
-    }
-}
-
 /// Starts the config source: a folder, or the Kubernetes API. The state must know which: of the API it sees one node's
 /// pods only.
 async fn start_source(
@@ -424,8 +418,9 @@ async fn start_source(
     let figures = telemetry.register(kube::SourceFigures::register);
     let node = config.node.clone();
     let state = State::for_node(config.settings(), node.as_str());
+    let reader = kube::Reader::Agent { node };
     let source = async move {
-        kube::watch(client, kube::Reader::Agent(node), settings, figures, sender).await;
+        kube::watch(client, reader, settings, figures, sender).await;
         Ok(())
     };
     Ok((state, tokio::task::spawn_local(source)))

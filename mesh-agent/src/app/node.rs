@@ -139,12 +139,14 @@ impl Node {
         let cookie = handle.netns.cookie().map_err(CaptureError::Listen)?;
         let preexisting = pods::established(&handle.netns).unwrap_or(0);
         self.datapath.add_pod_counters(workload.id).map_err(refused)?;
-        let listeners = &handle.listeners;
-        for (kind, listener) in [
-            (listener_kind::OUTBOUND, &listeners.outbound),
-            (listener_kind::INBOUND, &listeners.inbound),
-            (listener_kind::TUNNEL, &listeners.tunnel),
-        ] {
+        let listeners = handle.listeners.iter().flat_map(|l| {
+            [
+                (listener_kind::OUTBOUND, &l.outbound),
+                (listener_kind::INBOUND, &l.inbound),
+                (listener_kind::TUNNEL, &l.tunnel),
+            ]
+        });
+        for (kind, listener) in listeners {
             self.datapath
                 .set_listener(cookie, kind, listener)
                 .map_err(refused)?;

@@ -22,12 +22,13 @@ use tokio::sync::watch;
 /// Group of the kinds that are looked at.
 const GROUP: &str = "networking.istio.io";
 /// The kinds.
-pub const KINDS: [&str; 5] = [
+pub const KINDS: [&str; 6] = [
     "VirtualService",
     "DestinationRule",
     "ServiceEntry",
     "WorkloadEntry",
     "Sidecar",
+    "Gateway",
 ];
 /// How long an absent kind is waited for before it is looked for again.
 const ABSENT: Duration = Duration::from_secs(30);

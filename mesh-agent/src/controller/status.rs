@@ -81,8 +81,7 @@ impl Scribe {
     fn new(settings: MeshSettings) -> Self {
         let now = Instant::now();
         Self {
-            // No node is called so: the state is that of an agent without pods.
-            state: State::for_node(settings, ""),
+            state: State::for_controller(settings),
             book: Book::default(),
             started: now,
             reviewed: now,

@@ -1,7 +1,7 @@
 //! Accept loops. They survive every error and end by drain only.
 
 use super::worker::{Command, Worker};
-use super::{LocalPod, inbound, outbound};
+use super::{LocalPod, edge, inbound, outbound};
 use socket2::SockRef;
 use std::io;
 use std::rc::Rc;
@@ -19,16 +19,22 @@ pub(super) enum Role {
     Inbound,
     /// To the pod, HBONE.
     Tunnel,
+    /// To a gateway.
+    Edge,
 }
 
-/// Accepts on all three listeners of the pod.
+/// Accepts on all three listeners of the pod, or on the one of a gateway's port.
 pub(super) fn listen(worker: &Rc<Worker>, pod: &Arc<LocalPod>) {
-    let listeners = &pod.handle.listeners;
-    for (listener, role) in [
-        (&listeners.outbound, Role::Outbound),
-        (&listeners.inbound, Role::Inbound),
-        (&listeners.tunnel, Role::Tunnel),
-    ] {
+    let captured = pod.handle.listeners.iter().filter(|_| pod.edge.is_none());
+    let captured = captured.flat_map(|listeners| {
+        [
+            (&listeners.outbound, Role::Outbound),
+            (&listeners.inbound, Role::Inbound),
+            (&listeners.tunnel, Role::Tunnel),
+        ]
+    });
+    let edge = pod.edge.iter().map(|port| (&port.socket, Role::Edge));
+    for (listener, role) in captured.chain(edge) {
         match listener.try_clone().and_then(TcpListener::from_std) {
             Ok(listener) => worker.spawn_fenced(accept(Rc::clone(worker), Arc::clone(pod), listener, role)),
             Err(error) => {
@@ -120,6 +126,7 @@ fn serve(worker: &Rc<Worker>, pod: &Arc<LocalPod>, stream: TcpStream, role: Role
             Role::Outbound => outbound::serve(worker_, pod, stream).await,
             Role::Inbound => inbound::serve_plain(worker_, pod, stream).await,
             // Few, and large: in a box, so that the many are small.
+            Role::Edge => Box::pin(edge::serve(worker_, pod, stream)).await,
             Role::Tunnel => Box::pin(inbound::serve_tunnel(worker_, pod, stream)).await,
         }
     });

@@ -4,6 +4,7 @@ mod answer;
 mod attach;
 mod attempt;
 mod body;
+mod edge;
 mod exchange;
 mod forward;
 mod guard;

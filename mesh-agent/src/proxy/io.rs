@@ -17,13 +17,18 @@ pub(super) enum Io {
     Tcp(TcpStream),
     /// A stream in a mutual TLS tunnel.
     Tunnel(Box<TunnelStream>),
+    /// A client's connection to a gateway that terminates its TLS.
+    Tls(Box<ServerTls>),
 }
+
+/// TLS that a gateway terminates.
+pub(super) type ServerTls = tokio_rustls::server::TlsStream<Prefixed<TcpStream>>;
 
 impl Io {
     /// Until when new requests may use it, seconds since the Unix epoch; none for what needs no certificate.
     pub(super) const fn not_after(&self) -> Option<u64> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(_) => None,
             Self::Tunnel(stream) => stream.not_after(),
         }
     }
@@ -46,8 +51,10 @@ impl Reset for TcpStream {
 
 impl Reset for Io {
     fn reset_on_drop(&self) {
-        if let Self::Tcp(io) = self {
-            io.reset_on_drop();
+        match self {
+            Self::Tcp(io) => io.reset_on_drop(),
+            Self::Tls(io) => io.get_ref().0.reset_on_drop(),
+            Self::Tunnel(_) => {}
         }
     }
 }
@@ -68,6 +75,7 @@ macro_rules! each {
         match $self.get_mut() {
             Io::Tcp($io) => $call,
             Io::Tunnel($io) => $call,
+            Io::Tls($io) => $call,
         }
     };
 }
@@ -95,6 +103,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(io) => io.is_write_vectored(),
             Self::Tunnel(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::LocalPod;
 use super::detect::{self, Detected};
+use super::edge::{self, EdgeConn};
 use super::http::{self, Side};
 use super::io::{Io, Prefixed, Reset as _};
 use super::lookup;
@@ -32,6 +33,8 @@ pub(super) struct Outbound {
     pub(super) client: SocketAddr,
     /// What the application dialled.
     pub(super) original: SocketAddr,
+    /// How it came to the gateway, if that is where it came.
+    pub(super) edge: Option<Box<EdgeConn>>,
 }
 
 /// A chosen endpoint and the way to it.
@@ -101,6 +104,7 @@ fn identify(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: &TcpStream) -> Optio
         party,
         client,
         original,
+        edge: None,
     }))
 }
 
@@ -259,11 +263,15 @@ impl Outbound {
         Origin {
             pod: Arc::clone(&self.pod),
             source: Some(Arc::clone(&self.source)),
-            client: self.client,
+            // Behind a gateway nobody sees who is in front of it, but by what the gateway says.
+            client: match self.edge {
+                None => self.client,
+                Some(_) => edge::own_address(&self.source),
+            },
         }
     }
 
-    fn pair(&self, hop: &Hop) -> Pair {
+    pub(super) fn pair(&self, hop: &Hop) -> Pair {
         Pair::outgoing(
             &self.worker,
             &Outgoing {

@@ -95,6 +95,7 @@ pub async fn watch(
             number,
             client: client.clone(),
             selector: kind.selector(&reader),
+            namespace: kind.namespace(&reader),
             streaming,
             settings: settings.clone(),
             figures: figures.of(kind),

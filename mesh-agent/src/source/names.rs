@@ -62,6 +62,17 @@ pub async fn follow_system(
     Ok(())
 }
 
+/// Follows names. Without a resolver the mesh goes on, and hosts that need one have no endpoints.
+pub async fn follow_on_demand(wanted: watch::Receiver<Names>, changes: mpsc::Sender<Vec<Change>>) {
+    let mut first = wanted.clone();
+    if first.wait_for(|names| !names.is_empty()).await.is_err() {
+        return;
+    }
+    if let Err(error) = follow_system(wanted, changes).await {
+        tracing::error!(error = %crate::errors::chain(&error), "names of ServiceEntries are not resolved");
+    }
+}
+
 /// Asks `ask` for each wanted name, again and again. A name that cannot be resolved keeps the addresses that it had.
 pub async fn follow<A, F>(mut wanted: watch::Receiver<Names>, changes: mpsc::Sender<Vec<Change>>, ask: A)
 where

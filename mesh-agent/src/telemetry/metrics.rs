@@ -78,6 +78,8 @@ pub struct ProxyMetrics {
     pub tunnels_failed: Counter,
     /// Tries after the first.
     pub retries: Counter,
+    /// Connections to a gateway's TLS ports that were refused before anything was carried.
+    pub refused_handshakes: Family<[(&'static str, &'static str); 1], Counter>,
     /// Requests refused for their form.
     pub bad_requests: Family<[(&'static str, &'static str); 1], Counter>,
 }
@@ -115,6 +117,11 @@ impl ProxyMetrics {
             m.tunnels_failed.clone(),
         );
         r.register("retries", "Tries of requests after the first", m.retries.clone());
+        r.register(
+            "refused_handshakes",
+            "Connections to TLS ports of a gateway that were refused",
+            m.refused_handshakes.clone(),
+        );
         r.register(
             "bad_requests",
             "Requests refused for their form",

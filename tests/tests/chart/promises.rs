@@ -255,7 +255,7 @@ fn istios_crds_come_only_when_asked_for_and_stay_at_uninstall() {
     };
     assert!(kinds(&render(&helm, &[])).is_empty());
     let crds = kinds(&render(&helm, &["--set", "crds.istio=true"]));
-    assert_eq!(crds.len(), 2);
+    assert_eq!(crds.len(), 6);
     for crd in crds {
         assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
         let versions = crd["spec"]["versions"].as_array().unwrap();
@@ -305,4 +305,82 @@ fn another_ca_takes_address_and_roots() {
         args.contains(&"--ca-address=heddle-controller.heddle-system.svc:15012"),
         "{args:?}"
     );
+}
+
+/// S132, S138, § 1.7: the guides' commands look for these names, labels and ports.
+#[test]
+fn gateways_have_the_names_labels_and_ports_of_the_guides() {
+    let Some(helm) = crate::helm::helm() else { return };
+    assert!(
+        render(&helm, &[])
+            .iter()
+            .all(|o| o["metadata"]["name"] != "istio-ingressgateway")
+    );
+    let objects = render(
+        &helm,
+        &[
+            "--set",
+            "gateways.ingress.enabled=true,gateways.ingress.type=NodePort",
+        ],
+    );
+    let service = object(&objects, "Service", "istio-ingressgateway");
+    assert_eq!(service["spec"]["type"], "NodePort");
+    assert_eq!(service["spec"]["selector"]["istio"], "ingressgateway");
+    let ports: Vec<_> = service["spec"]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| {
+            (
+                p["name"].as_str().unwrap(),
+                p["port"].as_u64().unwrap(),
+                p["targetPort"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    let guides = [
+        ("status-port", 15021, 15021),
+        ("http2", 80, 8080),
+        ("https", 443, 8443),
+        ("tcp", 31400, 31400),
+        ("tls", 15443, 15443),
+    ];
+    assert_eq!(ports, guides);
+    let pod = &object(&objects, "Deployment", "istio-ingressgateway")["spec"]["template"];
+    assert_eq!(pod["metadata"]["labels"]["istio"], "ingressgateway");
+    assert_eq!(
+        pod["metadata"]["labels"]["heddle.io/mesh"], "disabled",
+        "captured, its connections would be proxied twice"
+    );
+}
+
+#[test]
+fn a_gateway_has_no_privilege_and_reads_the_secrets_of_its_own_namespace_only() {
+    let Some(helm) = crate::helm::helm() else { return };
+    let objects = render(
+        &helm,
+        &[
+            "--set",
+            "gateways.ingress.enabled=true,gateways.egress.enabled=true",
+        ],
+    );
+    for name in ["istio-ingressgateway", "istio-egressgateway"] {
+        let deployment = object(&objects, "Deployment", name);
+        let context = &container(deployment)["securityContext"];
+        assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        let pod = &deployment["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert!(pod["hostNetwork"].is_null() && pod["hostPID"].is_null());
+        let role = object(&objects, "Role", name);
+        assert_eq!(role["metadata"]["namespace"], NAMESPACE);
+        assert!(role.to_string().contains("secrets"));
+        let cluster = object(&objects, "ClusterRole", name).to_string();
+        assert!(
+            !cluster.contains("secrets") && !cluster.contains("\"pods\""),
+            "{cluster}"
+        );
+        let binding = object(&objects, "ClusterRoleBinding", name);
+        assert_eq!(binding["subjects"].as_array().unwrap().len(), 1);
+    }
 }

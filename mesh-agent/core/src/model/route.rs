@@ -64,6 +64,14 @@ pub struct RouteRule {
     pub action: Arc<RouteAction>,
 }
 
+impl RouteRule {
+    /// Whether every request matches: nothing behind it in its list is ever tried (T-12).
+    #[must_use]
+    pub fn is_catch_all(&self) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(RequestMatch::is_catch_all)
+    }
+}
+
 /// The place of a rule: `VirtualService shop/cart spec.http[2]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {

@@ -2,6 +2,7 @@
 
 use super::ObjectName;
 use super::attached::Attached;
+use super::gateway::Edge;
 use super::peer::{PeerPolicies, PeerRule};
 use super::registry::Registry;
 use super::route::{HostSubsets, RouteTable};
@@ -71,6 +72,8 @@ pub struct Snapshot {
     pub scopes: Arc<Scopes>,
     /// Namespaces whose traffic nobody looks into (`heddle.io/l7: disabled`).
     pub l4_only: HashSet<Arc<str>>,
+    /// What this process serves as a gateway; empty in an agent.
+    pub edge: Arc<Edge>,
     /// Which connections pods take.
     pub peers: PeerPolicies,
 }

@@ -65,6 +65,33 @@ pub struct Names {
     pub canonical_revision: Arc<str>,
 }
 
+impl Names {
+    /// The names of a pod with this owner (kind and name) and these labels.
+    #[must_use]
+    pub fn of(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels) -> Self {
+        let label = |keys: &[&str]| keys.iter().find_map(|k| labels.get(*k)).cloned();
+        let (kind, workload) = match owner {
+            Some((kind, name)) => (Arc::clone(kind), Arc::clone(name)),
+            None => ("pod".into(), Arc::clone(&pod.name)),
+        };
+        let canonical_service = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
+            .unwrap_or_else(|| Arc::clone(&workload));
+        let revision = [
+            "service.istio.io/canonical-revision",
+            "app.kubernetes.io/version",
+            "version",
+        ];
+        Self {
+            workload,
+            kind,
+            app: label(&["app"]).unwrap_or_else(|| Arc::clone(&canonical_service)),
+            version: label(&["version"]).unwrap_or_else(|| "unknown".into()),
+            canonical_revision: label(&revision).unwrap_or_else(|| "latest".into()),
+            canonical_service,
+        }
+    }
+}
+
 /// Whether a pod is in the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Enrollment {

@@ -49,6 +49,22 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
             by_default(request, addressed.service).map(Decision::Forward)
         }
     };
+    concluded(outcome, trace)
+}
+
+/// Decides by a table that was found already.
+pub(super) fn route_by_table(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    table: &Arc<RouteTable>,
+    draws: Draws,
+    trace: &mut impl Trace,
+) -> Decision {
+    let outcome = by_table(snapshot, request, table, None, draws, trace);
+    concluded(outcome, trace)
+}
+
+fn concluded(outcome: Result<Decision, Refusal>, trace: &mut impl Trace) -> Decision {
     match outcome {
         Ok(decision) => {
             trace.note(|| described(&decision));

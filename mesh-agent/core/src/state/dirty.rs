@@ -26,6 +26,8 @@ pub(super) struct Dirty {
     pub(super) grants: bool,
     /// DestinationRules.
     pub(super) subsets: bool,
+    /// Gateways, and what only gateways read.
+    pub(super) edge: bool,
     /// PeerAuthentications.
     pub(super) peers: bool,
     /// ServiceEntries, WorkloadEntries, or what names resolve to.
@@ -45,6 +47,7 @@ impl Dirty {
             && self.attached.is_empty()
             && !self.grants
             && !self.subsets
+            && !self.edge
             && !self.peers
             && !self.entries
             && !self.sidecars

@@ -7,9 +7,9 @@ use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiRouteSpec, DestinationRuleSpec, Head, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
-    ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated,
-    VirtualServiceSpec, WorkloadEntrySpec,
+    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, Head, MaterialSpec,
+    NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind, ServiceEntrySpec,
+    ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -35,10 +35,17 @@ pub(super) struct Tables {
     pub(super) templates: Templates,
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
+    pub(super) gateways: BTreeMap<ObjectName, GatewaySpec>,
+    /// Secrets and ConfigMaps, in a gateway only.
+    materials: BTreeMap<(&'static str, ObjectName), MaterialSpec>,
     pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
     pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
     /// Service → routes that name it as parent.
     attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    pub(super) api_gateways: BTreeMap<ObjectName, ApiGatewaySpec>,
+    /// Gateway → routes that name it as parent.
+    at_gateways: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    pub(super) gateway_classes: BTreeMap<Arc<str>, GatewayClassSpec>,
     pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
     pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
     pub(super) workload_entries: ByNamespace<WorkloadEntrySpec>,
@@ -85,12 +92,32 @@ impl Tables {
                 dirty.subsets |= changed;
                 changed
             }
+            Translated::Gateway(spec) => {
+                let changed = put(&mut self.gateways, name, spec);
+                dirty.edge |= changed;
+                changed
+            }
+            Translated::Material(spec) => {
+                let changed = put(&mut self.materials, (spec.kind, name), spec);
+                dirty.edge |= changed;
+                changed
+            }
             Translated::PeerAuthentication(spec) => {
                 let changed = put(&mut self.peer_authentications, name, spec);
                 dirty.peers |= changed;
                 changed
             }
             Translated::ApiRoute(spec) => self.put_route((spec.kind, name), spec, dirty),
+            Translated::ApiGateway(spec) => {
+                let changed = put(&mut self.api_gateways, name, spec);
+                dirty.grants |= changed;
+                changed
+            }
+            Translated::GatewayClass(spec) => {
+                let changed = put(&mut self.gateway_classes, name.name, spec);
+                dirty.grants |= changed;
+                changed
+            }
             Translated::ReferenceGrant(spec) => {
                 let changed = put(&mut self.grants, name, spec);
                 dirty.grants |= changed;
@@ -145,11 +172,20 @@ impl Tables {
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
             }
+            ("networking.istio.io", "Gateway") => dirty.edge |= self.gateways.remove(&name).is_some(),
+            ("", "Secret") => dirty.edge |= self.materials.remove(&("Secret", name)).is_some(),
+            ("", "ConfigMap") => dirty.edge |= self.materials.remove(&("ConfigMap", name)).is_some(),
             ("security.istio.io", "PeerAuthentication") => {
                 dirty.peers |= self.peer_authentications.remove(&name).is_some();
             }
             (GROUP_OF_ROUTES, "ReferenceGrant") => {
                 dirty.grants |= self.grants.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, "Gateway") => {
+                dirty.grants |= self.api_gateways.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, "GatewayClass") => {
+                dirty.grants |= self.gateway_classes.remove(&name.name).is_some();
             }
             (GROUP_OF_ROUTES, kind) => {
                 if let Some(kind) = RouteKind::named(kind) {
@@ -169,6 +205,11 @@ impl Tables {
         }
     }
 
+    /// A Secret or ConfigMap.
+    pub(super) fn material(&self, kind: &'static str, name: &ObjectName) -> Option<&MaterialSpec> {
+        self.materials.get(&(kind, name.clone()))
+    }
+
     fn put_route(&mut self, key: RouteKey, spec: ApiRouteSpec, dirty: &mut Dirty) -> bool {
         if self.api_routes.get(&key) == Some(&spec) {
             return false;
@@ -178,6 +219,10 @@ impl Tables {
             let routes = self.attached.entry(parent.name.clone()).or_default();
             routes.insert(key.clone());
             dirty.attached.insert(parent.name.clone());
+        }
+        for parent in spec.parents.iter().filter(|p| p.is_gateway(&p.name)) {
+            let routes = self.at_gateways.entry(parent.name.clone()).or_default();
+            routes.insert(key.clone());
         }
         dirty.grants = true;
         self.api_routes.insert(key, spec);
@@ -197,7 +242,24 @@ impl Tables {
             }
             dirty.attached.insert(parent.name.clone());
         }
+        for parent in old.parents.iter().filter(|p| p.is_gateway(&p.name)) {
+            if let Some(routes) = self.at_gateways.get_mut(&parent.name) {
+                routes.remove(key);
+                if routes.is_empty() {
+                    self.at_gateways.remove(&parent.name);
+                }
+            }
+        }
         dirty.grants = true;
+    }
+
+    /// The routes that name the Gateway as parent.
+    pub(super) fn routes_of_gateway<'a>(
+        &'a self,
+        gateway: &ObjectName,
+    ) -> impl Iterator<Item = (&'a RouteKey, &'a ApiRouteSpec)> + 'a {
+        let keys = self.at_gateways.get(gateway).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.api_routes.get(key)?)))
     }
 
     /// Whether any route names the service as parent.

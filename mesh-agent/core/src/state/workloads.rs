@@ -4,7 +4,7 @@ use super::Sandbox;
 use crate::model::ObjectName;
 use crate::model::identity::SpiffeId;
 use crate::model::snapshot::MeshSettings;
-use crate::model::workload::{Enrollment, Labels, Names, Workload};
+use crate::model::workload::{Enrollment, Names, Workload};
 use crate::translate::{Condition, EndpointSpec, Membership, NamespaceSpec, PodSpec, TemplateSpec};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub(super) fn full(
         ips,
         labels: Arc::clone(&spec.labels),
         identity: identity(pod, &spec.service_account, settings),
-        names: names(pod, spec.owner.as_ref(), &spec.labels),
+        names: Names::of(pod, spec.owner.as_ref(), &spec.labels),
         enrollment: enrollment(&traits, namespace),
         ready: spec.ready,
         netns,
@@ -90,7 +90,7 @@ pub(super) fn remote(
         ips: seen.ips.clone(),
         labels: Arc::clone(&template.labels),
         identity: identity(pod, &template.service_account, settings),
-        names: names(pod, template.owner.as_ref(), &template.labels),
+        names: Names::of(pod, template.owner.as_ref(), &template.labels),
         enrollment: enrollment(&traits, namespace),
         ready: seen.ready,
         netns: None,
@@ -166,28 +166,5 @@ fn enrollment(pod: &Traits, namespace: NamespaceSpec) -> Enrollment {
         _ if pod.sandboxed => Enrollment::SandboxedRuntime,
         _ if !pod.has_address => Enrollment::NoAddress,
         _ => Enrollment::Enrolled,
-    }
-}
-
-fn names(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels) -> Names {
-    let label = |keys: &[&str]| keys.iter().find_map(|k| labels.get(*k)).cloned();
-    let (kind, workload) = match owner {
-        Some((kind, name)) => (Arc::clone(kind), Arc::clone(name)),
-        None => ("pod".into(), Arc::clone(&pod.name)),
-    };
-    let canonical_service = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
-        .unwrap_or_else(|| Arc::clone(&workload));
-    let revision = [
-        "service.istio.io/canonical-revision",
-        "app.kubernetes.io/version",
-        "version",
-    ];
-    Names {
-        workload,
-        kind,
-        app: label(&["app"]).unwrap_or_else(|| Arc::clone(&canonical_service)),
-        version: label(&["version"]).unwrap_or_else(|| "unknown".into()),
-        canonical_revision: label(&revision).unwrap_or_else(|| "latest".into()),
-        canonical_service,
     }
 }

@@ -4,6 +4,7 @@ use super::ObjectKey;
 use super::attached::Attachments;
 use super::dirty::Dirty;
 use super::entries::Entries;
+use super::gateways;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::routes;
@@ -12,6 +13,7 @@ use super::services::Services;
 use super::status;
 use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
+use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Rejected, describe};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,12 @@ pub(super) struct World {
     pub(super) warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
+    /// What a gateway process is; none in an agent.
+    role: Option<GatewayRole>,
+    /// Whether this is a controller's.
+    judging: bool,
+    /// What is wrong at the gateway, until it is looked at again.
+    pub(super) edge_warnings: Vec<Warning>,
     attachments: Attachments,
     entries: Entries,
 }
@@ -58,9 +66,27 @@ impl World {
             warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
+            role: None,
+            judging: false,
+            edge_warnings: Vec::new(),
             attachments: Attachments::default(),
             entries: Entries::default(),
         }
+    }
+
+    /// From now on the snapshots say what a gateway process serves.
+    pub(super) fn serve(&mut self, role: GatewayRole) {
+        self.dirty.edge = true;
+        self.role = Some(role);
+    }
+
+    /// From now on Secrets count too.
+    pub(super) fn judge(&mut self) {
+        self.judging = true;
+    }
+
+    pub(super) fn reads_material(&self) -> bool {
+        self.role.is_some() || self.judging
     }
 
     pub(super) fn settings(&self) -> &MeshSettings {
@@ -93,6 +119,11 @@ impl World {
         let mut next = (*self.snapshot).clone();
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
+        let edge_changed = dirty.edge
+            || dirty.routes
+            || dirty.grants
+            || !dirty.namespaces.is_empty()
+            || self.touches_edge(&dirty);
         let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
@@ -122,8 +153,21 @@ impl World {
         peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
         status::references(tables, &mut self.warnings);
+        if let Some(role) = self.role.as_ref().filter(|_| edge_changed) {
+            self.edge_warnings = Vec::new();
+            next.edge = Arc::new(gateways::edge(role, tables, &mut self.edge_warnings));
+        }
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
+    }
+
+    /// Services of the gateway's own namespace say where it listens.
+    fn touches_edge(&self, dirty: &Dirty) -> bool {
+        let own = |name: &ObjectName| {
+            let role = self.role.as_ref();
+            role.is_some_and(|role| role.pod.namespace == name.namespace)
+        };
+        dirty.services.iter().chain(&dirty.pods).any(own)
     }
 }
 

@@ -6,6 +6,7 @@ use super::super::pair::{Outgoing, Pair};
 use super::super::worker::Worker;
 use super::answer::{self, Fault};
 use super::body::ResponseBody;
+use super::edge;
 use super::exchange::{Exchange, Switch, protocol};
 use super::head::Violation;
 use super::headers;
@@ -179,8 +180,12 @@ fn planned(
     record: &mut Record,
 ) -> Result<Plan, Own> {
     headers::strip_controls(&mut parts.headers);
-    headers::complete(&mut parts.headers);
     let worker = &conn.worker;
+    if let Some(edge) = &conn.edge {
+        let hops = worker.shared.config.trusted_hops;
+        edge::dress(&mut parts.headers, conn.client.ip(), edge, authority, hops);
+    }
+    headers::complete(&mut parts.headers);
     let decided = plan::decide(conn, &worker.snapshot(), parts, authority);
     let rule = match &decided {
         Ok(plan) => plan.route().and_then(|r| r.rule.as_ref()),

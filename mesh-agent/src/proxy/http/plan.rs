@@ -2,6 +2,7 @@
 
 use super::super::lookup;
 use super::super::outbound::{Hop, Outbound, PASSTHROUGH, Unreachable};
+use super::edge;
 use super::headers::View;
 use crate::telemetry::labels::{ServiceNames, UNKNOWN};
 use http::HeaderValue;
@@ -37,6 +38,9 @@ pub(super) fn decide(
     parts: &Parts,
     authority: &HeaderValue,
 ) -> Result<Plan, Own> {
+    if let Some(at) = &conn.edge {
+        return edge::decide(conn, at, snapshot, parts, authority);
+    }
     let target = snapshot.target_for(conn.original, Some(&conn.source));
     let facts = RequestFacts {
         client: Some(&conn.source),
@@ -50,13 +54,7 @@ pub(super) fn decide(
         path: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
         headers: &View(&parts.headers),
     };
-    let draws = Draws {
-        split: fastrand::u32(..),
-        mirror: fastrand::u32(..),
-        delay: fastrand::u32(..),
-        abort: fastrand::u32(..),
-    };
-    match routing::route_request(snapshot, &facts, draws) {
+    match routing::route_request(snapshot, &facts, draws()) {
         Decision::Forward(plan) => Ok(forward(conn, snapshot, &target, plan)),
         Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names_of(conn, &target))),
         Decision::Refuse(refusal) => match target {
@@ -65,6 +63,15 @@ pub(super) fn decide(
             ),
             _ => Err(Own::Refuse(refusal, names_of(conn, &target))),
         },
+    }
+}
+
+pub(super) fn draws() -> Draws {
+    Draws {
+        split: fastrand::u32(..),
+        mirror: fastrand::u32(..),
+        delay: fastrand::u32(..),
+        abort: fastrand::u32(..),
     }
 }
 
@@ -78,7 +85,7 @@ fn names_of(conn: &Outbound, target: &Target) -> Arc<ServiceNames> {
     }
 }
 
-fn forward(conn: &Outbound, snapshot: &Snapshot, target: &Target, plan: RoutePlan) -> Plan {
+pub(super) fn forward(conn: &Outbound, snapshot: &Snapshot, target: &Target, plan: RoutePlan) -> Plan {
     match (&plan.upstream.service, target) {
         // A pod dialled by its own address keeps that pod.
         (None, Target::Workload(workload)) => {

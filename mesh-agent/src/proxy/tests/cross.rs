@@ -115,6 +115,7 @@ fn start_with(
             telemetry: Arc::clone(&telemetry),
             node: node.into(),
             mark: 0,
+            edge_tls: Default::default(),
         };
         let config = ProxyConfig {
             workers: 2,
@@ -128,7 +129,7 @@ fn start_with(
     let (near_proxy, near) = agent("n1", &dialled);
     let (far_proxy, far) = agent("n2", &announced);
     let client = handle_at(client, "127.0.0.1:0");
-    let outbound = client.listeners.outbound.local_addr().unwrap();
+    let outbound = client.listeners.as_ref().unwrap().outbound.local_addr().unwrap();
     near_proxy.add_pod(client).unwrap();
     far_proxy
         .add_pod(handle_at(served, &format!("{}:15008", app.ip())))

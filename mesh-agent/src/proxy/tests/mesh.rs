@@ -152,7 +152,7 @@ pub(super) fn handle_at(workload: Arc<Workload>, tunnel: &str) -> Arc<PodHandle>
     Arc::new(PodHandle {
         workload,
         netns: NetNs::current().unwrap(),
-        listeners,
+        listeners: Some(listeners),
     })
 }
 
@@ -285,9 +285,16 @@ impl Mesh {
             telemetry: Arc::clone(&telemetry),
             node: "n1".into(),
             mark: 0,
+            edge_tls: Default::default(),
         };
         let proxy = Proxy::start(plan.config, deps).unwrap();
-        let outbound = handles[0].listeners.outbound.local_addr().unwrap();
+        let outbound = handles[0]
+            .listeners
+            .as_ref()
+            .unwrap()
+            .outbound
+            .local_addr()
+            .unwrap();
         handles.into_iter().for_each(|h| proxy.add_pod(h).unwrap());
         Self {
             proxy,

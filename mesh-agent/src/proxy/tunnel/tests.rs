@@ -66,7 +66,7 @@ fn pod(workload: Arc<Workload>) -> Arc<PodHandle> {
     Arc::new(PodHandle {
         workload,
         netns: NetNs::current().unwrap(),
-        listeners,
+        listeners: Some(listeners),
     })
 }
 

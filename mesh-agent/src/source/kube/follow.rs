@@ -29,6 +29,7 @@ pub(super) struct Follower {
     pub(super) number: usize,
     pub(super) client: Client,
     pub(super) selector: Option<String>,
+    pub(super) namespace: Option<String>,
     pub(super) streaming: bool,
     pub(super) settings: WatchSettings,
     pub(super) figures: KindFigures,
@@ -113,7 +114,11 @@ impl Follower {
         known: &mut Known,
         attempt: &mut u32,
     ) -> Result<Left, Closed> {
-        let api: Api<Item> = Api::all_with(self.client.clone(), resource);
+        let client = self.client.clone();
+        let api: Api<Item> = match &self.namespace {
+            None => Api::all_with(client, resource),
+            Some(namespace) => Api::namespaced_with(client, namespace, resource),
+        };
         let config = watch_config(&self.settings, self.streaming, self.selector.as_deref());
         let mut events = pin!(watcher::watcher(api, config));
         while let Some(event) = events.next().await {

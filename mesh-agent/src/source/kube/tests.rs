@@ -56,7 +56,9 @@ impl Watched {
         let figures = SourceFigures::default();
         tokio::spawn(watch(
             client,
-            Reader::Agent("node-1".into()),
+            Reader::Agent {
+                node: "node-1".into(),
+            },
             settings(),
             figures.clone(),
             sender,

@@ -35,6 +35,31 @@ pub struct RequestMatch {
     pub gateways: Vec<GatewayName>,
 }
 
+impl RequestMatch {
+    /// Whether nothing is asked for, or only what every path has: prefix `/`, regular expression `.*`.
+    #[must_use]
+    pub fn is_catch_all(&self) -> bool {
+        let any_path = match &self.uri {
+            None => true,
+            Some(StringMatch::Prefix(prefix)) => &**prefix == "/",
+            Some(StringMatch::PathPrefix(prefix)) => prefix.is_empty(),
+            Some(StringMatch::Regex(regex)) => regex.as_str() == "^(?:.*)$",
+            Some(StringMatch::Exact(_)) => false,
+        };
+        any_path
+            && self.scheme.is_none()
+            && self.method.is_none()
+            && self.authority.is_none()
+            && self.headers.is_empty()
+            && self.without_headers.is_empty()
+            && self.query.is_empty()
+            && self.port.is_none()
+            && self.source_labels.is_empty()
+            && self.source_namespace.is_none()
+            && self.gateways.is_empty()
+    }
+}
+
 /// Where a request enters the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GatewayName {

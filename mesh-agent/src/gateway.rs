@@ -1,0 +1,258 @@
+//! A gateway: the proxy at the mesh's edge, in an ordinary pod without a privilege.
+//!
+//! It is a member of the mesh by itself and not by capture: it has its own certificate and speaks HBONE to the pods behind it.
+//! Captured by its node's agent each request would be read twice, and its routes decided twice by different rules; so its
+//! pods are labelled `heddle.io/mesh: disabled`.
+//!
+//! A program of its own beside the agent: like `app` it names what it wires together.
+
+pub mod config;
+mod face;
+mod itself;
+mod ports;
+mod tls;
+
+use crate::app::certificates;
+use crate::ca::CertificateStore;
+use crate::contract::{Certificates, EdgeTls, PodHandle, SocketRecords};
+use crate::drain;
+use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
+use crate::source::{files, kube, names};
+use crate::sys::NetNs;
+use crate::telemetry::{Telemetry, TelemetryConfig};
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use config::GatewayConfig;
+use face::Health;
+use mesh_common::SocketRecord;
+use mesh_core::model::snapshot::Snapshot;
+use mesh_core::state::{Change, Problem, State};
+use ports::Ports;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tls::Terminations;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, LocalSet};
+
+/// Files with certificates, and ports that another process holds, are looked at again this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Runs a gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What is missing, before anything is served.
+pub fn run(config: GatewayConfig) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    LocalSet::new().block_on(&runtime, async {
+        let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+        serve(config, async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await
+    })
+}
+
+/// Everything that the loop changes.
+struct Gateway {
+    state: State,
+    problems: Vec<Problem>,
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    terminations: Terminations,
+    ports: Ports,
+    health: Arc<Health>,
+    /// Names of ServiceEntries that are to be resolved.
+    names: watch::Sender<names::Names>,
+}
+
+async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let telemetry = Telemetry::new(&TelemetryConfig::default());
+    telemetry.access.set_on(config.access_log);
+    let me = itself::workload(&config)?;
+    let (sender, mut changes) = mpsc::channel(8);
+    let (wanted, names) = watch::channel(names::Names::new());
+    tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
+    let (state, mut source) = start_source(&config, &telemetry, sender).await?;
+    let state = state.serving(itself::role(&config, &me));
+    let store = Arc::new(certificates::store(
+        &config.ca,
+        &config.trust_domain,
+        &config.mesh_namespace,
+    )?);
+    store.want(&me.identity);
+    let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let edge_tls = EdgeTls::default();
+    let proxy = Arc::new(start_proxy(&config, &snapshots, &store, &telemetry, &edge_tls)?);
+    let handle = Arc::new(PodHandle {
+        workload: Arc::clone(&me),
+        netns: NetNs::own().context("open the own network namespace")?,
+        listeners: None,
+    });
+    proxy
+        .add_pod(Arc::clone(&handle))
+        .context("serve the gateway itself")?;
+    let (_serving, until_end) = drain::drain();
+    tokio::task::spawn_local(Arc::clone(&store).run(until_end));
+    let health = Arc::new(Health::default());
+    face::start(&config, Arc::clone(&health), Arc::clone(&telemetry)).await?;
+    let mut gateway = Gateway {
+        state,
+        problems: Vec::new(),
+        snapshots,
+        terminations: Terminations::new(edge_tls),
+        ports: Ports::new(Arc::clone(&proxy), handle, config.drain_deadline()),
+        health: Arc::clone(&health),
+        names: wanted,
+    };
+    let mut until = std::pin::pin!(until);
+    let mut again = tokio::time::interval(LOOK_AGAIN);
+    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut until => break,
+            Some(batch) = changes.recv() => gateway.take(batch),
+            ended = &mut source => return ended.context("config source")?.context("config source"),
+            _ = again.tick() => gateway.look_again(),
+        }
+    }
+    // Load balancers learn of it by the probe; until they have, connections still come.
+    health.leave();
+    let wait = config.drain_delay();
+    tracing::info!(
+        wait_s = wait.as_secs(),
+        deadline_s = config.drain_seconds,
+        "draining"
+    );
+    tokio::time::sleep(wait).await;
+    proxy.drain(config.drain_deadline()).await;
+    Ok(())
+}
+
+impl Gateway {
+    fn take(&mut self, changes: Vec<Change>) {
+        let mut changed = false;
+        let mut complete = false;
+        for change in changes {
+            complete |= matches!(change, Change::InitDone);
+            changed |= self.state.apply(change);
+        }
+        if self.state.listing() {
+            return;
+        }
+        self.report_problems();
+        if changed || complete {
+            let snapshot = self.state.snapshot();
+            // A handshake must not meet a listener of which only the proxy knows.
+            self.terminations.follow(&snapshot.edge);
+            self.snapshots.store(Arc::clone(&snapshot));
+            self.ports.follow(&snapshot.edge);
+            self.names.send_if_modified(|names| {
+                let changed = *names != snapshot.registry.names;
+                if changed {
+                    names.clone_from(&snapshot.registry.names);
+                }
+                changed
+            });
+        }
+        if complete {
+            self.health.listed();
+        }
+    }
+
+    /// What did not work, or may have changed without a word.
+    fn look_again(&mut self) {
+        let snapshot = self.snapshots.load_full();
+        self.terminations.reread(&snapshot.edge);
+        self.ports.follow(&snapshot.edge);
+    }
+
+    fn report_problems(&mut self) {
+        let problems = self.state.problems();
+        for problem in problems.iter().filter(|p| !self.problems.contains(p)) {
+            let rejected = &problem.rejected;
+            tracing::warn!(
+                origin = problem.origin,
+                object = rejected.object,
+                field = rejected.field,
+                reason = rejected.reason,
+                last_good_in_force = problem.last_good_in_force,
+                "config problem"
+            );
+        }
+        self.problems = problems;
+    }
+}
+
+fn start_proxy(
+    config: &GatewayConfig,
+    snapshots: &Arc<ArcSwap<Snapshot>>,
+    store: &Arc<CertificateStore>,
+    telemetry: &Arc<Telemetry>,
+    edge_tls: &EdgeTls,
+) -> anyhow::Result<Proxy> {
+    let settings = ProxyConfig {
+        workers: config.workers,
+        trusted_hops: config.num_trusted_proxies,
+        ..ProxyConfig::default()
+    };
+    let deps = ProxyDeps {
+        snapshots: Arc::clone(snapshots),
+        certs: Arc::clone(store) as Arc<dyn Certificates>,
+        sockets: Arc::new(NothingCaptured),
+        telemetry: Arc::clone(telemetry),
+        node: itself::NO_NODE.into(),
+        mark: 0,
+        edge_tls: Arc::clone(edge_tls),
+    };
+    Proxy::start(settings, deps).context("start the proxy")
+}
+
+/// A gateway has no kernel programs, and no application that would ask who its client is.
+struct NothingCaptured;
+
+impl SocketRecords for NothingCaptured {
+    fn record(&self, _: BorrowedFd<'_>) -> io::Result<SocketRecord> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn announce(&self, _: BorrowedFd<'_>, _: &SocketRecord) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A folder, or the Kubernetes API: then pods are known by endpoints and WorkloadTemplates, as other nodes' pods are to an
+/// agent.
+async fn start_source(
+    config: &GatewayConfig,
+    telemetry: &Telemetry,
+    sender: mpsc::Sender<Vec<Change>>,
+) -> anyhow::Result<(State, JoinHandle<anyhow::Result<()>>)> {
+    if let Some(folder) = config.config.clone() {
+        let source = async move { Ok(files::watch(folder, sender).await?) };
+        return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
+    }
+    let settings = kube::WatchSettings::default();
+    let client = kube::client(&settings)
+        .await
+        .context("no config folder is given (--config), and")?;
+    let figures = telemetry.register(kube::SourceFigures::register);
+    let reader = kube::Reader::Gateway {
+        namespace: config.namespace.clone(),
+    };
+    let source = async move {
+        kube::watch(client, reader, settings, figures, sender).await;
+        Ok(())
+    };
+    let state = State::for_node(config.settings(), itself::NO_NODE);
+    Ok((state, tokio::task::spawn_local(source)))
+}
