@@ -9,6 +9,7 @@ mod accept;
 pub mod copy;
 pub mod detect;
 mod edge;
+mod hello;
 mod http;
 mod inbound;
 mod io;

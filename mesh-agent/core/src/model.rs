@@ -1,6 +1,7 @@
 //! The mesh as the data path sees it. Everything is immutable behind `Arc`; a change makes new values.
 
 pub mod attached;
+pub mod connection;
 pub mod gateway;
 pub mod host;
 pub mod identity;

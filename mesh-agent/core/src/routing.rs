@@ -3,6 +3,7 @@
 mod act;
 mod balance;
 mod conditions;
+mod connection;
 mod cors;
 mod deadline;
 mod gateway;
@@ -23,9 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use balance::pick_endpoint;
+pub use connection::{
+    ConnectionFacts, ConnectionPlan, MatchedConnection, Opening, explain_connection, needs_hello,
+    route_connection, route_connection_by,
+};
 pub use cors::Fields;
 pub use deadline::{grpc_timeout, timeout};
-pub use gateway::{explain_at_gateway, route_at_gateway};
+pub use gateway::{connect_at_gateway, explain_at_gateway, route_at_gateway};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.
@@ -201,14 +206,6 @@ impl RoutePlan {
 #[must_use]
 pub fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
     matcher::route_request(snapshot, request, draws)
-}
-
-/// Decides on a connection whose bytes are not looked at.
-///
-/// # Errors
-/// No endpoint, or no such port.
-pub fn route_connection(target: &Target, dialled: SocketAddr) -> Result<Upstream, Refusal> {
-    matcher::route_connection(target, dialled)
 }
 
 /// One line a human can follow for each step that [`route_request`] took: rules tried in order, what did not match,

@@ -2,6 +2,8 @@
 
 mod addresses;
 mod attached;
+mod connections;
+mod delegates;
 mod dirty;
 mod endpoints;
 mod entries;

@@ -2,7 +2,10 @@
 
 use crate::model::service::Endpoint;
 use crate::model::snapshot::{MeshSettings, Snapshot, Target};
-use crate::routing::{Decision, Draws, HeaderView, RequestFacts, RoutePlan, route_request};
+use crate::routing::{
+    ConnectionFacts, ConnectionPlan, Decision, Draws, HeaderView, Opening, Refusal, RequestFacts, RoutePlan,
+    route_connection, route_request,
+};
 use crate::state::{Change, State};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -220,6 +223,57 @@ impl Request<'_> {
                 None => format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)),
             },
             Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag),
+        }
+    }
+}
+
+/// A connection that tests vary.
+#[derive(Clone, Copy)]
+pub(crate) struct Dial<'a> {
+    pub(crate) from: &'a str,
+    pub(crate) to: &'a str,
+    pub(crate) opening: Opening<'a>,
+    pub(crate) draw: u32,
+}
+
+impl Default for Dial<'_> {
+    fn default() -> Self {
+        Self {
+            from: "10.1.0.1",
+            to: "10.96.0.1:80",
+            opening: Opening::Bytes,
+            draw: 0,
+        }
+    }
+}
+
+impl Dial<'_> {
+    /// Runs `f` on the connection's facts.
+    pub(crate) fn facts<T>(&self, snapshot: &Snapshot, f: impl FnOnce(&ConnectionFacts<'_>) -> T) -> T {
+        let original: std::net::SocketAddr = self.to.parse().unwrap();
+        let source = self.from.parse().unwrap();
+        let client = snapshot.workload_by_ip(source).map(|w| &**w);
+        let target = snapshot.target_for(original, client);
+        f(&ConnectionFacts {
+            client,
+            source: Some(source),
+            gateway: None,
+            target: &target,
+            original,
+            port: original.port(),
+            opening: self.opening,
+        })
+    }
+
+    pub(crate) fn decide(&self, snapshot: &Snapshot) -> Result<ConnectionPlan, Refusal> {
+        self.facts(snapshot, |facts| route_connection(snapshot, facts, self.draw))
+    }
+
+    /// Addresses of the endpoints, or the flag of the refusal.
+    pub(crate) fn outcome(&self, snapshot: &Snapshot) -> String {
+        match self.decide(snapshot) {
+            Ok(plan) => addrs(&plan.upstream.endpoints).join(" "),
+            Err(refusal) => refusal.flag.to_owned(),
         }
     }
 }

@@ -34,7 +34,7 @@ pub use service_entry::{EntryPort, ServiceEntrySpec};
 pub use sidecar::SidecarSpec;
 pub use slice::{Condition, EndpointSpec, PodRef, SliceSpec};
 pub use template::{PodMatch, TemplateSpec};
-pub use virtual_service::VirtualServiceSpec;
+pub use virtual_service::{Delegation, Given, VirtualServiceSpec};
 pub use workload_entry::{EntryAddress, WorkloadEntrySpec};
 
 /// An object or a field that cannot be honoured.

@@ -8,7 +8,10 @@ use mesh_core::model::host;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{self, Decision, Draws, HeaderView, MatchedRule, RequestFacts, Upstream};
+use mesh_core::routing::{
+    self, ConnectionFacts, Decision, Draws, HeaderView, MatchedConnection, MatchedRule, Opening,
+    RequestFacts, Upstream,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -33,6 +36,9 @@ pub struct Question {
     /// Header fields.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// Server name of a TLS connection, in place of a request.
+    #[serde(default)]
+    pub sni: Option<String>,
 }
 
 fn slash() -> String {
@@ -257,9 +263,31 @@ fn proxy(
         Target::Service(_, port) => !port.protocol.needs_bytes(),
         _ => false,
     };
-    if l4 {
-        match routing::route_connection(target, addr) {
-            Ok(upstream) => name_endpoints(source, &upstream, steps, answer),
+    if l4 || question.sni.is_some() {
+        let facts = ConnectionFacts {
+            client: Some(source),
+            source: source
+                .ips
+                .iter()
+                .copied()
+                .find(|ip| ip.is_ipv4() == addr.is_ipv4()),
+            gateway: None,
+            target,
+            original: addr,
+            port: addr.port(),
+            opening: question
+                .sni
+                .as_deref()
+                .map_or(Opening::Bytes, |name| Opening::Tls(Some(name))),
+        };
+        steps.extend(routing::explain_connection(snapshot, &facts));
+        match routing::route_connection(snapshot, &facts, 0) {
+            Ok(plan) => {
+                if let Some(matched) = &plan.rule {
+                    answer["route"] = connection_route(matched);
+                }
+                name_endpoints(source, &plan.upstream, steps, answer);
+            }
             Err(refusal) => refuse(&refusal, steps, answer),
         }
         return;
@@ -310,6 +338,21 @@ fn route(matched: &MatchedRule) -> Value {
     shown["rule"] = json!(rule.origin.index);
     shown["name"] = json!(rule.name);
     shown
+}
+
+fn connection_route(matched: &MatchedConnection) -> Value {
+    let rule = matched.rule();
+    json!({
+        "object": rule.origin.object.to_string(),
+        "kind": rule.origin.kind,
+        "field": rule.origin.field(),
+        "rule": rule.origin.index,
+        "destinations": rule.split.destinations.iter().map(|to| json!({
+            "host": to.backend.host().map(|d| &d.host),
+            "subset": to.backend.host().and_then(|d| d.subset.as_ref()),
+            "weight": to.weight,
+        })).collect::<Vec<_>>(),
+    })
 }
 
 fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {

@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// A header field of the request, `Name: value`; may be given again.
     #[arg(long = "header", short = 'H')]
     headers: Vec<String>,
+    /// Server name of a TLS connection that is passed through, in place of a request.
+    #[arg(long)]
+    sni: Option<String>,
     #[command(flatten)]
     agent: Agent,
     /// How to print.
@@ -39,6 +42,7 @@ impl Args {
             format!("--method={}", self.method),
         ];
         words.extend(self.headers.iter().map(|header| format!("--header={header}")));
+        words.extend(self.sni.iter().map(|sni| format!("--sni={sni}")));
         words.extend(["--".to_owned(), self.source.clone(), self.destination.clone()]);
         words
     }
@@ -54,7 +58,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let question = json!({
         "source": args.source, "destination": args.destination,
-        "path": args.path, "method": args.method, "headers": headers,
+        "path": args.path, "method": args.method, "headers": headers, "sni": args.sni,
     });
     let answer = block_on(async {
         match args.agent.place().await? {

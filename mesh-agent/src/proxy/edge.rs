@@ -2,24 +2,27 @@
 //! then on it goes as a pod's outbound connection does, with the gateway's own identity.
 
 mod client_cert;
-mod hello;
 
 use super::detect::{self, Detected};
+use super::hello::{self, Hello};
 use super::http::{self, Side};
 use super::io::{Io, Prefixed, ServerTls};
-use super::outbound::Outbound;
+use super::outbound::{Outbound, Unreachable};
 use super::upstream;
 use super::worker::{Command, Worker};
 use super::{LocalPod, Proxy, ProxyError};
 use crate::contract::{IdentityTls, PodHandle, certificate};
 use crate::drain::drain;
 use crate::errors::chain;
+use crate::telemetry::labels::{ServiceNames, UNKNOWN};
 use bytes::Bytes;
-use hello::Hello;
 use mesh_core::model::gateway::{Bind, Listener, ListenerOrigin, ListenerProtocol, TlsMode, Transport};
-use mesh_core::model::service::Protocol;
+use mesh_core::model::service::{Endpoint, Protocol};
+use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
+use mesh_core::routing::{self, ConnectionFacts, Refusal};
 use rustls::ServerConfig;
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,14 +41,14 @@ pub(super) struct Port {
 pub(super) struct EdgeConn {
     /// The port.
     pub(super) bind: Bind,
-    /// What its TLS said; none on a plaintext port.
+    /// The listener that the SNI chose; none where it does not begin with TLS.
+    pub(super) listener: Option<ListenerOrigin>,
+    /// What was learned when its TLS ended here, if it did.
     pub(super) tls: Option<TlsFacts>,
 }
 
 /// See [`EdgeConn`].
 pub(super) struct TlsFacts {
-    /// The listener that the SNI chose.
-    pub(super) listener: ListenerOrigin,
     /// What is said of the client's certificate, if it showed one: `x-forwarded-client-cert`.
     pub(super) client_cert: Option<::http::HeaderValue>,
 }
@@ -133,57 +136,77 @@ struct Arrived {
 }
 
 impl Arrived {
-    /// The connection as what carries it further.
-    fn conn(&self, tls: Option<TlsFacts>) -> Option<Rc<Outbound>> {
-        let source = Arc::clone(&self.pod.handle.workload);
-        let party = self.worker.meter.pod(&source, true);
-        Some(Rc::new(Outbound {
-            worker: Rc::clone(&self.worker),
-            pod: Arc::clone(&self.pod),
+    /// The connection as what carries it further, and its stream.
+    fn conn(self, listener: Option<&Listener>) -> Option<(Rc<Outbound>, TcpStream)> {
+        let Self {
+            worker,
+            pod,
+            stream,
+            bind,
+        } = self;
+        let client = upstream::peer_of(&stream).ok()?;
+        let original = stream.local_addr().map(upstream::canonical).ok()?;
+        let source = Arc::clone(&pod.handle.workload);
+        let conn = Outbound {
+            party: worker.meter.pod(&source, true),
+            worker,
+            pod,
             source,
-            party,
-            client: upstream::peer_of(&self.stream).ok()?,
-            original: self.stream.local_addr().map(upstream::canonical).ok()?,
-            edge: Some(Box::new(EdgeConn { bind: self.bind, tls })),
-        }))
+            client,
+            original,
+            edge: Some(Box::new(EdgeConn {
+                bind,
+                listener: listener.map(|l| l.origin.clone()),
+                tls: None,
+            })),
+        };
+        Some((Rc::new(conn), stream))
     }
 
-    async fn http(mut self) {
-        let Some(conn) = self.conn(None) else { return };
-        let shared = Arc::clone(&self.worker.shared);
+    async fn http(self) {
+        let Some((conn, mut stream)) = self.conn(None) else {
+            return;
+        };
+        let shared = Arc::clone(&conn.worker.shared);
         let patience = shared.config.detect_patience;
-        let found = detect::detect(
-            &mut self.stream,
-            Protocol::Http,
-            conn.original,
-            &shared.learned,
-            patience,
-        )
-        .await;
+        let protocol = Protocol::Http;
+        let found = detect::detect(&mut stream, protocol, conn.original, &shared.learned, patience).await;
         if found.prefix.is_empty() {
             return;
         }
         // What is no HTTP at all gets its 400 as HTTP/1.1.
-        let io = Prefixed::new(found.prefix, Io::Tcp(self.stream));
+        let io = Prefixed::new(found.prefix, Io::Tcp(stream));
         http(conn, found.protocol, io).await;
     }
 
     async fn tls(mut self) {
-        let told = tokio::time::timeout(HANDSHAKE, hello::read(&mut self.stream)).await;
-        let (hello, read) = match told {
-            Ok(Ok(told)) => told,
-            Ok(Err(error)) => return self.refuse("no_hello", &error),
-            Err(_) => return self.refuse("no_hello", &"the ClientHello took too long"),
+        let (hello, read) = hello::read(&mut self.stream, Bytes::new()).await;
+        let Hello::Tls(name) = hello else {
+            return self.refuse("no_hello", &"no ClientHello");
         };
+        let name = name.map(|name| name.to_ascii_lowercase());
         let snapshot = self.worker.snapshot();
         let port = snapshot.edge.ports.get(&self.bind);
-        let Some(listener) = port.and_then(|port| port.listener(hello.sni.as_deref())) else {
-            return self.refuse("unknown_sni", &format!("no listener for SNI {:?}", hello.sni));
+        let Some(listener) = port.and_then(|port| port.listener(name.as_deref())) else {
+            return self.refuse("unknown_sni", &format!("no listener for SNI {name:?}"));
         };
         match listener.protocol {
             ListenerProtocol::Https => self.https(listener, read).await,
             ListenerProtocol::TlsTerminate => self.terminated(listener, read).await,
-            _ => self.passed_through(listener, &hello, read).await,
+            _ => {
+                if let Some((conn, stream)) = self.conn(Some(listener)) {
+                    let hello = Hello::Tls(name);
+                    conn.carry(&Target::Unknown, Io::Tcp(stream), read, &hello).await;
+                }
+            }
+        }
+    }
+
+    /// Carries bytes to where the listeners' rules say.
+    async fn tcp(self) {
+        if let Some((conn, stream)) = self.conn(None) {
+            conn.carry(&Target::Unknown, Io::Tcp(stream), Bytes::new(), &Hello::None)
+                .await;
         }
     }
 
@@ -207,42 +230,34 @@ impl Arrived {
                 return None;
             }
         };
-        let Self {
-            worker,
-            pod,
-            stream,
-            bind,
-        } = self;
-        let peer = upstream::peer_of(&stream).ok()?;
-        let original = stream.local_addr().map(upstream::canonical).ok()?;
+        let bind = self.bind;
+        let (conn, stream) = self.conn(Some(listener))?;
         let accepting = TlsAcceptor::from(config).accept(Prefixed::new(read, stream));
+        let refused = |reason: &dyn Display| {
+            refused(&conn.worker, bind, "handshake", reason);
+            None
+        };
         let io = match tokio::time::timeout(HANDSHAKE, accepting).await {
             Ok(Ok(io)) => io,
-            Ok(Err(error)) => {
-                refused(&worker, bind, "handshake", &chain(&error));
-                return None;
-            }
-            Err(_) => {
-                refused(&worker, bind, "handshake", &"it took too long");
-                return None;
-            }
+            Ok(Err(error)) => return refused(&chain(&error)),
+            Err(_) => return refused(&"it took too long"),
         };
-        let shown = io.get_ref().1.peer_certificates();
-        let tls = TlsFacts {
-            listener: listener.origin.clone(),
-            client_cert: shown
-                .and_then(|chain| chain.first())
-                .and_then(|leaf| client_cert::forwarded(leaf)),
+        let shown = io.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let edge = EdgeConn {
+            bind,
+            listener: Some(listener.origin.clone()),
+            tls: Some(TlsFacts {
+                client_cert: shown.and_then(|leaf| client_cert::forwarded(leaf)),
+            }),
         };
-        let source = Arc::clone(&pod.handle.workload);
         let conn = Rc::new(Outbound {
-            party: worker.meter.pod(&source, true),
-            worker,
-            pod,
-            source,
-            client: peer,
-            original,
-            edge: Some(Box::new(EdgeConn { bind, tls: Some(tls) })),
+            edge: Some(Box::new(edge)),
+            worker: Rc::clone(&conn.worker),
+            pod: Arc::clone(&conn.pod),
+            source: Arc::clone(&conn.source),
+            party: Arc::clone(&conn.party),
+            client: conn.client,
+            original: conn.original,
         });
         Some((conn, io))
     }
@@ -262,30 +277,54 @@ impl Arrived {
         known.ok_or_else(|| format!("{} has no usable certificate", listener.origin))
     }
 
-    /// Carries bytes to where the listener's rules say.
-    async fn tcp(self) {
-        self.refuse("no_rule", &"no rule takes the connection");
-    }
-
     /// As [`Arrived::tcp`], inside of TLS that ends here.
     async fn terminated(self, listener: &Listener, read: Bytes) {
-        let (worker, bind) = (Rc::clone(&self.worker), self.bind);
-        if self.handshake(listener, read).await.is_some() {
-            refused(&worker, bind, "no_rule", &"no rule takes the connection");
+        if let Some((conn, io)) = self.handshake(listener, read).await {
+            let io = Io::Tls(Box::new(io));
+            conn.carry(&Target::Unknown, io, Bytes::new(), &Hello::None).await;
         }
     }
 
-    /// As [`Arrived::tcp`], with TLS that is none of the gateway's.
-    async fn passed_through(self, _listener: &Listener, hello: &Hello, _read: Bytes) {
-        self.refuse("no_rule", &format!("no rule takes SNI {:?}", hello.sni));
-    }
-
-    fn refuse(&self, outcome: &'static str, reason: &dyn std::fmt::Display) {
+    fn refuse(&self, outcome: &'static str, reason: &dyn Display) {
         refused(&self.worker, self.bind, outcome, reason);
     }
 }
 
-fn refused(worker: &Worker, bind: Bind, outcome: &'static str, reason: &dyn std::fmt::Display) {
+/// Where the bytes of a connection to a gateway go, and what that is called.
+pub(super) fn decide(
+    conn: &Outbound,
+    at: &EdgeConn,
+    snapshot: &Snapshot,
+    hello: &Hello,
+) -> Result<(Arc<ServiceNames>, Arc<[Arc<Endpoint>]>), Unreachable> {
+    let gone = || Refusal {
+        status: 404,
+        flag: "NR",
+        detail: "the port is not served any more".into(),
+    };
+    let facts = ConnectionFacts {
+        client: Some(&conn.source),
+        source: Some(conn.client.ip()),
+        gateway: None,
+        target: &Target::Unknown,
+        original: conn.original,
+        port: at.bind.port,
+        opening: hello.opening(),
+    };
+    let port = snapshot.edge.ports.get(&at.bind);
+    let plan = port.ok_or_else(gone).and_then(|port| {
+        routing::connect_at_gateway(snapshot, port, at.listener.as_ref(), &facts, fastrand::u32(..))
+    });
+    let upstream = plan.map_err(Unreachable::Refused)?.upstream;
+    let meter = &conn.worker.meter;
+    let names = upstream
+        .service
+        .as_ref()
+        .map_or_else(|| meter.named(UNKNOWN), |s| meter.service(s));
+    Ok((names, upstream.endpoints))
+}
+
+fn refused(worker: &Worker, bind: Bind, outcome: &'static str, reason: &dyn Display) {
     let metrics = &worker.telemetry().proxy;
     metrics
         .refused_handshakes

@@ -3,6 +3,7 @@
 use super::LocalPod;
 use super::detect::{self, Detected};
 use super::edge::{self, EdgeConn};
+use super::hello::{self, Hello};
 use super::http::{self, Side};
 use super::io::{Io, Prefixed, Reset as _};
 use super::lookup;
@@ -16,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{Refusal, pick_endpoint, route_connection};
+use mesh_core::routing::{ConnectionFacts, Refusal, needs_hello, pick_endpoint, route_connection};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
@@ -46,7 +47,7 @@ pub(super) struct Hop {
 }
 
 /// Serves one accepted connection.
-pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: TcpStream) {
+pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, mut stream: TcpStream) {
     let Some(conn) = identify(worker, pod, &stream) else {
         return;
     };
@@ -54,10 +55,14 @@ pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: TcpStr
     let target = snapshot.target_for(conn.original, Some(&conn.source));
     let protocol = lookup::protocol_of(&snapshot, &target, conn.original);
     if let Some(Detected::Opaque) = detect::declared(protocol) {
-        return conn.carry(&target, Io::Tcp(stream), Bytes::new()).await;
+        let (hello, prefix) = if needs_hello(&snapshot, &target) {
+            hello::read(&mut stream, Bytes::new()).await
+        } else {
+            (Hello::None, Bytes::new())
+        };
+        return conn.carry(&target, Io::Tcp(stream), prefix, &hello).await;
     }
     let shared = Arc::clone(&conn.worker.shared);
-    let mut stream = stream;
     let patience = shared.config.detect_patience;
     let found = detect::detect(&mut stream, protocol, conn.original, &shared.learned, patience).await;
     conn.worker
@@ -71,7 +76,14 @@ pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: TcpStr
         Detected::Opaque if found.prefix.is_empty() && found.outcome == "silent" => {
             conn.listen_both(&target, stream).await;
         }
-        Detected::Opaque => conn.carry(&target, Io::Tcp(stream), found.prefix).await,
+        Detected::Opaque => {
+            let (hello, prefix) = match Hello::of(&found.prefix) {
+                _ if snapshot.connections.is_empty() => (Hello::None, found.prefix),
+                None => hello::read(&mut stream, found.prefix).await,
+                Some(hello) => (hello, found.prefix),
+            };
+            conn.carry(&target, Io::Tcp(stream), prefix, &hello).await;
+        }
         http => conn.http(http, stream, found.prefix).await,
     }
 }
@@ -111,7 +123,7 @@ fn identify(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: &TcpStream) -> Optio
 impl Outbound {
     /// The client is silent: the server's side is opened, and whoever speaks first decides.
     async fn listen_both(self: Rc<Self>, target: &Target, mut stream: TcpStream) {
-        let (hop, mut server) = match self.open_bytes(target).await {
+        let (hop, mut server) = match self.open_bytes(target, &Hello::None).await {
             Ok(opened) => opened,
             Err(()) => return,
         };
@@ -150,8 +162,8 @@ impl Outbound {
     }
 
     /// Carries bytes to an endpoint of the target.
-    async fn carry(self: Rc<Self>, target: &Target, client: Io, prefix: Bytes) {
-        let Ok((hop, mut server)) = self.open_bytes(target).await else {
+    pub(super) async fn carry(self: Rc<Self>, target: &Target, client: Io, prefix: Bytes, hello: &Hello) {
+        let Ok((hop, mut server)) = self.open_bytes(target, hello).await else {
             return;
         };
         let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
@@ -159,18 +171,24 @@ impl Outbound {
         tcp::forward(&mut client, &mut server, &record, &self.pod.watch).await;
     }
 
-    /// Tries endpoints until one answers: nothing was sent yet, so that another one is as good.
-    async fn open_bytes(&self, target: &Target) -> Result<(Hop, Io), ()> {
+    /// Tries endpoints until one answers: nothing was sent yet, so that another one is as good. What the rules draw is
+    /// drawn once.
+    async fn open_bytes(&self, target: &Target, hello: &Hello) -> Result<(Hop, Io), ()> {
         let snapshot = self.worker.snapshot();
+        let (service, endpoints) = match self.decide(&snapshot, target, hello) {
+            Ok(decided) => decided,
+            Err(error) => {
+                self.failed(target, None, &error);
+                return Err(());
+            }
+        };
         let mut avoid = Vec::new();
         loop {
-            let hop = match self.choose(&snapshot, target, &avoid) {
+            let hop = match self.hop(Arc::clone(&service), &endpoints, &avoid) {
                 Ok(hop) => hop,
                 Err(error) => {
-                    return {
-                        self.failed(target, None, &error);
-                        Err(())
-                    };
+                    self.failed(target, None, &error);
+                    return Err(());
                 }
             };
             let addr = hop.endpoint.addr;
@@ -195,38 +213,53 @@ impl Outbound {
         }
     }
 
-    fn choose(&self, snapshot: &Snapshot, target: &Target, avoid: &[SocketAddr]) -> Result<Hop, Unreachable> {
-        let (service, endpoints) = match target {
-            Target::Service(service, _) | Target::NoSuchPort(service) => {
-                let upstream = route_connection(target, self.original).map_err(Unreachable::Refused)?;
-                (self.worker.meter.service(service), upstream.endpoints)
-            }
-            Target::Workload(workload) => {
-                let names = lookup::port_of(snapshot, workload, self.original).map_or_else(
-                    || self.worker.meter.named(UNKNOWN),
-                    |(s, _)| self.worker.meter.service(&s),
-                );
-                let endpoint = Endpoint {
-                    addr: self.original,
-                    workload: Some(Arc::clone(workload)),
-                };
-                (names, Arc::from([Arc::new(endpoint)]))
-            }
-            Target::Unknown if snapshot.registry_only(Some(&self.source)) => {
-                return Err(Unreachable::Refused(black_hole(self.original)));
-            }
-            Target::Unknown => {
-                let endpoint = Endpoint {
-                    addr: self.original,
-                    workload: None,
-                };
-                (
-                    self.worker.meter.named(PASSTHROUGH),
-                    Arc::from([Arc::new(endpoint)]),
-                )
-            }
+    /// Where the bytes go, and what that is called.
+    fn decide(
+        &self,
+        snapshot: &Snapshot,
+        target: &Target,
+        hello: &Hello,
+    ) -> Result<(Arc<ServiceNames>, Arc<[Arc<Endpoint>]>), Unreachable> {
+        if let Some(at) = &self.edge {
+            return edge::decide(self, at, snapshot, hello);
+        }
+        let meter = &self.worker.meter;
+        let dialled = |workload: Option<&Arc<Workload>>| {
+            let endpoint = Endpoint {
+                addr: self.original,
+                workload: workload.cloned(),
+            };
+            Arc::from([Arc::new(endpoint)])
         };
-        self.hop(service, &endpoints, avoid)
+        if let Target::Workload(workload) = target {
+            let port = lookup::port_of(snapshot, workload, self.original);
+            let names = port.map_or_else(|| meter.named(UNKNOWN), |(s, _)| meter.service(&s));
+            return Ok((names, dialled(Some(workload))));
+        }
+        let facts = ConnectionFacts {
+            client: Some(&self.source),
+            source: Some(self.client.ip()),
+            gateway: None,
+            target,
+            original: self.original,
+            port: self.original.port(),
+            opening: hello.opening(),
+        };
+        match (route_connection(snapshot, &facts, fastrand::u32(..)), target) {
+            (Ok(plan), _) => {
+                let service = plan.upstream.service.as_ref();
+                let names = service.map_or_else(|| meter.named(UNKNOWN), |s| meter.service(s));
+                Ok((names, plan.upstream.endpoints))
+            }
+            (Err(refusal), Target::Unknown) if refusal.flag == "NR" => {
+                if snapshot.registry_only(Some(&self.source)) {
+                    Err(Unreachable::Refused(black_hole(self.original)))
+                } else {
+                    Ok((meter.named(PASSTHROUGH), dialled(None)))
+                }
+            }
+            (Err(refusal), _) => Err(Unreachable::Refused(refusal)),
+        }
     }
 
     /// Picks one of `endpoints`.

@@ -17,6 +17,8 @@ pub struct Basis {
     pub(super) workloads: Vec<Arc<Workload>>,
     pub(super) remotes: OrdMap<ObjectName, Arc<Workload>>,
     pub(super) services: Vec<Arc<Service>>,
+    /// Service ports with a policy that the kernel cannot carry out.
+    pub(super) steered: HashSet<u32>,
     /// Where endpoints of enrolled pods listen, and how the services see that.
     pub(super) exposures: OrdMap<SocketAddr, Exposure>,
     /// Generations in the plan.
@@ -60,7 +62,28 @@ pub(super) type Difference<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
 impl Basis {
     /// The services that are different in `snapshot`.
     pub(super) fn services<'a>(&'a self, snapshot: &'a Snapshot) -> Vec<Difference<'a, Service>> {
-        changes(&self.services, &snapshot.services, |s| &s.name)
+        let mut changed = changes(&self.services, &snapshot.services, |s| &s.name);
+        if self.steered.ptr_eq(&snapshot.steered) || self.steered == snapshot.steered {
+            return changed;
+        }
+        let known: std::collections::HashSet<&ObjectName> = changed
+            .iter()
+            .filter_map(|(_, new)| Some(&new.as_ref()?.name))
+            .collect();
+        let differs = |s: &Service| {
+            s.ports
+                .iter()
+                .any(|p| self.steered.contains(&p.id) != snapshot.steered.contains(&p.id))
+        };
+        // The same service before and after: what it comes to is different all the same.
+        let same: Vec<_> = snapshot
+            .services
+            .iter()
+            .filter(|s| differs(s) && !known.contains(&s.name))
+            .map(|s| (Some(s), Some(s)))
+            .collect();
+        changed.extend(same);
+        changed
     }
 
     /// The addresses of pods that are different in `snapshot`: before and after.

@@ -132,6 +132,7 @@ impl<'a> Builder<'a> {
             workloads: self.snapshot.workloads.clone(),
             remotes: self.snapshot.remotes.clone(),
             services: self.snapshot.services.clone(),
+            steered: self.snapshot.steered.clone(),
             exposures: basis.exposures,
             generations: self.taken,
         };
@@ -241,7 +242,7 @@ impl<'a> Builder<'a> {
     fn service_entry(&self, service: &Service, port: &ServicePort, v4: bool) -> Entry {
         if port.endpoints.is_empty() && !service.keeps_address() {
             // A route may still lead elsewhere, and the answer of a service that speaks HTTP is a 503.
-            let inspected = if port.protocol.needs_bytes() {
+            let inspected = if port.protocol.needs_bytes() || self.snapshot.steered.contains(&port.id) {
                 service_flags::L7
             } else {
                 0
@@ -253,6 +254,7 @@ impl<'a> Builder<'a> {
         }
         let same_family: Vec<_> = port.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4).collect();
         let kernel_can = !port.protocol.needs_bytes()
+            && !self.snapshot.steered.contains(&port.id)
             && !service.keeps_address()
             && !same_family.is_empty()
             && same_family.len() <= MAX_BACKENDS_PER_SERVICE as usize;

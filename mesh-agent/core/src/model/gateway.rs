@@ -14,6 +14,7 @@ pub use tls::{
 };
 
 use super::ObjectName;
+use super::connection::ConnectionTable;
 use super::route::RouteTable;
 use super::workload::Labels;
 use std::collections::BTreeMap;
@@ -120,6 +121,8 @@ pub struct Listener {
     pub tls: Option<Arc<ServerTls>>,
     /// HTTP: Host → rules.
     pub sites: HostMap<Site>,
+    /// Bytes: rules by SNI and address; the first that takes a connection counts.
+    pub connections: Vec<Arc<ConnectionTable>>,
 }
 
 /// The place of a listener: `Gateway istio-system/ingress spec.servers[0]`. Unique in a gateway process.

@@ -2,6 +2,7 @@
 
 use super::ObjectName;
 use super::attached::Attached;
+use super::connection::ConnectionRoutes;
 use super::gateway::Edge;
 use super::peer::{PeerPolicies, PeerRule};
 use super::registry::Registry;
@@ -60,12 +61,17 @@ pub struct Snapshot {
     pub services_by_host: imbl::HashMap<Arc<str>, Arc<Service>>,
     /// Host → VirtualService that routes it for every client. `*.example.com` is kept as `.example.com`.
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
-    /// Client namespace → as `routes`, for VirtualServices that only some namespaces see. These come first.
+    /// Client namespace → as `routes`, for VirtualServices that only some namespaces see and that are older than what all
+    /// see. For the same host these come first.
     pub scoped_routes: HashMap<Arc<str>, HashMap<Arc<str>, Arc<RouteTable>>>,
+    /// Host → rules for connections whose bytes are carried as they are.
+    pub connections: Arc<ConnectionRoutes>,
     /// Service → routes of Gateway API that are attached to it.
     pub attached: imbl::HashMap<ObjectName, Arc<Attached>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
+    /// Ids of service ports with a policy that the kernel cannot carry out by itself.
+    pub steered: imbl::HashSet<u32>,
     /// Hosts of ServiceEntries.
     pub registry: Arc<Registry>,
     /// What clients see, by their namespace.

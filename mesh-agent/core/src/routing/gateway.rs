@@ -1,12 +1,17 @@
-//! What becomes of a request at a gateway.
+//! What becomes of a request or connection at a gateway.
 
+use super::connection::{ConnectionFacts, ConnectionPlan, Opening, route_connection_by};
 use super::matcher;
 use super::resolve::no_route;
 use super::trace::{Lines, Silent, Trace};
 use super::{Decision, Draws, Refusal, RequestFacts};
-use crate::model::gateway::{EdgePort, Found, ListenerOrigin};
+use crate::model::ObjectName;
+use crate::model::connection::{ConnectionRule, ConnectionTable};
+use crate::model::gateway::{EdgePort, Found, Listener, ListenerOrigin, ListenerProtocol};
 use crate::model::host;
+use crate::model::route::{Backend, Destination, HeaderOps, Origin, RouteApi, Split, WeightedDestination};
 use crate::model::snapshot::Snapshot;
+use std::sync::Arc;
 
 /// Decides on a request that came to `port` of a gateway. `by_sni` is the listener that the connection's SNI chose, where
 /// it is TLS. Whatever `request.gateway` and `request.port` say, they are the site's (T-16).
@@ -73,4 +78,77 @@ fn decide(
         ..*request
     };
     matcher::route_by_table(snapshot, &here, &site.table, draws, trace)
+}
+
+/// Where the bytes of a connection go that came to `port` of a gateway. `by_sni` is the listener that its SNI chose, where
+/// it is TLS. `connection.gateway` and `port` are the listener's, whatever they say.
+///
+/// # Errors
+/// No rule takes it, or the rule leads to what is not there.
+pub fn connect_at_gateway(
+    snapshot: &Snapshot,
+    port: &EdgePort,
+    by_sni: Option<&ListenerOrigin>,
+    connection: &ConnectionFacts<'_>,
+    draw: u32,
+) -> Result<ConnectionPlan, Refusal> {
+    let chosen = |l: &&Arc<Listener>| by_sni.is_none_or(|origin| l.origin == *origin);
+    for listener in port.listeners.iter().filter(chosen) {
+        let here = ConnectionFacts {
+            gateway: Some(&listener.origin.object),
+            port: listener.port,
+            ..*connection
+        };
+        let passes = listener.protocol == ListenerProtocol::TlsPassthrough;
+        let found = match (listener.protocol, connection.opening) {
+            (ListenerProtocol::TlsAutoPassthrough, Opening::Tls(Some(name))) => match named_by(name) {
+                Some(table) => route_connection_by(snapshot, [&table], true, &here, draw)?,
+                None => None,
+            },
+            _ => route_connection_by(snapshot, &listener.connections, passes, &here, draw)?,
+        };
+        if let Some(plan) = found {
+            return Ok(plan);
+        }
+    }
+    Err(no_route(|| "no rule of the gateway takes the connection".into()))
+}
+
+/// The destination that a server name of `AUTO_PASSTHROUGH` is: `outbound_.80_.subset_.host`.
+fn named_by(sni: &str) -> Option<Arc<ConnectionTable>> {
+    let mut parts = sni.splitn(4, "_.");
+    let (Some("outbound"), Some(port), Some(subset), Some(host)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    let object = ObjectName::new("", host);
+    let destination = WeightedDestination {
+        weight: 1,
+        index: 0,
+        backend: Backend::Host(Destination {
+            host: host.into(),
+            subset: Some(subset).filter(|s| !s.is_empty()).map(Into::into),
+            port: Some(port.parse().ok()?),
+        }),
+        headers: HeaderOps::default(),
+    };
+    Some(Arc::new(ConnectionTable {
+        api: RouteApi::Istio,
+        object: object.clone(),
+        tls: vec![ConnectionRule {
+            origin: Origin {
+                kind: "SNI",
+                object,
+                list: "",
+                index: 0,
+            },
+            matches: Vec::new(),
+            split: Split {
+                destinations: vec![destination],
+                total_weight: 1,
+            },
+        }],
+        tcp: Vec::new(),
+    }))
 }

@@ -4,12 +4,11 @@ use super::act;
 use super::conditions::{Miss, check};
 use super::resolve::{self, no_route};
 use super::trace::{Lines, Silent, Trace};
-use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream};
+use super::{Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan};
 use crate::model::host;
 use crate::model::route::{AbortWith, RouteRule, RouteTable};
 use crate::model::service::Service;
 use crate::model::snapshot::{Snapshot, Target};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub(super) fn route_request(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws) -> Decision {
@@ -20,18 +19,6 @@ pub(super) fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -
     let mut lines = Lines::default();
     let _ = decide(snapshot, request, Draws::default(), &mut lines);
     lines.0
-}
-
-pub(super) fn route_connection(target: &Target, dialled: SocketAddr) -> Result<Upstream, Refusal> {
-    let port = dialled.port();
-    match target {
-        Target::Service(service, port) => resolve::service_port(service, port, Some(dialled)),
-        Target::Workload(workload) => Ok(resolve::pod(workload, port)),
-        Target::NoSuchPort(service) => Err(resolve::no_such_port(service, port)),
-        Target::Unknown => Err(no_route(|| {
-            "no service or pod of the mesh has this address".into()
-        })),
-    }
 }
 
 /// What Host header and original destination come to.
@@ -208,15 +195,16 @@ fn table_named<'a>(
     }
 }
 
-/// The VirtualService for a host: exact before wildcard, the most specific wildcard first (T-07), and what only some
-/// namespaces see before what all see.
+/// The VirtualService for a host: exact before wildcard, the most specific wildcard first (T-07), and at each step what
+/// only some namespaces see before what all see.
 fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Option<&'a Arc<RouteTable>> {
     let scoped = namespace.and_then(|ns| snapshot.scoped_routes.get(ns));
-    scoped
-        .into_iter()
-        .chain([&snapshot.routes])
-        .filter(|routes| !routes.is_empty())
-        .find_map(|routes| super::table_for(routes, host))
+    let Some(scoped) = scoped.filter(|routes| !routes.is_empty()) else {
+        return super::table_for(&snapshot.routes, host);
+    };
+    let of = |key: &str| scoped.get(key).or_else(|| snapshot.routes.get(key));
+    let mut suffixes = host.char_indices().filter(|(_, c)| *c == '.');
+    of(host).or_else(|| suffixes.find_map(|(dot, _)| of(&host[dot..])))
 }
 
 fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {

@@ -5,7 +5,7 @@ use crate::model::host;
 use crate::model::route::{PathChange, Redirect, RedirectPort, RequestMatch, StringMatch};
 use std::borrow::Cow;
 
-/// `path` (with its query) after a change by the rule whose block matched.
+/// `path` (with its query) after a change by the rule whose block matched. A query that the change brings is the only one.
 pub(super) fn changed(path: &str, change: &PathChange, block: Option<&RequestMatch>) -> String {
     let (bare, query) = match path.split_once('?') {
         Some((bare, query)) => (bare, Some(query)),
@@ -15,7 +15,7 @@ pub(super) fn changed(path: &str, change: &PathChange, block: Option<&RequestMat
     if !new.starts_with('/') {
         new.insert(0, '/');
     }
-    if let Some(query) = query {
+    if let Some(query) = query.filter(|_| !new.contains('?')) {
         new.push('?');
         new.push_str(query);
     }
@@ -66,7 +66,10 @@ pub(super) fn location(
         RedirectPort::OfScheme => None,
         RedirectPort::OfRequest => Some(request.port),
         RedirectPort::OfAuthority if redirect.host.is_some() => None,
-        RedirectPort::OfAuthority => own_port,
+        // With another scheme the old one's own port means nothing.
+        RedirectPort::OfAuthority => {
+            own_port.filter(|p| scheme == request.scheme || !is_default(request.scheme, *p))
+        }
     };
     let host = redirect.host.as_deref().unwrap_or(own_host);
     let path = match &redirect.path {

@@ -84,6 +84,7 @@ fn draft(
         tls,
         shared: true,
         sites: bound.sites(&origin, server),
+        connections: bound.connections(name, server),
         origin,
     }
 }

@@ -1,10 +1,13 @@
 //! VirtualServices and DestinationRules → what applies to each host, and what is wrong between objects.
 
 use super::ObjectKey;
+use super::delegates;
 use super::tables::Tables;
 use super::world::Warning;
 use crate::model::ObjectName;
-use crate::model::route::{Destination, HostSubsets, RouteTable, Subset, Visibility};
+use crate::model::route::{
+    Destination, HostSubsets, Origin, RouteTable, Subset, Visibility, WeightedDestination,
+};
 use crate::model::service::{Endpoint, Service};
 use crate::model::snapshot::Snapshot;
 use crate::translate::{DestinationRuleSpec, VirtualServiceSpec};
@@ -18,39 +21,56 @@ type Routes = HashMap<Arc<str>, Arc<RouteTable>>;
 pub(super) fn routes(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<Warning>) {
     next.routes = Routes::new();
     next.scoped_routes = HashMap::new();
-    let mut by_age: Vec<(&ObjectName, &VirtualServiceSpec)> =
-        tables.virtual_services.iter().filter(|(_, v)| v.mesh).collect();
+    let mut by_age: Vec<(&ObjectName, &VirtualServiceSpec)> = tables.virtual_services.iter().collect();
     by_age.sort_by_key(|(name, spec)| (&spec.created, *name));
     for (name, spec) in by_age {
-        for (i, host) in spec.hosts.iter().enumerate() {
-            let mut shadowed_by = None;
-            match &spec.export_to {
-                Visibility::All => shadowed_by = claim(&mut next.routes, host, &spec.table),
-                Visibility::Namespaces(names) => {
-                    for namespace in names {
-                        let routes = next.scoped_routes.entry(Arc::clone(namespace)).or_default();
-                        shadowed_by = claim(routes, host, &spec.table).or(shadowed_by);
-                    }
-                }
-            }
-            if let Some(winner) = shadowed_by {
+        for (field, reason) in &spec.notes {
+            warnings.push(warning("VirtualService", name, field.clone(), reason.clone()));
+        }
+        if !spec.routes_http() || spec.hosts.is_empty() {
+            continue;
+        }
+        // Of an object that is for gateways only, too: what is wrong with its delegates is told.
+        let table = delegates::table(tables, name, spec, warnings);
+        for (i, host) in spec.hosts.iter().enumerate().filter(|_| spec.mesh) {
+            if let Some(winner) = claim(next, &spec.export_to, host, &table) {
                 let reason = format!("host {host} is already routed by the older VirtualService {winner}");
-                warnings.push(warning(
-                    "VirtualService",
-                    name,
-                    format!("spec.hosts[{i}]"),
-                    reason,
-                ));
+                let field = format!("spec.hosts[{i}]");
+                warnings.push(warning("VirtualService", name, field, reason));
             }
         }
     }
+    delegates::unused(tables, warnings);
 }
 
-/// Gives a host to a table, or returns who has it.
-fn claim(routes: &mut Routes, host: &Arc<str>, table: &Arc<RouteTable>) -> Option<ObjectName> {
-    let key = host
-        .strip_prefix('*')
-        .map_or_else(|| Arc::clone(host), Into::into);
+/// Gives a host to a table for the clients that see it, or returns who has it for some of them.
+fn claim(
+    next: &mut Snapshot,
+    seen_by: &Visibility,
+    host: &str,
+    table: &Arc<RouteTable>,
+) -> Option<ObjectName> {
+    let key: Arc<str> = host.strip_prefix('*').unwrap_or(host).into();
+    let Visibility::Namespaces(names) = seen_by else {
+        return put(&mut next.routes, key, table);
+    };
+    let mut winner = None;
+    for namespace in names {
+        // What all see and is older comes first for these as well.
+        let older = match next.routes.get(&key) {
+            Some(all) if Arc::ptr_eq(all, table) => None,
+            Some(all) => Some(all.object.clone()),
+            None => {
+                let routes = next.scoped_routes.entry(Arc::clone(namespace)).or_default();
+                put(routes, Arc::clone(&key), table)
+            }
+        };
+        winner = older.or(winner);
+    }
+    winner
+}
+
+fn put(routes: &mut Routes, key: Arc<str>, table: &Arc<RouteTable>) -> Option<ObjectName> {
     match routes.entry(key) {
         // One object may spell a host in two ways.
         Entry::Occupied(holder) if Arc::ptr_eq(holder.get(), table) => None,
@@ -147,24 +167,40 @@ fn merged(service: &Service, rules: &[(&ObjectName, &DestinationRuleSpec)]) -> V
 
 /// Destinations that are not there: the rule applies, and answers 503 `NC` where it leads to them.
 pub(super) fn references(tables: &Tables, snapshot: &Snapshot, warnings: &mut Vec<Warning>) {
-    for (name, spec) in tables.virtual_services.iter().filter(|(_, v)| v.mesh) {
+    for (name, spec) in tables
+        .virtual_services
+        .iter()
+        .filter(|(_, v)| v.mesh || v.hosts.is_empty())
+    {
         for rule in &spec.table.rules {
             let at = rule.origin.field();
-            for route in rule.action.destinations() {
-                let at = rule.origin.destination_field(route.index);
-                if let Some(to) = route.backend.host() {
-                    reference(snapshot, name, &at, to, warnings);
-                }
-            }
+            destinations(snapshot, name, &rule.origin, rule.action.destinations(), warnings);
             for mirror in &rule.action.mirrors {
-                reference(
-                    snapshot,
-                    name,
-                    &format!("{at}.mirror"),
-                    &mirror.destination,
-                    warnings,
-                );
+                let at = format!("{at}.mirror");
+                reference(snapshot, name, &at, &mirror.destination, warnings);
             }
+        }
+        let connections = spec
+            .connections
+            .iter()
+            .flat_map(|table| table.tls.iter().chain(&table.tcp));
+        for rule in connections {
+            destinations(snapshot, name, &rule.origin, &rule.split.destinations, warnings);
+        }
+    }
+}
+
+fn destinations(
+    snapshot: &Snapshot,
+    name: &ObjectName,
+    origin: &Origin,
+    routes: &[WeightedDestination],
+    warnings: &mut Vec<Warning>,
+) {
+    for route in routes {
+        if let Some(to) = route.backend.host() {
+            let at = origin.destination_field(route.index);
+            reference(snapshot, name, &at, to, warnings);
         }
     }
 }
@@ -199,7 +235,7 @@ fn reference(
     }
 }
 
-fn warning(kind: &str, name: &ObjectName, field: String, reason: String) -> Warning {
+pub(super) fn warning(kind: &str, name: &ObjectName, field: String, reason: String) -> Warning {
     let key = ObjectKey {
         kind: kind.into(),
         group: "networking.istio.io".into(),

@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::attached::Attachments;
+use super::connections;
 use super::dirty::Dirty;
 use super::entries::Entries;
 use super::gateways;
@@ -21,6 +22,7 @@ use std::mem;
 use std::sync::Arc;
 
 /// Something wrong between objects; all of them are in force.
+#[derive(Clone)]
 pub(super) struct Warning {
     pub(super) key: ObjectKey,
     pub(super) field: String,
@@ -42,6 +44,8 @@ pub(super) struct World {
     snapshot: Arc<Snapshot>,
     dirty: Dirty,
     pub(super) warnings: Vec<Warning>,
+    /// What is wrong between VirtualServices, until one of them changes.
+    route_warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
     /// What a gateway process is; none in an agent.
@@ -64,6 +68,7 @@ impl World {
             }),
             dirty: Dirty::default(),
             warnings: Vec::new(),
+            route_warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
             role: None,
@@ -141,12 +146,18 @@ impl World {
         self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
-        // Rules are few: naming the host of each again costs less than keeping track of which conflict is over.
-        routes::routes(tables, &mut next, &mut self.warnings);
+        if dirty.routes {
+            self.route_warnings = Vec::new();
+            routes::routes(tables, &mut next, &mut self.route_warnings);
+            connections::routes(tables, &mut next);
+        }
+        self.warnings.extend(self.route_warnings.iter().cloned());
+        next.steered = imbl::HashSet::default();
         self.attachments
             .rebuild(tables, concerned, &dirty.attached, &mut next);
         self.attachments.warn(&mut self.warnings);
         routes::subsets(tables, &mut next, &mut self.warnings);
+        connections::steer(&mut next);
         if dirty.peers {
             next.peers = peers::policies(tables);
         }

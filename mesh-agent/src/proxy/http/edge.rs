@@ -105,8 +105,7 @@ pub(super) fn decide(
         path: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
         headers: &View(&parts.headers),
     };
-    let by_sni = edge.tls.as_ref().map(|tls| &tls.listener);
-    match routing::route_at_gateway(snapshot, port, by_sni, &facts, plan::draws()) {
+    match routing::route_at_gateway(snapshot, port, edge.listener.as_ref(), &facts, plan::draws()) {
         Decision::Forward(plan) => Ok(plan::forward(conn, snapshot, &target, plan)),
         Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names())),
         Decision::Refuse(refusal) => Err(Own::Refuse(refusal, names())),

@@ -27,6 +27,7 @@ fn listener(index: usize, hosts: &[&str]) -> Arc<Listener> {
         hosts: hosts.iter().map(|h| Arc::from(*h)).collect(),
         tls: None,
         sites,
+        connections: Vec::new(),
     })
 }
 

@@ -13,6 +13,10 @@ pub struct RetryPolicy {
     pub on: RetryOn,
     /// `backoff`: base of the exponential delay (default 25 ms, at most ten times as much).
     pub backoff: Duration,
+    /// `retryIgnorePreviousHosts: false`: another try may go where one failed.
+    pub previous_hosts: bool,
+    /// `retryRemoteLocalities`: another try may leave the locality of the one before.
+    pub remote_localities: bool,
 }
 
 /// Conditions of `retryOn`.
@@ -32,6 +36,8 @@ pub struct RetryOn {
     pub gateway_error: bool,
     /// `retriable-4xx`: 409.
     pub retriable_4xx: bool,
+    /// `envoy-ratelimited`: a response with `x-envoy-ratelimited`.
+    pub rate_limited: bool,
     /// Numbers in the list.
     pub statuses: Vec<u16>,
     /// gRPC codes: `cancelled` 1, `deadline-exceeded` 4, `resource-exhausted` 8, `internal` 13, `unavailable` 14.
@@ -54,6 +60,8 @@ impl RetryPolicy {
                 ..RetryOn::default()
             },
             backoff: Duration::from_millis(25),
+            previous_hosts: false,
+            remote_localities: false,
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Weights, mirrors, subsets, and the answers where nothing is there.
 
 use super::V1;
-use crate::routing::{Decision, Draws, route_connection};
-use crate::testing::{Request, WEATHER, addrs, state, virtual_service, with_routes};
+use crate::routing::{Decision, Draws};
+use crate::testing::{Dial, Request, WEATHER, addrs, state, virtual_service, with_routes};
 
 #[test]
 fn weights_are_shares_of_their_sum_and_a_single_destination_gets_all() {
@@ -174,15 +174,16 @@ fn a_clients_own_destination_rule_comes_before_the_services() {
 #[test]
 fn connections_go_to_the_service_port_or_to_the_pod_that_was_dialled() {
     let snapshot = with_routes(&format!("[{{route: [{V1}]}}]"));
-    let dial = |addr: &str| {
-        let addr: std::net::SocketAddr = addr.parse().unwrap();
-        route_connection(&snapshot.target(addr), addr)
+    let dial = |to: &str| {
+        Dial {
+            to,
+            ..Dial::default()
+        }
+        .decide(&snapshot)
     };
-    assert_eq!(
-        addrs(&dial("10.96.0.2:5432").unwrap().endpoints)[0],
-        "10.1.0.2:5432"
-    );
-    assert_eq!(addrs(&dial("10.2.0.2:99").unwrap().endpoints)[0], "10.2.0.2:99");
+    let first = |to: &str| addrs(&dial(to).unwrap().upstream.endpoints)[0].clone();
+    assert_eq!(first("10.96.0.2:5432"), "10.1.0.2:5432");
+    assert_eq!(first("10.2.0.2:99"), "10.2.0.2:99");
     assert_eq!(dial("10.96.0.3:80").unwrap_err().flag, "UH");
     assert_eq!(dial("10.96.0.1:9").unwrap_err().flag, "NR");
     assert_eq!(dial("192.0.2.1:9").unwrap_err().flag, "NR");

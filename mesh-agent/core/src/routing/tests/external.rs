@@ -1,9 +1,9 @@
 //! Hosts of ServiceEntries, and what a Sidecar lets be seen.
 
 use crate::model::snapshot::Target;
-use crate::routing::{Decision, route_connection};
+use crate::routing::Decision;
 use crate::state::{Change, State};
-use crate::testing::{Request, WEATHER, addrs, state};
+use crate::testing::{Dial, Request, WEATHER, addrs, state};
 
 fn with(yaml: &str) -> State {
     state(&format!("{WEATHER}---\n{yaml}"))
@@ -93,8 +93,11 @@ fn a_tcp_port_without_addresses_takes_every_unknown_address_and_cidrs_come_first
     let mut state = with(&format!("{any}---\n{net}"));
     let snapshot = state.snapshot();
     let named = |addr: &str| {
-        let dialled = addr.parse().unwrap();
-        let upstream = route_connection(&snapshot.target_for(dialled, None), dialled).unwrap();
+        let dial = Dial {
+            to: addr,
+            ..Dial::default()
+        };
+        let upstream = dial.decide(&snapshot).unwrap().upstream;
         assert_eq!(addrs(&upstream.endpoints), [addr], "the address is kept");
         upstream.service.unwrap().host.to_string()
     };

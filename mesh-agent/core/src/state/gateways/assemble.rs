@@ -2,6 +2,7 @@
 
 use super::warning;
 use crate::model::ObjectName;
+use crate::model::connection::ConnectionTable;
 use crate::model::gateway::{
     Bind, Edge, EdgePort, HostMap, Listener, ListenerOrigin, ListenerProtocol, ServerTls, Site, Transport,
 };
@@ -26,6 +27,7 @@ pub(in crate::state) struct Draft {
     /// Whether plaintext HTTP servers of one port have one table together (Istio), or each its own (Gateway API).
     pub(in crate::state) shared: bool,
     pub(in crate::state) sites: Vec<SiteDraft>,
+    pub(in crate::state) connections: Vec<Arc<ConnectionTable>>,
 }
 
 /// Rules that want a host of a listener.
@@ -123,6 +125,7 @@ fn port(drafts: Vec<Draft>, warnings: &mut Vec<Warning>) -> EdgePort {
 fn listener(group: Vec<Draft>) -> Option<Listener> {
     let mut hosts: Vec<Arc<str>> = Vec::new();
     let mut wanted = Vec::new();
+    let mut connections = Vec::new();
     let mut first = None;
     for draft in group {
         for host in &draft.hosts {
@@ -131,6 +134,7 @@ fn listener(group: Vec<Draft>) -> Option<Listener> {
             }
         }
         wanted.extend(draft.sites);
+        connections.extend(draft.connections);
         first.get_or_insert((draft.origin, draft.name, draft.port, draft.protocol, draft.tls));
     }
     let (origin, name, port, protocol, tls) = first?;
@@ -142,6 +146,7 @@ fn listener(group: Vec<Draft>) -> Option<Listener> {
         hosts,
         tls,
         sites: sites(wanted),
+        connections,
     })
 }
 

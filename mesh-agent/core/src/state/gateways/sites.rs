@@ -2,7 +2,8 @@
 
 use super::assemble::SiteDraft;
 use crate::model::ObjectName;
-use crate::model::gateway::{ListenerOrigin, pattern_intersection};
+use crate::model::connection::ConnectionTable;
+use crate::model::gateway::{ListenerOrigin, ListenerProtocol, pattern_intersection};
 use crate::model::route::{
     GatewayName, Origin, Outcome, Redirect, RequestMatch, RouteAction, RouteApi, RouteRule, RouteTable,
 };
@@ -66,6 +67,26 @@ impl<'a> Bound<'a> {
             }
         }
         sites
+    }
+
+    /// `tls` and `tcp` of those whose hosts the server shares, for a server that carries bytes.
+    pub(super) fn connections(&self, gateway: &ObjectName, server: &ServerSpec) -> Vec<Arc<ConnectionTable>> {
+        if matches!(server.protocol, ListenerProtocol::Http | ListenerProtocol::Https) {
+            return Vec::new();
+        }
+        let shares = |name: &ObjectName, spec: &VirtualServiceSpec| {
+            let mut usable = server.hosts.iter().filter(|h| h.admits(&name.namespace));
+            usable.any(|h| {
+                spec.hosts
+                    .iter()
+                    .any(|host| pattern_intersection(&h.pattern, host).is_some())
+            })
+        };
+        let bound = self.0.get(gateway).into_iter().flatten();
+        bound
+            .filter(|(name, spec)| shares(name, spec))
+            .filter_map(|(_, spec)| spec.connections.clone())
+            .collect()
     }
 }
 

@@ -1,7 +1,9 @@
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, EdgePort, GatewayRole, ListenerProtocol, TlsMode, Transport};
 use crate::model::snapshot::{MeshSettings, Snapshot, Target};
-use crate::routing::{Decision, Draws, RequestFacts, route_at_gateway};
+use crate::routing::{
+    ConnectionFacts, Decision, Draws, Opening, RequestFacts, connect_at_gateway, route_at_gateway,
+};
 use crate::state::State;
 use crate::testing::{Fields, documents, list};
 use std::sync::Arc;
@@ -538,4 +540,59 @@ fn endpoints_of_others_do_not_rebuild_the_edge() {
         2
     );
     assert!(Arc::ptr_eq(&before, &after.edge));
+}
+
+/// `service name`, or the flag of what is refused.
+fn carry(snapshot: &Snapshot, port: u16, sni: Option<&str>) -> String {
+    let found = at(snapshot, port);
+    let by_sni = match found.transport {
+        Transport::Tls => match found.listener(sni) {
+            Some(listener) => Some(listener.origin.clone()),
+            None => return "no listener".into(),
+        },
+        _ => None,
+    };
+    let facts = ConnectionFacts {
+        client: None,
+        source: Some([192, 0, 2, 1].into()),
+        gateway: None,
+        target: &Target::Unknown,
+        original: ([10, 0, 0, 1], port).into(),
+        port: 0,
+        opening: sni.map_or(Opening::Bytes, |name| Opening::Tls(Some(name))),
+    };
+    match connect_at_gateway(snapshot, &found, by_sni.as_ref(), &facts, 0) {
+        Ok(plan) => plan.upstream.service.unwrap().name.to_string(),
+        Err(refusal) => refusal.flag.into(),
+    }
+}
+
+/// S126, § 4.4: TCP by port, PASSTHROUGH by SNI, AUTO_PASSTHROUGH by the name in it.
+#[test]
+fn bytes_go_where_tcp_and_tls_rules_of_the_gateway_say() {
+    let servers = "[{port: {number: 31400, name: tcp, protocol: TCP}, hosts: ['*']}, {port: {number: 443, name: tls, protocol: TLS}, hosts: ['*.example.com'], tls: {mode: PASSTHROUGH}}, {port: {number: 15443, name: auto, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}]";
+    let rules = "{hosts: ['*'], gateways: [gw], tcp: [{match: [{port: 9999}], route: [{destination: {host: nobody}}]}, {match: [{port: 31400}], route: [{destination: {host: micro-api, port: {number: 19090}}}]}]}";
+    let tls = "{hosts: [shop.example.com], gateways: [gw], tls: [{match: [{port: 443, sniHosts: [shop.example.com]}], route: [{destination: {host: frontend.weather.svc.cluster.local}}]}]}";
+    let mut state = state(&[
+        gateway("gw", "", servers),
+        bound("tcp", "", rules),
+        bound("tls", "", tls),
+    ]);
+    let snapshot = state.snapshot();
+    let named = "outbound_.3000_._.frontend.weather.svc.cluster.local";
+    for (port, sni, want) in [
+        (31400, None, "default/micro-api"),
+        (8443, Some("shop.example.com"), "weather/frontend"),
+        (8443, Some("other.example.com"), "NR"),
+        (8443, Some("example.org"), "no listener"),
+        (15443, Some(named), "weather/frontend"),
+        (
+            15443,
+            Some("outbound_.1_._.frontend.weather.svc.cluster.local"),
+            "NC",
+        ),
+        (15443, Some("frontend.weather.svc.cluster.local"), "NR"),
+    ] {
+        assert_eq!(carry(&snapshot, port, sni), want, "{port} {sni:?}");
+    }
 }

@@ -132,5 +132,6 @@ fn retries(
             ..RetryOn::default()
         },
         backoff,
+        ..default.clone()
     }))
 }

@@ -1,6 +1,6 @@
 //! `http[i].match[j]`.
 
-use super::raw;
+use super::{Scope, raw};
 use crate::model::ObjectName;
 use crate::model::route::{GatewayName, RequestMatch, StringMatch, ValueMatch};
 use crate::translate::value::{FieldError, is_header_name, is_label, is_subdomain};
@@ -13,7 +13,7 @@ const MAX_REGEX: usize = 1_024;
 /// Memory that one compiled expression may take.
 const MAX_PROGRAM: usize = 256 * 1_024;
 
-pub(super) fn block(at: &str, raw: raw::Match, namespace: &str) -> Result<RequestMatch, FieldError> {
+pub(super) fn block(at: &str, raw: raw::Match, scope: &Scope<'_>) -> Result<RequestMatch, FieldError> {
     let part = |name: &str, given| match given {
         None => Ok(None),
         Some(m) => string_match(&format!("{at}.{name}"), m),
@@ -31,8 +31,12 @@ pub(super) fn block(at: &str, raw: raw::Match, namespace: &str) -> Result<Reques
     let gateways = gateways(
         &format!("{at}.gateways"),
         raw.gateways.unwrap_or_default(),
-        namespace,
+        scope.namespace,
     )?;
+    if raw.stat_prefix.is_some_and(|prefix| !prefix.is_empty()) {
+        let reason = "is ignored: there are no statistics of single routes to prefix";
+        scope.note(format!("{at}.statPrefix"), reason);
+    }
     let mut compiled = RequestMatch {
         name: raw.name.unwrap_or_default().into(),
         uri: part("uri", raw.uri)?,
@@ -93,7 +97,7 @@ fn headers(
         if name.starts_with('@') {
             return Err(FieldError::new(
                 format!("{at}.{name}"),
-                "matching of token claims is not supported yet",
+                "claims of tokens cannot be matched: no token is validated before the route is chosen",
             ));
         }
         if !is_header_name(name) {
@@ -123,7 +127,7 @@ fn values(
 }
 
 /// `None` for `{}`, which matches anything.
-fn string_match(at: &str, raw: raw::StringMatch) -> Result<Option<StringMatch>, FieldError> {
+pub(super) fn string_match(at: &str, raw: raw::StringMatch) -> Result<Option<StringMatch>, FieldError> {
     match (raw.exact, raw.prefix, raw.regex) {
         (None, None, None) => Ok(None),
         (Some(exact), None, None) => Ok(Some(StringMatch::Exact(exact.into()))),
@@ -149,6 +153,19 @@ pub(in crate::translate) fn regex(pattern: &str) -> Result<Regex, String> {
     // On its own first: `a)|(b` is wrong although it would be right inside of the anchors.
     regex_syntax_check(pattern)?;
     RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(MAX_PROGRAM)
+        .dfa_size_limit(MAX_PROGRAM * 4)
+        .nest_limit(100)
+        .build()
+        .map_err(|e| explain(&e))
+}
+
+/// As it is written: it may match anywhere.
+pub(super) fn unanchored(pattern: &str) -> Result<Regex, String> {
+    if pattern.is_empty() || pattern.len() > MAX_REGEX {
+        return Err(format!("expected a regular expression of 1 to {MAX_REGEX} bytes"));
+    }
+    RegexBuilder::new(pattern)
         .size_limit(MAX_PROGRAM)
         .dfa_size_limit(MAX_PROGRAM * 4)
         .nest_limit(100)

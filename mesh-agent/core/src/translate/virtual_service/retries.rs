@@ -1,11 +1,15 @@
 //! `http[i].retries`.
 
-use super::raw;
+use super::{Scope, raw};
 use crate::model::route::{RetryOn, RetryPolicy};
 use crate::translate::value::{FieldError, timeout};
 
 /// The mesh's default where nothing is written; zero attempts turn retries off (T-40).
-pub(super) fn policy(at: &str, raw: Option<raw::Retry>) -> Result<RetryPolicy, FieldError> {
+pub(super) fn policy(
+    at: &str,
+    raw: Option<raw::Retry>,
+    scope: &Scope<'_>,
+) -> Result<RetryPolicy, FieldError> {
     let default = RetryPolicy::mesh_default();
     let Some(raw) = raw else {
         return Ok(default.clone());
@@ -16,12 +20,6 @@ pub(super) fn policy(at: &str, raw: Option<raw::Retry>) -> Result<RetryPolicy, F
     if attempts == 0 && (raw.per_try_timeout.is_some() || raw.retry_on.is_some()) {
         let reason = "http retry policy configured when attempts are set to 0 (disabled)";
         return Err(FieldError::new(format!("{at}.attempts"), reason));
-    }
-    if raw.retry_ignore_previous_hosts == Some(false) {
-        return Err(FieldError::new(
-            format!("{at}.retryIgnorePreviousHosts"),
-            "false is not supported yet",
-        ));
     }
     let time = |field: &str, text: Option<String>| match text {
         None => Ok(None),
@@ -34,13 +32,18 @@ pub(super) fn policy(at: &str, raw: Option<raw::Retry>) -> Result<RetryPolicy, F
         per_try_timeout: time("perTryTimeout", raw.per_try_timeout)?,
         on: match raw.retry_on.filter(|list| !list.trim().is_empty()) {
             None => default.on.clone(),
-            Some(list) => conditions(&list).map_err(|e| FieldError::new(format!("{at}.retryOn"), e))?,
+            Some(list) => {
+                let at = format!("{at}.retryOn");
+                conditions(&at, &list, scope).map_err(|e| FieldError::new(at, e))?
+            }
         },
         backoff: time("backoff", raw.backoff)?.unwrap_or(default.backoff),
+        previous_hosts: raw.retry_ignore_previous_hosts == Some(false),
+        remote_localities: raw.retry_remote_localities.unwrap_or(false),
     })
 }
 
-fn conditions(list: &str) -> Result<RetryOn, String> {
+fn conditions(at: &str, list: &str, scope: &Scope<'_>) -> Result<RetryOn, String> {
     let mut on = RetryOn::default();
     for word in list.split(',').map(str::trim).filter(|w| !w.is_empty()) {
         match word {
@@ -57,8 +60,13 @@ fn conditions(list: &str) -> Result<RetryOn, String> {
             "resource-exhausted" => on.grpc.push(8),
             "internal" => on.grpc.push(13),
             "unavailable" => on.grpc.push(14),
-            "envoy-ratelimited" | "retriable-headers" | "http3-post-connect-failure" => {
-                return Err(format!("condition {word} is not supported yet"));
+            "envoy-ratelimited" => on.rate_limited = true,
+            // Accepted by Istio, which has no field to name the headers, and speaks no HTTP/3 inside of the mesh.
+            "retriable-headers" | "http3-post-connect-failure" => {
+                scope.note(
+                    at.to_owned(),
+                    &format!("condition {word} is ignored: it never applies in the mesh"),
+                );
             }
             code => match code.parse::<u16>() {
                 Ok(status) if (100..600).contains(&status) => on.statuses.push(status),
