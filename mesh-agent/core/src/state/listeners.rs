@@ -18,7 +18,6 @@ pub(super) type Reason = (&'static str, String);
 
 /// One Gateway with what becomes of its listeners.
 pub(super) struct View<'a> {
-    pub(super) name: &'a ObjectName,
     pub(super) spec: &'a ApiGatewaySpec,
     pub(super) listeners: Vec<ListenerView<'a>>,
 }
@@ -56,11 +55,7 @@ impl ListenerView<'_> {
 
 /// What a listener is to be, or why it cannot be served.
 pub(super) fn supported(spec: &ListenerSpec) -> Result<ListenerKind, Arc<str>> {
-    match &spec.protocol {
-        Ok(kind @ (ListenerKind::Http | ListenerKind::Https)) => Ok(*kind),
-        Ok(_) => Err("listeners of protocol TLS and TCP are not supported yet".into()),
-        Err(reason) => Err(Arc::clone(reason)),
-    }
+    spec.protocol.clone()
 }
 
 impl Tables {
@@ -82,12 +77,11 @@ impl Tables {
 
     /// A Gateway of ours and what becomes of it.
     pub(super) fn gateway_view(&self, name: &ObjectName) -> Option<View<'_>> {
-        let (name, spec) = self.api_gateways.get_key_value(name)?;
+        let spec = self.api_gateways.get(name)?;
         if !self.is_our_class(&spec.class) {
             return None;
         }
         let mut view = View {
-            name,
             spec,
             listeners: Vec::new(),
         };
@@ -198,6 +192,12 @@ impl Tables {
                 gateway.namespace
             );
             return Some(("RefNotPermitted", reason));
+        }
+        if name.namespace != gateway.namespace {
+            let reason = format!(
+                "Secret {name} is in another namespace, whose Secrets the Gateway's pods do not read"
+            );
+            return Some(("InvalidCertificateRef", reason));
         }
         let Some(secret) = self.material("Secret", name) else {
             return Some(("InvalidCertificateRef", format!("Secret {name} is not there")));

@@ -191,7 +191,7 @@ impl Pods {
     /// What the tables say of a pod; `None` if nothing names it.
     fn look_at(&mut self, tables: &Tables, pod: &ObjectName, settings: &MeshSettings) -> Option<Known> {
         let old = self.known.get(pod).and_then(Known::workload).cloned();
-        let namespace = tables.namespaces.get(&pod.namespace).copied();
+        let namespace = tables.namespaces.get(&pod.namespace).cloned();
         if let Some(spec) = tables.pod(pod) {
             let uid = workloads::uid(pod, spec.uid.as_ref());
             let facts = self.node.is_some().then(|| Facts {
@@ -199,7 +199,7 @@ impl Pods {
             });
             let id = self.ids.of((pod.clone(), uid));
             let namespace = namespace.unwrap_or_default();
-            let built = workloads::full(id, pod, spec, facts.as_ref(), namespace, settings);
+            let built = workloads::full(id, pod, spec, facts.as_ref(), &namespace, settings);
             return Some(Known {
                 pod: Knowledge::Workload(reuse(old.as_ref(), built)),
                 full: true,
@@ -240,7 +240,7 @@ impl Pods {
         };
         seen.node = intern(&mut self.nodes, &seen.node);
         let id = self.ids.of((pod.clone(), seen.uid(pod)));
-        let built = workloads::remote(id, pod, &seen, template, namespace, settings);
+        let built = workloads::remote(id, pod, &seen, template, &namespace, settings);
         Some(Known {
             pod: Knowledge::Workload(reuse(old.as_ref(), built)),
             full: false,

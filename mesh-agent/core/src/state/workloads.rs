@@ -25,7 +25,7 @@ pub(super) fn full(
     pod: &ObjectName,
     spec: &PodSpec,
     facts: Option<&Facts<'_>>,
-    namespace: NamespaceSpec,
+    namespace: &NamespaceSpec,
     settings: &MeshSettings,
 ) -> Workload {
     let sandbox = facts.and_then(|f| f.sandbox);
@@ -72,7 +72,7 @@ pub(super) fn remote(
     pod: &ObjectName,
     seen: &Seen,
     template: &TemplateSpec,
-    namespace: NamespaceSpec,
+    namespace: &NamespaceSpec,
     settings: &MeshSettings,
 ) -> Workload {
     let traits = Traits {
@@ -157,7 +157,7 @@ fn identity(pod: &ObjectName, account: &Arc<str>, settings: &MeshSettings) -> Sp
     )
 }
 
-fn enrollment(pod: &Traits, namespace: NamespaceSpec) -> Enrollment {
+fn enrollment(pod: &Traits, namespace: &NamespaceSpec) -> Enrollment {
     match (pod.membership, namespace.membership) {
         (Some(Membership::Out), _) => Enrollment::OptedOut,
         (None, None | Some(Membership::Out)) => Enrollment::NotAsked,

@@ -3,14 +3,15 @@
 use super::assemble::{Draft, SiteDraft};
 use super::{credentials, listening_port};
 use crate::model::ObjectName;
+use crate::model::connection::{ConnectionMatch, ConnectionRule, ConnectionTable};
 use crate::model::gateway::{
     Bind, ClientCertificates, GatewayRole, ListenerOrigin, ListenerProtocol, ServerTls, TlsMode, TlsVersion,
 };
-use crate::model::route::{Backend, Outcome, RouteAction, RouteApi, RouteRule, RouteTable};
+use crate::model::route::{Backend, Origin, Outcome, RouteAction, RouteApi, RouteRule, RouteTable, Split};
 use crate::state::listeners::{Bound, ListenerView};
 use crate::state::tables::Tables;
 use crate::translate::CertificateRef;
-use crate::translate::gateway_api::{GROUP, ListenerKind, Target};
+use crate::translate::gateway_api::{GROUP, ListenerKind, RouteKind, Target};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +28,9 @@ pub(super) fn drafts(role: &GatewayRole, tables: &Tables, gateway: &ObjectName) 
         let protocol = match kind {
             ListenerKind::Http => ListenerProtocol::Http,
             ListenerKind::Https => ListenerProtocol::Https,
-            ListenerKind::TlsPassthrough | ListenerKind::TlsTerminate | ListenerKind::Tcp => continue,
+            ListenerKind::TlsPassthrough => ListenerProtocol::TlsPassthrough,
+            ListenerKind::TlsTerminate => ListenerProtocol::TlsTerminate,
+            ListenerKind::Tcp => ListenerProtocol::Tcp,
         };
         drafts.push(Draft {
             origin: ListenerOrigin {
@@ -46,15 +49,59 @@ pub(super) fn drafts(role: &GatewayRole, tables: &Tables, gateway: &ObjectName) 
             port: spec.port,
             protocol,
             hosts: vec![spec.hostname.clone().unwrap_or_else(|| "*".into())],
-            tls: kind.terminates().then(|| Arc::new(tls(tables, listener))),
+            tls: kind.terminates().then(|| Arc::new(tls(tables, listener, kind))),
             shared: false,
             sites: sites(tables, gateway, listener),
+            connections: connections(tables, listener),
         });
     }
     drafts
 }
 
-fn tls(tables: &Tables, listener: &ListenerView<'_>) -> ServerTls {
+/// Rules for bytes: one table for each route, the older first.
+fn connections(tables: &Tables, listener: &ListenerView<'_>) -> Vec<Arc<ConnectionTable>> {
+    let of_bytes = listener.routes.iter().filter(|b| !b.route.kind.of_requests());
+    of_bytes
+        .map(|bound| {
+            let refused = refused(tables, bound);
+            let sni = bound
+                .hosts
+                .iter()
+                .map(|h| h.strip_prefix('*').unwrap_or(h).into());
+            let block = ConnectionMatch {
+                sni: sni.collect(),
+                ..ConnectionMatch::default()
+            };
+            let (kind, object) = bound.key;
+            let rules = bound.route.connections.iter().map(|rule| ConnectionRule {
+                origin: Origin {
+                    kind: kind.name(),
+                    object: object.clone(),
+                    list: "spec.rules",
+                    index: rule.index,
+                },
+                matches: match kind {
+                    RouteKind::Tls => vec![block.clone()],
+                    _ => Vec::new(),
+                },
+                split: permitted_split(rule.split.clone(), &refused),
+            });
+            let rules: Vec<ConnectionRule> = rules.collect();
+            let (tls, tcp) = match kind {
+                RouteKind::Tls => (rules, Vec::new()),
+                _ => (Vec::new(), rules),
+            };
+            Arc::new(ConnectionTable {
+                api: RouteApi::Gateway,
+                object: object.clone(),
+                tls,
+                tcp,
+            })
+        })
+        .collect()
+}
+
+fn tls(tables: &Tables, listener: &ListenerView<'_>, kind: ListenerKind) -> ServerTls {
     let mut broken = None;
     let mut certificates = Vec::new();
     for secret in &listener.spec.certificates {
@@ -71,7 +118,10 @@ fn tls(tables: &Tables, listener: &ListenerView<'_>) -> ServerTls {
         min: TlsVersion::V12,
         max: TlsVersion::V13,
         cipher_suites: Vec::new(),
-        alpn: vec!["h2", "http/1.1"],
+        alpn: match kind {
+            ListenerKind::Https => vec!["h2", "http/1.1"],
+            _ => Vec::new(),
+        },
         broken,
     }
 }
@@ -79,7 +129,7 @@ fn tls(tables: &Tables, listener: &ListenerView<'_>) -> ServerTls {
 /// One table for each host that routes and listener share, in the API's order.
 fn sites(tables: &Tables, gateway: &ObjectName, listener: &ListenerView<'_>) -> Vec<SiteDraft> {
     let mut by_host: BTreeMap<&Arc<str>, Vec<&Bound<'_>>> = BTreeMap::new();
-    for bound in &listener.routes {
+    for bound in listener.routes.iter().filter(|b| b.route.kind.of_requests()) {
         for host in &bound.hosts {
             by_host.entry(host).or_default().push(bound);
         }
@@ -135,14 +185,19 @@ fn permitted(rule: &RouteRule, refused: &HashSet<Arc<str>>) -> RouteRule {
     }
     let mut action = RouteAction::clone(&rule.action);
     action.mirrors.retain(|m| !refused.contains(&m.destination.host));
-    if let Outcome::Forward(split) = &mut action.outcome {
-        for to in &mut split.destinations {
-            let denied = to.backend.host().filter(|d| refused.contains(&d.host));
-            if let Some(host) = denied.map(|d| Arc::clone(&d.host)) {
-                to.backend = Backend::Invalid(format!("no ReferenceGrant permits {host}").into());
-            }
-        }
+    if let Outcome::Forward(split) = action.outcome {
+        action.outcome = Outcome::Forward(permitted_split(split, refused));
     }
     rule.action = Arc::new(action);
     rule
+}
+
+fn permitted_split(mut split: Split, refused: &HashSet<Arc<str>>) -> Split {
+    for to in &mut split.destinations {
+        let denied = to.backend.host().filter(|d| refused.contains(&d.host));
+        if let Some(host) = denied.map(|d| Arc::clone(&d.host)) {
+            to.backend = Backend::Invalid(format!("no ReferenceGrant permits {host}").into());
+        }
+    }
+    split
 }
