@@ -7,6 +7,7 @@ pub mod control;
 pub mod enrol;
 pub mod figures;
 pub mod handover;
+mod inputs;
 mod leaving;
 pub mod node;
 pub mod plugin;

@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod analyze;
 mod ask;
 mod certs;
 mod check;
@@ -10,13 +11,17 @@ mod crds;
 mod documents;
 mod fleet;
 mod gateway;
+mod live;
 mod logs;
+mod objects;
 mod ready;
+mod rights;
 mod routes;
 mod run;
 mod status;
 mod survey;
 mod verify;
+mod what_if;
 mod why;
 
 use clap::{Parser, Subcommand};
@@ -63,6 +68,10 @@ enum Verb {
     Tap(logs::Args),
     /// Say whether what the chart installs is there and serves, and what is in the mesh.
     VerifyInstall(check::Args),
+    /// Say what is wrong with files, or with a cluster's objects: by object, field and line, with Istio's codes.
+    Analyze(analyze::Args),
+    /// Show which requests would be routed otherwise if files were applied.
+    WhatIf(what_if::Args),
     /// Turn objects of Istio's first APIs (config.istio.io/v1alpha2, v1alpha3) into current ones.
     Convert(convert::Args),
     /// Remove everything that an agent left in the kernel and on disk. No agent may be running on the directories.
@@ -98,6 +107,8 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => logs::run(&args),
         Verb::Tap(args) => logs::tap(&args),
         Verb::VerifyInstall(args) => check::verify_install(&args),
+        Verb::Analyze(args) => analyze::run(&args),
+        Verb::WhatIf(args) => what_if::run(&args),
         Verb::Convert(args) => convert::run(&args),
         Verb::Cleanup(args) => cleanup::run(&args),
         Verb::Ready(args) => Ok(ready::run(&args)),

@@ -24,6 +24,9 @@ pub const PLUGIN_TYPE: &str = "heddle-cni";
 /// Name of the agent's socket in its state directory.
 pub const SOCKET_NAME: &str = "cni.sock";
 
+/// File in the agent's state directory whose time says when an agent last lived.
+pub const LIFE_SIGN: &str = "alive";
+
 /// Largest body that plug-in and agent take from each other, bytes.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 
@@ -142,9 +145,23 @@ pub struct CniConfig {
 }
 
 impl CniConfig {
-    /// What is to be installed, if anything is. `state_dir` has the same path on the node.
+    /// What is to be installed, if anything is. `state_dir` and `bpf_dir` have the same path on the node, and agents run in
+    /// `namespace`.
     #[must_use]
-    pub fn install(&self, state_dir: &Path) -> Option<install::Install> {
+    pub fn install(&self, state_dir: &Path, bpf_dir: &Path, namespace: &str) -> Option<install::Install> {
+        let (bin_dir, conf_dir) = (self.cni_bin_dir.clone()?, self.cni_conf_dir.clone()?);
+        let flags = [
+            ("--state-dir", state_dir),
+            ("--bpf-dir", bpf_dir),
+            ("--cni-bin-dir", &bin_dir),
+            ("--cni-conf-dir", &conf_dir),
+        ];
+        let flags = flags.map(|(flag, path)| format!("{flag}={}", path.display()));
+        let orphaned = conflist::Orphaned {
+            namespace: namespace.to_owned(),
+            life_sign: state_dir.join(LIFE_SIGN),
+            cleanup: std::iter::once("cleanup".to_owned()).chain(flags).collect(),
+        };
         let entry = conflist::Entry::new(
             state_dir.join(SOCKET_NAME).display().to_string(),
             self.cni_timeout_seconds,
@@ -152,10 +169,10 @@ impl CniConfig {
             self.cni_exclude_namespaces.clone(),
         );
         Some(install::Install {
-            bin_dir: self.cni_bin_dir.clone()?,
-            conf_dir: self.cni_conf_dir.clone()?,
+            bin_dir,
+            conf_dir,
             program: PathBuf::from("/proc/self/exe"),
-            entry,
+            entry: entry.removing(orphaned),
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod pods;
 pub mod publish;
 pub mod refusals;
+pub mod reviews;
 pub mod secret;
 pub mod serve;
 pub mod status;
@@ -24,6 +25,7 @@ pub mod webhook;
 use crate::ca::system_clock;
 use crate::controller::ca::CertificateService;
 use crate::controller::metrics::Metrics;
+use crate::controller::reviews::Reviews;
 use crate::controller::secret::Keeper;
 use crate::controller::serve::{Protocol, ServingCertificate};
 use crate::controller::webhook::Webhook;
@@ -137,6 +139,7 @@ pub async fn serve(
         pods: Arc::clone(&pods),
         policy: config.policy(),
         client,
+        reviews: Reviews::default(),
         metrics: Arc::clone(&metrics),
         clock: system_clock(),
     });

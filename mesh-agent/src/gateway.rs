@@ -242,13 +242,11 @@ async fn start_source(
         return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
     }
     let settings = kube::WatchSettings::default();
-    let client = kube::client(&settings)
+    let figures = telemetry.register(kube::SourceFigures::register);
+    let client = kube::client(&settings, &figures)
         .await
         .context("no config folder is given (--config), and")?;
-    let figures = telemetry.register(kube::SourceFigures::register);
-    let reader = kube::Reader::Gateway {
-        namespace: config.namespace.clone(),
-    };
+    let reader = kube::Reader::Gateway(config.namespace.clone());
     let source = async move {
         kube::watch(client, reader, settings, figures, sender).await;
         Ok(())

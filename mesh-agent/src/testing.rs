@@ -133,14 +133,14 @@ pub(crate) fn workload(namespace: &str, name: &str, uid: &str) -> Workload {
         ips: Vec::new(),
         labels: Arc::default(),
         identity: id(ALICE),
-        names: Names {
+        names: Arc::new(Names {
             workload: Arc::clone(&text),
             kind: "pod".into(),
             app: Arc::clone(&text),
             version: "unknown".into(),
             canonical_service: text,
             canonical_revision: "latest".into(),
-        },
+        }),
         enrollment: Enrollment::Enrolled,
         ready: true,
         netns: None,

@@ -17,10 +17,11 @@ pub const OUTBOUND_PORT: u16 = 15_001;
 
 /// Enrolled pods of a node.
 pub const MAX_WORKLOADS: u32 = 1_024;
-/// Service ports and pod addresses.
-pub const MAX_SERVICES: u32 = 65_536;
-/// Backends in all.
-pub const MAX_BACKENDS: u32 = 131_072;
+/// Service ports and pod addresses, unless the agent is told otherwise: 10,000 services and 50,000 pods with two addresses
+/// each are 120,000. Room costs 16 bytes of kernel memory an entry (4 MiB), an entry that is there about 100 more.
+pub const MAX_SERVICES: u32 = 262_144;
+/// Backends in all, unless the agent is told otherwise. Costs as [`MAX_SERVICES`].
+pub const MAX_BACKENDS: u32 = 262_144;
 /// Backends of one service port that the kernel chooses from; a service with more goes to the proxy.
 pub const MAX_BACKENDS_PER_SERVICE: u32 = 1_024;
 /// Connections between `connect` and `accept`.
@@ -74,12 +75,12 @@ pub const MAPS: [MapSpec; 13] = [
     },
     MapSpec {
         name: "SERVICES",
-        layout: 1,
+        layout: 2,
         config: true,
     },
     MapSpec {
         name: "BACKENDS",
-        layout: 1,
+        layout: 2,
         config: true,
     },
     MapSpec {

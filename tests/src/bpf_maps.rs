@@ -47,7 +47,7 @@ impl Contents {
     /// # Errors
     /// There is none, or the kernel refuses.
     pub fn read(bpf_dir: &Path) -> Result<Self> {
-        let map = |name: &str| dump(bpf_dir, name);
+        let map = |name: &str| PinnedMap::open(bpf_dir, name).map(|map| map.entries());
         let mut backends: BTreeMap<Bytes, Vec<Bytes>> = BTreeMap::new();
         // Keys are service number and place, so that each service's backends come in order.
         for (key, value) in map("BACKENDS")? {
@@ -79,45 +79,83 @@ impl Contents {
     }
 }
 
-/// All entries of a pinned map, by the name that it has in the object.
-fn dump(bpf_dir: &Path, name: &str) -> Result<BTreeMap<Bytes, Bytes>> {
-    let pin = std::fs::read_dir(bpf_dir.join("maps"))?
-        .flatten()
-        .find(|entry| {
-            let file = entry.file_name();
-            let file = file.to_string_lossy();
-            file.strip_prefix(name).is_some_and(|rest| rest.starts_with("-v"))
+/// A pinned map, open.
+#[derive(Debug)]
+pub struct PinnedMap {
+    fd: OwnedFd,
+    key_size: usize,
+    value_size: usize,
+}
+
+impl PinnedMap {
+    /// Opens the map that has this name in the object, whatever its layout.
+    ///
+    /// # Errors
+    /// There is none in `bpf_dir`, or the kernel refuses.
+    pub fn open(bpf_dir: &Path, name: &str) -> Result<Self> {
+        let pin = std::fs::read_dir(bpf_dir.join("maps"))?
+            .flatten()
+            .find(|entry| {
+                let file = entry.file_name();
+                let file = file.to_string_lossy();
+                file.strip_prefix(name).is_some_and(|rest| rest.starts_with("-v"))
+            })
+            .with_context(|| format!("no pin of {name}"))?;
+        let path = CString::new(pin.path().as_os_str().as_encoded_bytes())?;
+        let fd = bpf(OBJ_GET, &mut [path.as_ptr() as u64, 0])?;
+        // SAFETY: the kernel returned a new descriptor that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) };
+        // struct bpf_map_info: type, id, key_size, value_size, …
+        let mut info = [0u32; 20];
+        let size = u64::try_from(size_of_val(&info))?;
+        let number = u64::from(fd.as_raw_fd().unsigned_abs());
+        bpf(
+            OBJ_GET_INFO_BY_FD,
+            &mut [number | size << 32, info.as_mut_ptr() as u64],
+        )?;
+        Ok(Self {
+            fd,
+            key_size: info[2] as usize,
+            value_size: info[3] as usize,
         })
-        .with_context(|| format!("no pin of {name}"))?;
-    let path = CString::new(pin.path().as_os_str().as_encoded_bytes())?;
-    let fd = bpf(OBJ_GET, &mut [path.as_ptr() as u64, 0])?;
-    // SAFETY: the kernel returned a new descriptor that nobody else owns.
-    let map = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) };
-    let fd = u64::from(map.as_raw_fd().unsigned_abs());
-    // struct bpf_map_info: type, id, key_size, value_size, …
-    let mut info = [0u32; 20];
-    let size = u64::try_from(size_of_val(&info))?;
-    bpf(
-        OBJ_GET_INFO_BY_FD,
-        &mut [fd | size << 32, info.as_mut_ptr() as u64],
-    )?;
-    let (mut key, mut value) = (vec![0u8; info[2] as usize], vec![0u8; info[3] as usize]);
-    let mut entries = BTreeMap::new();
-    let mut previous: Option<Bytes> = None;
-    loop {
-        let from = previous.as_ref().map_or(0, |key| key.as_ptr() as u64);
-        if bpf(MAP_GET_NEXT_KEY, &mut [fd, from, key.as_mut_ptr() as u64, 0]).is_err() {
-            return Ok(entries);
+    }
+
+    /// The value under a key of the map's size, if there is one.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        if key.len() != self.key_size {
+            return None;
         }
-        if bpf(
-            MAP_LOOKUP_ELEM,
-            &mut [fd, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0],
-        )
-        .is_ok()
-        {
-            entries.insert(key.clone(), value.clone());
+        let mut value = vec![0u8; self.value_size];
+        let mut attr = [self.number(), key.as_ptr() as u64, value.as_mut_ptr() as u64, 0];
+        bpf(MAP_LOOKUP_ELEM, &mut attr).is_ok().then_some(value)
+    }
+
+    /// All entries.
+    #[must_use]
+    pub fn entries(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut key = vec![0u8; self.key_size];
+        let mut entries = BTreeMap::new();
+        let mut previous: Option<Bytes> = None;
+        loop {
+            let from = previous.as_ref().map_or(0, |key| key.as_ptr() as u64);
+            if bpf(
+                MAP_GET_NEXT_KEY,
+                &mut [self.number(), from, key.as_mut_ptr() as u64, 0],
+            )
+            .is_err()
+            {
+                return entries;
+            }
+            if let Some(value) = self.get(&key) {
+                entries.insert(key.clone(), value);
+            }
+            previous = Some(key.clone());
         }
-        previous = Some(key.clone());
+    }
+
+    fn number(&self) -> u64 {
+        u64::from(self.fd.as_raw_fd().unsigned_abs())
     }
 }
 

@@ -124,3 +124,52 @@ fn a_successor_that_dies_on_the_way_leaves_a_node_that_the_next_start_repairs() 
         drop(old);
     }
 }
+
+/// The kubelet of a DaemonSet may take minutes to start the next one: until then the old agent has the node again.
+#[test]
+fn a_successor_that_dies_gives_the_node_back_to_the_agent_that_it_asked() {
+    let mut mesh = builder().start().unwrap();
+    let to = mesh.service("echo").vips()[0].to_string();
+    let mut resumed = 0;
+    for round in 0..6u64 {
+        let mut successor = mesh.agents[0].spec.start().unwrap();
+        std::thread::sleep(Duration::from_millis(60 + round * 25));
+        successor.kill();
+        let outcome = mesh_tests::eventually("service by somebody", Duration::from_secs(20), || {
+            if !mesh.agents[0].proc.running() {
+                return Some(false);
+            }
+            let gone_on = mesh.agents[0].proc.stderr().matches("this one goes on").count();
+            let answer = mesh.pod("client").podkit(&["connect", "--to", &to]).ok()?;
+            let status = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
+            let here =
+                status["agent"]["pid"] == mesh.agents[0].proc.pid() && status["agent"]["settled"] == true;
+            (here && answer["ok"] == true).then_some(gone_on > resumed)
+        })
+        .unwrap();
+        if mesh.agents[0].proc.running() {
+            resumed += usize::from(outcome);
+            learns(&mesh, round);
+        } else {
+            // The successor had told it to drain before it died.
+            mesh.agents[0] = mesh.agents[0].spec.start().unwrap();
+        }
+    }
+    assert!(resumed > 0, "no successor died at a time that proves anything");
+}
+
+/// The agent takes in what is new.
+fn learns(mesh: &Mesh, round: u64) {
+    let name = format!("rule-{round}.yaml");
+    let rule = format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: rule-{round}, namespace: default}}\n\
+         spec:\n  hosts: [elsewhere-{round}.example]\n  http: [{{route: [{{destination: {{host: near}}}}]}}]\n"
+    );
+    mesh.config.write(&name, rule).unwrap();
+    mesh_tests::eventually("a new rule in force", Duration::from_secs(10), || {
+        let status = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
+        let rules = status["rules_in_force"].to_string();
+        rules.contains(&format!("rule-{round}")).then_some(())
+    })
+    .unwrap();
+}

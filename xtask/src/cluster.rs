@@ -6,6 +6,7 @@ mod images;
 use crate::{go, setup, shell};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Subcommand, ValueEnum};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -159,6 +160,20 @@ impl Cluster {
         Self {
             work: shell::root().join("target/cluster-test"),
         }
+    }
+
+    /// The one of `cargo xtask bench --cluster`.
+    pub(crate) fn of_bench() -> Self {
+        Self {
+            work: shell::root().join("target/cluster-bench"),
+        }
+    }
+
+    /// A command in the network of a machine, with this process's files.
+    pub(crate) fn in_network_of(&self, machine: &str, program: &OsStr) -> Command {
+        let mut command = self.script();
+        command.args(["net", machine]).arg(program);
+        command
     }
 
     /// The one of `cargo xtask conformance`.

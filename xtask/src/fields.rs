@@ -210,12 +210,10 @@ fn leaf_type(kind: &str, schema: &Value) -> String {
     }
     match schema["enum"].as_array() {
         Some(values) => {
-            let values: Vec<&str> = values
-                .iter()
-                .filter_map(Value::as_str)
-                .filter(|v| !v.is_empty())
-                .collect();
-            format!("enum:{}", values.join("|"))
+            let numbers = kind == "integer";
+            let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+            let values: Vec<String> = values.iter().map(text).filter(|v| !v.is_empty()).collect();
+            format!("{}:{}", if numbers { "codes" } else { "enum" }, values.join("|"))
         }
         None if kind.is_empty() => "any".into(),
         None => kind.to_owned(),

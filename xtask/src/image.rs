@@ -35,14 +35,20 @@ pub(crate) struct Options {
 impl Options {
     /// What the suites on a cluster run: the profile that the other suites have compiled.
     pub(crate) fn for_tests() -> Self {
+        Self::of(Profile::Release)
+    }
+
+    /// An image for this machine.
+    pub(crate) fn of(profile: Profile) -> Self {
         Self {
-            profile: Profile::Release,
+            profile,
             target: None,
             output: None,
         }
     }
 }
 
+/// How the program is compiled.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Profile {
     Dist,

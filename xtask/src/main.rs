@@ -1,5 +1,6 @@
 //! Heddle's own tasks. `cargo xtask setup|build-ebpf|test|demo|bench|cluster|conformance|image`; each does what the one before it needs.
 
+mod bench;
 mod bpf;
 mod cluster;
 mod conformance;
@@ -43,9 +44,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Sets up, builds, and measures Heddle beside its peers.
+    /// Sets up, builds, and measures Heddle: beside its peers, or on a Kubernetes cluster of many objects (--cluster).
     Bench {
-        /// Arguments of the bench: --json FILE, --quick.
+        /// Arguments of the bench: --json FILE, --quick. With --cluster: on a Kubernetes cluster of its own (or --kubeconfig F), with
+        /// --services N, --endpoints M, --storm-rate N, --storm-seconds N, --pods N, --parts LIST, --profile release.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -88,8 +90,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Conformance(options) => return conformance::run(&options),
         Task::Cluster { kubeconfig, task } => return cluster::run(&task, kubeconfig.as_deref()),
         Task::Demo { args } => return front("demo", &[], &args, "release"),
-        // What is measured is what the image ships.
-        Task::Bench { args } => return front("bench", setup::BENCH, &args, "dist"),
+        Task::Bench { args } => return bench::run(args),
         Task::Generate { fields } => {
             if fields {
                 fields::run()?;

@@ -8,9 +8,28 @@ pub use basis::Basis;
 use crate::model::snapshot::Snapshot;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use mesh_common::maps::{MAX_BACKENDS, MAX_SERVICES};
 use mesh_common::{Backend, BackendKey, Ip, LocalPod, PortKey, Service, ServiceKey, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// How much the maps hold whose size can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries of `SERVICES`.
+    pub services: u32,
+    /// Entries of `BACKENDS`.
+    pub backends: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            services: MAX_SERVICES,
+            backends: MAX_BACKENDS,
+        }
+    }
+}
 
 /// Facts about the node that only the edge knows.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +40,8 @@ pub struct NodeFacts {
     pub addrs: Vec<IpAddr>,
     /// Pods whose listeners are open: `Workload::id` → network namespace cookie. Only these are captured.
     pub captured: BTreeMap<u32, u64>,
+    /// Sizes of the maps.
+    pub limits: Limits,
 }
 
 /// Full contents of the config maps.

@@ -4,6 +4,7 @@
 //! Nothing here does I/O, reads a clock, draws a random number or is async: times and draws are arguments. The same
 //! functions serve the proxy, `heddle why` and the tests.
 
+pub mod analyze;
 pub mod convert;
 pub mod datapath;
 pub mod model;
@@ -11,6 +12,7 @@ pub mod rotation;
 pub mod routing;
 pub mod state;
 pub mod translate;
+pub mod whatif;
 
 #[cfg(test)]
 mod testing;

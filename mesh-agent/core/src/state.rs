@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attached;
+mod compact;
 mod connections;
 mod delegates;
 mod dirty;
@@ -16,6 +17,7 @@ mod pods;
 mod routes;
 mod scopes;
 mod services;
+mod shared;
 mod status;
 mod tables;
 mod templates;
@@ -27,6 +29,7 @@ use crate::model::ObjectName;
 use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Head, Rejected, Translated, describe, in_place_of, translate};
+use compact::Common;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -115,6 +118,9 @@ pub struct Problem {
 /// others go on.
 pub struct State {
     tables: Tables,
+    common: Common,
+    /// Of files every object. Of an API server those that have a problem: there are tens of thousands, which the tables
+    /// know, and their place is their name.
     records: HashMap<ObjectKey, Record>,
     /// Those of `records` that have a problem.
     troubled: BTreeSet<ObjectKey>,
@@ -151,7 +157,8 @@ impl State {
 
     /// Nothing known yet; the source will give the pods of `node`. Others are known by EndpointSlices and
     /// WorkloadTemplates, services have the endpoints of their slices and no others, and a pod's network namespace is what
-    /// [`Change::Sandbox`] says, not what its annotation does.
+    /// [`Change::Sandbox`] says, not what its annotation does. There is one listing, the first: later every object that
+    /// goes is said to be gone.
     #[must_use]
     pub fn for_node(settings: MeshSettings, node: impl Into<Arc<str>>) -> Self {
         Self::with(settings, Some(node.into()))
@@ -176,6 +183,7 @@ impl State {
     fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {
         Self {
             tables: Tables::default(),
+            common: Common::default(),
             records: HashMap::new(),
             troubled: BTreeSet::new(),
             loose: BTreeMap::new(),
@@ -237,8 +245,7 @@ impl State {
             origin: self
                 .records
                 .get(&w.key)
-                .map(|r| r.origin.clone())
-                .unwrap_or_default(),
+                .map_or_else(|| describe(&w.key), |r| r.origin.clone()),
             rejected: w.rejected(),
             last_good_in_force: false,
         };
@@ -292,10 +299,10 @@ impl State {
             // Nobody knows which object this was meant to be: as if it could not be read at all.
             Err(rejected) => return self.unreadable(origin.to_owned(), rejected),
         };
-        if let Some(listing) = &mut self.listing {
-            // An API server has one version of an object, and a later one is a change.
-            let files = !self.world.of_one_node();
-            if let Some(first) = listing.seen.get(&head.key).filter(|_| files) {
+        // An API server has one version of an object, and a later one is a change.
+        let files = !self.world.of_one_node();
+        if let Some(listing) = self.listing.as_mut().filter(|_| files) {
+            if let Some(first) = listing.seen.get(&head.key) {
                 let reason = format!("is already defined at {first}; this second version is ignored");
                 let rejected = Rejected {
                     object: describe(&head.key),
@@ -327,30 +334,56 @@ impl State {
             return false;
         }
         self.versions.read(head);
-        let record = self.records.entry(head.key.clone()).or_insert_with(|| Record {
-            origin: origin.to_owned(),
-            in_force: false,
-            problem: None,
-        });
-        record.origin = origin.to_owned();
         match translated {
             Ok(translated) => {
-                record.in_force = true;
                 self.versions.put(head);
-                let had_problem = record.problem.take().is_some();
-                if had_problem {
-                    self.troubled.remove(&head.key);
-                }
-                self.tables.put(head, translated, self.world.dirty_mut()) | had_problem
+                let had_problem = self.in_force(head, origin);
+                let name = ObjectName {
+                    namespace: self.common.text(&head.key.namespace),
+                    name: self.common.name(&head.key),
+                };
+                let translated = self.common.compact(translated, !self.world.of_one_node());
+                self.tables.put(name, translated, self.world.dirty_mut()) | had_problem
             }
             Err(rejected) => {
+                let in_force = self.tables.has(&head.key);
+                let record = self.records.entry(head.key.clone()).or_insert_with(|| Record {
+                    origin: String::new(),
+                    in_force,
+                    problem: None,
+                });
+                origin.clone_into(&mut record.origin);
                 let changed = record.problem.as_ref() != Some(&rejected);
                 record.problem = Some(rejected);
                 self.troubled.insert(head.key.clone());
                 let guard = in_place_of(head, object).filter(|_| !record.in_force);
-                guard.is_some_and(|guard| self.tables.put(head, guard, self.world.dirty_mut())) | changed
+                guard.is_some_and(|guard| self.tables.put(head.name(), guard, self.world.dirty_mut()))
+                    | changed
             }
         }
+    }
+
+    /// A good version of an object is there. Returns whether it had a problem before.
+    fn in_force(&mut self, head: &Head, origin: &str) -> bool {
+        if self.world.of_one_node() {
+            let had_problem = !self.troubled.is_empty() && self.troubled.remove(&head.key);
+            if had_problem {
+                self.records.remove(&head.key);
+            }
+            return had_problem;
+        }
+        let record = self.records.entry(head.key.clone()).or_insert_with(|| Record {
+            origin: String::new(),
+            in_force: true,
+            problem: None,
+        });
+        origin.clone_into(&mut record.origin);
+        record.in_force = true;
+        let had_problem = record.problem.take().is_some();
+        if had_problem {
+            self.troubled.remove(&head.key);
+        }
+        had_problem
     }
 
     fn unreadable(&mut self, origin: String, rejected: Rejected) -> bool {
@@ -388,14 +421,11 @@ impl State {
             self.loose.retain(|_, problem| problem.rejected.object != object);
         }
         let cleared = self.loose.len() != before;
-        match self.records.remove(key) {
-            Some(record) => {
-                self.troubled.remove(key);
-                self.tables.remove(key, self.world.dirty_mut());
-                cleared || record.in_force || record.problem.is_some()
-            }
-            None => cleared,
-        }
+        let recorded = self.records.remove(key).is_some();
+        self.troubled.remove(key);
+        let in_force = self.tables.has(key);
+        self.tables.remove(key, self.world.dirty_mut());
+        cleared || recorded || in_force
     }
 
     /// What the listing did not mention is gone, unless it may stand in a file that could not be read.
@@ -403,6 +433,11 @@ impl State {
         let Some(listing) = self.listing.take() else {
             return false;
         };
+        if self.world.of_one_node() {
+            let changed = self.loose != listing.loose;
+            self.loose = listing.loose;
+            return changed;
+        }
         let gone: Vec<ObjectKey> = self
             .records
             .iter()

@@ -1,6 +1,7 @@
 //! API objects (as JSON values) → model. Every refusal names the object and the field.
 
 mod destination_rule;
+pub mod fields;
 mod gateway;
 pub mod gateway_api;
 mod head;

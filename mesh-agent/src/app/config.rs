@@ -1,5 +1,7 @@
 //! The agent's settings, parsed once from flags and environment.
 
+use mesh_common::maps::{MAX_BACKENDS, MAX_SERVICES};
+use mesh_core::datapath::Limits;
 use mesh_core::model::snapshot::MeshSettings;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,9 +47,22 @@ pub struct AgentConfig {
     /// Proxy threads; 0 = one for each core.
     #[arg(long, env = "HEDDLE_WORKERS", default_value_t = 0)]
     pub workers: usize,
+    /// Service ports and pod addresses that the data path holds: 16 bytes of kernel memory each, and 100 more when used.
+    #[arg(long, env = "HEDDLE_MAX_SERVICES", default_value_t = MAX_SERVICES, value_parser = clap::value_parser!(u32).range(1_024..=4_194_304))]
+    pub max_services: u32,
+    /// Backends that the data path holds for services that it serves without a proxy: kernel memory as above.
+    #[arg(long, env = "HEDDLE_MAX_BACKENDS", default_value_t = MAX_BACKENDS, value_parser = clap::value_parser!(u32).range(1_024..=4_194_304))]
+    pub max_backends: u32,
     /// Trust domain of the mesh (`meshConfig.trustDomain`).
     #[arg(long, env = "HEDDLE_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: String,
+    /// Namespace whose policies without a selector hold for the whole mesh (`meshConfig.rootNamespace`).
+    #[arg(long, env = "HEDDLE_ROOT_NAMESPACE", default_value = "istio-system")]
+    pub root_namespace: String,
+    /// Take the kubelet's probes into the mesh like any other connection. Else those from an address of this node to the
+    /// port of a declared probe go to the application, whatever PeerAuthentication says.
+    #[arg(long, env = "HEDDLE_CAPTURE_PROBES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub capture_probes: bool,
     /// DNS domain of the cluster.
     #[arg(long, env = "HEDDLE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -122,7 +137,16 @@ impl AgentConfig {
             trust_domain: self.trust_domain.as_str().into(),
             cluster_domain: self.cluster_domain.as_str().into(),
             registry_only: self.outbound_traffic_policy == OutboundPolicy::RegistryOnly,
-            ..MeshSettings::default()
+            root_namespace: self.root_namespace.as_str().into(),
+        }
+    }
+
+    /// Sizes of the data path's maps.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            services: self.max_services,
+            backends: self.max_backends,
         }
     }
 

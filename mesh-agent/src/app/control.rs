@@ -6,19 +6,22 @@ use super::certificates;
 use super::config::AgentConfig;
 use super::enrol::{Enrol, SandboxFact};
 use super::figures::DatapathCollector;
-use super::handover::{self, Handover, Predecessor};
+use super::handover::{self, Handover, Outcome};
+use super::inputs::{self, Batch, Inputs, apply};
 use super::leaving;
 use super::node::Node;
 use super::plugin::Plugin;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
+use crate::cni::LIFE_SIGN;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
 use crate::contract::{Certificates, EdgeTls};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
-use crate::source::{files, kube, names};
+use crate::source::kube::SourceFigures;
+use crate::source::names;
 use crate::sys::NetnsFiles;
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use anyhow::Context;
@@ -27,13 +30,13 @@ use mesh_core::model::snapshot::Snapshot;
 use mesh_core::state::{Change, Problem, Sandbox, State};
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::LocalSet;
 
 const TICK: Duration = Duration::from_secs(1);
 /// What could not be captured or applied is tried again after this long.
@@ -43,6 +46,9 @@ const PLUGIN_QUEUE: usize = 256;
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
 
+/// The agent says that it lives, for the plug-in, this often.
+const SIGN_EVERY_TICKS: u64 = 30;
+
 /// Everything that the control loop and the admin interface share. Borrowed for the length of one answer or one
 /// change, never across an await.
 pub struct World {
@@ -50,6 +56,8 @@ pub struct World {
     pub config: AgentConfig,
     /// What the sources said.
     pub state: State,
+    /// What the Kubernetes source tells of itself.
+    pub source: Option<SourceFigures>,
     /// What is wrong with what they said.
     pub problems: Vec<Problem>,
     /// This node's kernel side.
@@ -97,7 +105,7 @@ impl World {
     /// Takes a batch; the first complete listing makes the agent ready.
     fn take_batch(
         &mut self,
-        batch: Vec<Change>,
+        batch: Batch,
         netns_files: &Arc<NetnsFiles>,
         plugins: &mpsc::Sender<CniRequest>,
     ) -> anyhow::Result<()> {
@@ -108,23 +116,33 @@ impl World {
         }
         self.node.tick();
         self.node.datapath_mut().keep();
+        self.announce(netns_files, plugins)
+    }
+
+    /// Takes the plug-in's questions, and is ready for the kubelet.
+    fn announce(
+        &mut self,
+        netns_files: &Arc<NetnsFiles>,
+        plugins: &mpsc::Sender<CniRequest>,
+    ) -> anyhow::Result<()> {
         if self.enrol.is_some() {
             self.plugin = Plugin::start(&self.config, Arc::clone(netns_files), plugins.clone())?;
+            self.leave_life_sign();
         }
         if let Some(path) = &self.config.ready_file {
+            // Not there is what it should be.
+            let _ = std::fs::remove_file(waits_for(path));
             std::fs::write(path, "").with_context(|| format!("write {}", path.display()))?;
         }
         tracing::info!("ready");
         Ok(())
     }
 
-    fn take(&mut self, changes: Vec<Change>) {
-        let mut changed = false;
-        let mut complete = false;
-        for change in changes {
-            complete |= matches!(change, Change::InitDone);
-            changed |= self.state.apply(change);
-        }
+    fn take(&mut self, batch: Batch) {
+        let (changed, complete) = match batch {
+            Batch::New(changes) => apply(&mut self.state, changes),
+            Batch::Listed => (true, true),
+        };
         if complete {
             self.last_listing = Some(Instant::now());
         }
@@ -236,17 +254,46 @@ impl World {
         self.answer_plugin(&snapshot);
     }
 
+    /// For a plug-in that finds nobody to ask.
+    fn leave_life_sign(&self) {
+        let path = self.config.state_dir.join(LIFE_SIGN);
+        if let Err(error) = std::fs::write(&path, "") {
+            tracing::warn!(%error, path = %path.display(), "cannot be written");
+        }
+    }
+
+    /// For the kubelet's Event on a pod that does not become ready.
+    fn say_what_is_waited_for(&self) {
+        let refused = self.source.iter().flat_map(SourceFigures::refused);
+        let words: Vec<String> = refused.map(|(kind, words)| format!("{kind}: {words}")).collect();
+        if let Some(path) = &self.config.ready_file
+            && !words.is_empty()
+            && let Err(error) = std::fs::write(waits_for(path), words.join("; "))
+        {
+            tracing::warn!(%error, "cannot say what is waited for");
+        }
+    }
+
     fn tick(&mut self, ticks: u64) {
         if !self.ready() {
-            return;
+            return self.say_what_is_waited_for();
         }
         self.node.tick();
+        if ticks.is_multiple_of(SIGN_EVERY_TICKS) {
+            self.leave_life_sign();
+        }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
         {
             tracing::error!(%error, "the data path is not in effect");
         }
     }
+}
+
+/// Where an agent that is not ready says what it waits for: beside the file of `--ready-file`.
+#[must_use]
+pub fn waits_for(ready_file: &Path) -> PathBuf {
+    ready_file.with_extension("waits-for")
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -264,16 +311,13 @@ pub fn run(config: AgentConfig) -> anyhow::Result<()> {
 async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(&TelemetryConfig::default());
     telemetry.access.set_on(config.access_log);
-    let (sender, mut changes) = mpsc::channel(8);
+    // No more than one batch waits: it holds whole objects.
+    let (sender, mut changes) = mpsc::channel(1);
     let (wanted, names) = watch::channel(names::Names::new());
     tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
-    let (state, source) = start_source(&config, &telemetry, sender).await?;
+    let mut source = inputs::start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
-    let early = if handover::is_due(&config) {
-        first_listing(&mut changes).await
-    } else {
-        Vec::new()
-    };
+    let listed = handover::is_due(&config) && inputs::first_listing(&mut source.state, &mut changes).await;
     let predecessor = handover::ask(&config).await?;
     let mark = match &predecessor {
         Some(predecessor) => predecessor.mark,
@@ -287,6 +331,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         bpf_dir: config.bpf_dir.clone(),
         cgroup,
         state_dir: config.state_dir.clone(),
+        limits: config.limits(),
     };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
     if predecessor.is_none() {
@@ -319,13 +364,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         )
         .context("start the proxy")?,
     );
-    let node = Node::new(
-        config.node.clone(),
-        mark,
-        config.drain_deadline(),
-        datapath,
-        Arc::clone(&proxy),
-    );
+    let node = Node::new(&config, mark, datapath, Arc::clone(&proxy));
     let drain = config.drain_deadline();
     let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
     let enrol = config.config.is_none().then(|| {
@@ -334,7 +373,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     });
     let (handovers, successors) = mpsc::channel(1);
     let world = Rc::new(RefCell::new(World {
-        state,
+        state: source.state,
+        source: source.figures,
         problems: Vec::new(),
         node,
         snapshots,
@@ -354,33 +394,39 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let (_serving, until_end) = drain::drain();
     let store = Arc::clone(&world.borrow().certificates);
     tokio::task::spawn_local(store.run(until_end));
-    let admin = admin::start(&world).await?;
     if let Some(events) = events {
         tokio::task::spawn_local(log_events(events, Rc::clone(&world)));
     }
-    let inputs = Inputs {
-        early,
+    let mut inputs = Inputs {
+        listed,
         changes,
         successors,
         predecessor,
         netns_files,
     };
-    let end = tokio::select! {
-        ended = source => {
-            ended.context("config source")?.context("config source")?;
-            End::Signal
-        }
-        end = control(Rc::clone(&world), inputs) => end?,
-    };
-    if let End::HandedOver(handover) = end {
+    loop {
+        let admin = admin::start(&world).await?;
+        let end = tokio::select! {
+            ended = &mut source.task => {
+                ended.context("config source")?.context("config source")?;
+                End::Signal
+            }
+            end = control(Rc::clone(&world), &mut inputs) => end?,
+        };
+        let End::HandedOver(handover) = end else { break };
         // The successor listens there. What is being answered goes on.
         for listener in admin {
             listener.abort();
             // Its port is free once it has ended.
             let _aborted = listener.await;
         }
-        world.borrow_mut().plugin = None;
-        return handover::hand_over(&world, &proxy, handover).await;
+        if let Some(plugin) = world.borrow_mut().plugin.take() {
+            plugin.leave(false);
+        }
+        match handover::hand_over(&world, &proxy, handover).await? {
+            Outcome::Drained => return Ok(()),
+            Outcome::Resumed => {}
+        }
     }
     let config = world.borrow().config.clone();
     let for_good = config.config.is_none() && leaving::uninstalled(&config).await;
@@ -400,63 +446,13 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the config source: a folder, or the Kubernetes API. The state must know which: of the API it sees one node's
-/// pods only.
-async fn start_source(
-    config: &AgentConfig,
-    telemetry: &Telemetry,
-    sender: mpsc::Sender<Vec<Change>>,
-) -> anyhow::Result<(State, JoinHandle<anyhow::Result<()>>)> {
-    if let Some(folder) = config.config.clone() {
-        let source = async move { Ok(files::watch(folder, sender).await?) };
-        return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
-    }
-    let settings = kube::WatchSettings::default();
-    let client = kube::client(&settings)
-        .await
-        .context("no config folder is given (--config), and")?;
-    let figures = telemetry.register(kube::SourceFigures::register);
-    let node = config.node.clone();
-    let state = State::for_node(config.settings(), node.as_str());
-    let reader = kube::Reader::Agent { node };
-    let source = async move {
-        kube::watch(client, reader, settings, figures, sender).await;
-        Ok(())
-    };
-    Ok((state, tokio::task::spawn_local(source)))
-}
-
-/// Batches up to the end of the first listing; fewer if the source ends.
-async fn first_listing(changes: &mut mpsc::Receiver<Vec<Change>>) -> Vec<Vec<Change>> {
-    let mut early = Vec::new();
-    while let Some(batch) = changes.recv().await {
-        let whole = batch.iter().any(|change| matches!(change, Change::InitDone));
-        early.push(batch);
-        if whole {
-            break;
-        }
-    }
-    early
-}
-
-/// What the control loop listens to.
-struct Inputs {
-    /// What came before the loop began.
-    early: Vec<Vec<Change>>,
-    changes: mpsc::Receiver<Vec<Change>>,
-    successors: mpsc::Receiver<Handover>,
-    /// The agent that drains once this one serves.
-    predecessor: Option<Predecessor>,
-    netns_files: Arc<NetnsFiles>,
-}
-
 /// Why the control loop has ended.
 enum End {
     Signal,
     HandedOver(Handover),
 }
 
-async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Result<End> {
+async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Result<End> {
     let (plugins, mut requests) = mpsc::channel(PLUGIN_QUEUE);
     let mut asked = Vec::new();
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
@@ -464,10 +460,16 @@ async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Resul
     let mut ticker = tokio::time::interval(TICK);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0u64;
-    for batch in inputs.early.drain(..) {
+    let certificates = Arc::clone(&world.borrow().certificates);
+    if world.borrow().ready() {
+        world.borrow_mut().announce(&inputs.netns_files, &plugins)?;
+        // A successor that has died may have changed anything.
+        world.borrow_mut().publish();
+    }
+    if std::mem::take(&mut inputs.listed) {
         world
             .borrow_mut()
-            .take_batch(batch, &inputs.netns_files, &plugins)?;
+            .take_batch(Batch::Listed, &inputs.netns_files, &plugins)?;
     }
     loop {
         if inputs.predecessor.is_some() && world.borrow().serves_what_can_be_served() {
@@ -482,8 +484,10 @@ async fn control(world: Rc<RefCell<World>>, mut inputs: Inputs) -> anyhow::Resul
             _ = interrupt.recv() => return Ok(End::Signal),
             Some(handover) = inputs.successors.recv() => return Ok(End::HandedOver(handover)),
             Some(batch) = inputs.changes.recv() => {
-                world.borrow_mut().take_batch(batch, &inputs.netns_files, &plugins)?;
+                world.borrow_mut().take_batch(Batch::New(batch), &inputs.netns_files, &plugins)?;
             }
+            // A pod whose start waits for its certificate need not wait for the next look.
+            () = certificates.issued(), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = ticker.tick() => {

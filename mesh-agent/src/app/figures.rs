@@ -54,7 +54,7 @@ impl DatapathCollector {
                 .collect(),
             maps: node
                 .datapath()
-                .usage()
+                .usage(node.plan())
                 .into_iter()
                 .map(|map| (map.name, signed(map.entries), i64::from(map.max)))
                 .collect(),

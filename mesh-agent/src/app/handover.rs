@@ -51,6 +51,14 @@ pub(super) struct Predecessor {
     pub(super) mark: u32,
 }
 
+/// How a hand-over ended.
+pub(super) enum Outcome {
+    /// The successor serves, and this agent is done.
+    Drained,
+    /// The successor has died: this agent has the node again.
+    Resumed,
+}
+
 /// Whether another agent serves this node, and the settings allow to take over from it.
 pub(super) fn is_due(config: &AgentConfig) -> bool {
     config.takeover && agent_is_locked(&config.state_dir)
@@ -116,15 +124,15 @@ async fn exchange(sender: &mut SendRequest<Full<Bytes>>, path: &str, body: &Valu
 /// The predecessor's part, after its control loop has ended: hands over and drains. Ends with the process, where nobody
 /// starts it again, else with SIGTERM: a container that ended by itself would be started again, and take over back.
 ///
-/// A successor that dies on the way leaves this agent serving by what it knew, until the next start.
+/// A successor that dies on the way gives the node back: this agent takes the data path again.
 ///
 /// # Errors
-/// Another agent has begun without asking, or the successor does not come to serve.
+/// Another agent has begun without asking, the successor does not come to serve, or what it left cannot be taken back.
 pub(super) async fn hand_over(
     world: &RefCell<World>,
     proxy: &Proxy,
     handover: Handover,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Outcome> {
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let (config, mark) = {
         let mut world = world.borrow_mut();
@@ -166,8 +174,10 @@ pub(super) async fn hand_over(
                     if agent_is_locked(&config.state_dir) {
                         ensure!(beats < TOLD_BY, "the new agent has not said that it serves");
                     } else {
-                        // What was captured goes on, by what was known; the next start takes all of it over.
-                        tracing::error!("the new agent has died: this one serves on, and learns nothing more");
+                        tracing::error!("the new agent has died: this one goes on");
+                        world.node.take_back().context("take the data path back")?;
+                        world.successor_serves = None;
+                        return Ok(Outcome::Resumed);
                     }
                 }
             }
@@ -178,5 +188,5 @@ pub(super) async fn hand_over(
     if config.config.is_none() && !told_to_end {
         terminate.recv().await;
     }
-    Ok(())
+    Ok(Outcome::Drained)
 }

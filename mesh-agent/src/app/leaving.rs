@@ -2,8 +2,8 @@
 
 use super::config::AgentConfig;
 use crate::bpf::{cgroup2_mount, pods_cgroup, remove_agent_cgroup, remove_residue};
-use crate::cni::SOCKET_NAME;
 use crate::cni::leave::daemon_set;
+use crate::cni::{LIFE_SIGN, SOCKET_NAME};
 use crate::source::kube;
 
 /// Name of the agents' DaemonSet, as the chart makes it.
@@ -11,7 +11,7 @@ const DAEMON_SET: &str = "heddle-agent";
 
 /// Whether Heddle is being uninstalled: the agents' DaemonSet is gone. No answer is a no.
 pub(super) async fn uninstalled(config: &AgentConfig) -> bool {
-    match kube::client(&kube::WatchSettings::default()).await {
+    match kube::client(&kube::WatchSettings::default(), &kube::SourceFigures::default()).await {
         Ok(client) => {
             let state = daemon_set(client, &config.namespace, DAEMON_SET).await;
             tracing::info!(?state, "the agents' DaemonSet");
@@ -37,7 +37,7 @@ pub(super) fn remove_everything(config: &AgentConfig) {
     for error in outcomes.into_iter().filter_map(Result::err) {
         tracing::error!(%error, "something is left of the data path");
     }
-    for name in ["admin.sock", SOCKET_NAME, "agent.lock"] {
+    for name in ["admin.sock", SOCKET_NAME, LIFE_SIGN, "agent.lock"] {
         let path = config.state_dir.join(name);
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound

@@ -3,12 +3,13 @@
 //! Order, so that no connection meets half a pod. Enrolling: listeners are open and steerable before the maps name the
 //! pod. Leaving: the maps forget the pod before its listeners close.
 
+use super::config::AgentConfig;
 use crate::bpf::{BpfError, Datapath, NetnsLink};
 use crate::contract::PodHandle;
 use crate::errors::chain;
 use crate::pods::{self, CaptureError};
 use crate::proxy::Proxy;
-use mesh_common::listener_kind;
+use mesh_common::{agent_flags, listener_kind};
 use mesh_core::datapath::{self, NodeFacts, Plan};
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::model::workload::Workload;
@@ -21,6 +22,8 @@ use std::time::Duration;
 pub struct Node {
     name: String,
     mark: u32,
+    /// What the programs are told with each beat ([`agent_flags`]).
+    flags: u32,
     drain: Duration,
     datapath: Datapath,
     proxy: Arc<Proxy>,
@@ -50,12 +53,14 @@ pub struct CapturedPod {
 impl Node {
     /// Takes over what an earlier agent left in the maps.
     #[must_use]
-    pub fn new(name: String, mark: u32, drain: Duration, datapath: Datapath, proxy: Arc<Proxy>) -> Self {
+    pub fn new(config: &AgentConfig, mark: u32, datapath: Datapath, proxy: Arc<Proxy>) -> Self {
         let plan = datapath.contents();
+        let capture_probes = u32::from(config.capture_probes) * agent_flags::CAPTURE_PROBES;
         Self {
-            name,
+            name: config.node.clone(),
             mark,
-            drain,
+            flags: capture_probes,
+            drain: config.drain_deadline(),
             datapath,
             proxy,
             live: BTreeMap::new(),
@@ -133,24 +138,27 @@ impl Node {
             .collect()
     }
 
+    /// Serves the pods again after a successor that has died. What the maps hold is read anew.
+    ///
+    /// # Errors
+    /// As [`Datapath::take_back`], or a pod's listeners are not taken.
+    pub fn take_back(&mut self) -> Result<(), BpfError> {
+        self.datapath.take_back()?;
+        for pod in self.live.values_mut() {
+            set_listeners(&mut self.datapath, pod.cookie, &pod.handle)?;
+            pod.link = self.datapath.attach_netns(&pod.handle.netns)?;
+        }
+        self.plan = self.datapath.contents();
+        Ok(())
+    }
+
     fn open(&mut self, workload: &Arc<Workload>) -> Result<(), CaptureError> {
         let handle = Arc::new(pods::open(workload, self.mark)?);
         let refused = |error: BpfError| CaptureError::Datapath(chain(&error));
         let cookie = handle.netns.cookie().map_err(CaptureError::Listen)?;
         let preexisting = pods::established(&handle.netns).unwrap_or(0);
         self.datapath.add_pod_counters(workload.id).map_err(refused)?;
-        let listeners = handle.listeners.iter().flat_map(|l| {
-            [
-                (listener_kind::OUTBOUND, &l.outbound),
-                (listener_kind::INBOUND, &l.inbound),
-                (listener_kind::TUNNEL, &l.tunnel),
-            ]
-        });
-        for (kind, listener) in listeners {
-            self.datapath
-                .set_listener(cookie, kind, listener)
-                .map_err(refused)?;
-        }
+        set_listeners(&mut self.datapath, cookie, &handle).map_err(refused)?;
         let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
         if let Err(error) = self.proxy.add_pod(Arc::clone(&handle)) {
             self.datapath.detach_netns(&link);
@@ -182,6 +190,7 @@ impl Node {
             node: self.name.clone(),
             addrs: node_addrs(),
             captured: self.live.iter().map(|(id, pod)| (*id, pod.cookie)).collect(),
+            limits: self.datapath.config().limits,
         };
         let wanted = datapath::plan(snapshot, &facts, &self.plan);
         for object in &wanted.refused {
@@ -225,7 +234,7 @@ impl Node {
 
     /// Tells the programs that an agent lives.
     pub fn beat(&mut self) {
-        if let Err(error) = self.datapath.beat(self.mark, 0) {
+        if let Err(error) = self.datapath.beat(self.mark, self.flags) {
             tracing::error!(error = %chain(&error), "cannot write the heartbeat");
         }
     }
@@ -280,6 +289,17 @@ impl Node {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+fn set_listeners(datapath: &mut Datapath, cookie: u64, pod: &PodHandle) -> Result<(), BpfError> {
+    let mut all = pod.listeners.iter().flat_map(|listeners| {
+        [
+            (listener_kind::OUTBOUND, &listeners.outbound),
+            (listener_kind::INBOUND, &listeners.inbound),
+            (listener_kind::TUNNEL, &listeners.tunnel),
+        ]
+    });
+    all.try_for_each(|(kind, listener)| datapath.set_listener(cookie, kind, listener))
 }
 
 /// Addresses of the namespace that the agent runs in: the node's own.

@@ -30,7 +30,10 @@ impl Plugin {
         files: Arc<NetnsFiles>,
         requests: mpsc::Sender<CniRequest>,
     ) -> anyhow::Result<Option<Self>> {
-        let Some(install) = config.cni.install(&config.state_dir) else {
+        let Some(install) = config
+            .cni
+            .install(&config.state_dir, &config.bpf_dir, &config.namespace)
+        else {
             return Ok(None);
         };
         let socket = config.state_dir.join(SOCKET_NAME);

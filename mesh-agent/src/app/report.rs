@@ -1,6 +1,7 @@
 //! Status, BPF metrics and event lines: what the agent says of itself.
 
 use super::control::World;
+use crate::source::kube::SourceFigures;
 use mesh_common::verdict::Reason;
 use mesh_common::{Event, EventKind};
 use mesh_core::model::snapshot::{Snapshot, Target};
@@ -30,7 +31,7 @@ pub fn status(world: &World) -> Value {
             "cgroup": node.datapath().config().cgroup,
             "bpf_dir": node.datapath().config().bpf_dir,
         },
-        "pods": snapshot.workloads.iter().map(|workload| pod(world, workload)).collect::<Vec<_>>(),
+        "pods": snapshot.workloads.iter().map(|workload| pod(world, &snapshot, workload)).collect::<Vec<_>>(),
         "problems": world.problems.iter().map(|problem| json!({
             "origin": problem.origin,
             "object": problem.rejected.object,
@@ -48,9 +49,11 @@ pub fn status(world: &World) -> Value {
             "resource_version": version.resource_version,
         })).collect::<Vec<_>>(),
         "newest_resource_versions": world.state.versions().newest(),
+        "refused_by_api_server": world.source.iter().flat_map(SourceFigures::refused)
+            .map(|(kind, reason)| json!({"kind": kind, "reason": reason})).collect::<Vec<_>>(),
         "cni": world.plugin.as_ref().map(|plugin| format!("{:?}", *plugin.status.borrow())),
         "refused_by_datapath": node.plan().refused,
-        "maps": node.datapath().usage().iter().map(|map| json!({
+        "maps": node.datapath().usage(node.plan()).iter().map(|map| json!({
             "name": map.name, "entries": map.entries, "max": map.max,
         })).collect::<Vec<_>>(),
         "decisions": node.datapath().decisions().iter()
@@ -66,7 +69,7 @@ pub fn status(world: &World) -> Value {
     })
 }
 
-fn pod(world: &World, workload: &Workload) -> Value {
+fn pod(world: &World, snapshot: &Snapshot, workload: &Workload) -> Value {
     let node = &world.node;
     let here = *workload.node == *node.name();
     let captured = node.captured(workload.id);
@@ -76,6 +79,8 @@ fn pod(world: &World, workload: &Workload) -> Value {
         (true, None, Some(failure)) => failure.to_owned(),
         (true, None, None) => workload.enrollment.describe().to_owned(),
     };
+    // Of the pod as a whole: single ports may differ.
+    let mutual_tls = snapshot.peer_rule(workload, 0);
     let totals = captured.map(|_| node.datapath().pod_totals(workload.id));
     json!({
         "pod": workload.pod.to_string(),
@@ -87,6 +92,8 @@ fn pod(world: &World, workload: &Workload) -> Value {
         "enrolled": workload.enrolled(),
         "captured": captured.is_some(),
         "why": why,
+        "mutual_tls": mutual_tls.mode.name(),
+        "mutual_tls_by": mutual_tls.by.map(|(object, _)| object.to_string()),
         "connections_before_enrollment": captured.map(|pod| pod.preexisting),
         "connections": totals.map(|t| json!({
             "direct": t.direct, "proxied": t.proxied, "passed": t.passed, "denied": t.denied,

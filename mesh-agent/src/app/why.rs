@@ -5,6 +5,7 @@ use mesh_common::verdict::{Verdict, outbound_backend, outbound_service, outbound
 use mesh_common::{AddrPort, BackendKey, Ip};
 use mesh_core::datapath::Plan;
 use mesh_core::model::host;
+use mesh_core::model::peer::PeerMode;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
@@ -81,6 +82,7 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
             None => source.enrollment.describe().to_owned(),
         };
         steps.push(format!("the pod is not captured by this agent: {why}"));
+        steps.extend(plaintext(&snapshot, &target, addr));
         return Ok(
             json!({"source": source.pod.to_string(), "address": addr.to_string(), "steps": steps,
             "kernel": {"verdict": "untouched", "reason": "not_enrolled"}}),
@@ -107,6 +109,34 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
     }
     answer["steps"] = json!(steps);
     Ok(answer)
+}
+
+/// What becomes of plaintext to this destination, where it is in the mesh: a line for each pod behind it.
+fn plaintext(snapshot: &Snapshot, target: &Target, addr: SocketAddr) -> Vec<String> {
+    let ends: Vec<(&Arc<Workload>, u16)> = match target {
+        Target::Workload(workload) => vec![(workload, addr.port())],
+        Target::Service(_, port) => {
+            let ends = port.endpoints.iter();
+            ends.filter_map(|end| Some((end.workload.as_ref()?, end.addr.port())))
+                .collect()
+        }
+        Target::NoSuchPort(_) | Target::Unknown => Vec::new(),
+    };
+    let enrolled = ends.into_iter().filter(|(workload, _)| workload.enrolled());
+    enrolled
+        .map(|(workload, port)| {
+            let rule = snapshot.peer_rule(workload, port);
+            let by = rule
+                .by
+                .map(|(object, field)| format!(" by PeerAuthentication {object}, {field}"));
+            let (mode, by) = (rule.mode.name(), by.unwrap_or_default());
+            let outcome = match rule.mode {
+                PeerMode::Strict => "refuses plaintext",
+                PeerMode::Permissive | PeerMode::Disable => "takes plaintext",
+            };
+            format!("pod {} {outcome} on port {port}: {mode}{by}", workload.pod)
+        })
+        .collect()
 }
 
 fn find_pod<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Workload>, String> {

@@ -3,7 +3,8 @@
 use super::{BpfError, attach, cgroup, maps::Maps, records::Records};
 use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use mesh_common::maps::MAPS;
+use mesh_common::maps::{MAPS, MapSpec};
+use mesh_core::datapath::Limits;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::{self, File};
@@ -22,6 +23,8 @@ pub struct BpfConfig {
     pub cgroup: PathBuf,
     /// Directory for the lock file.
     pub state_dir: PathBuf,
+    /// Sizes of maps.
+    pub limits: Limits,
 }
 
 /// The loaded programs and their maps.
@@ -82,7 +85,7 @@ impl Datapath {
         let unproven = Unproven {
             dir: first.then(|| config.bpf_dir.clone()),
         };
-        let mut ebpf = load_object(Some(&config.bpf_dir))?;
+        let mut ebpf = load_object(Some(&config))?;
         load_programs(&mut ebpf)?;
         let records = Arc::new(Records::open(&mut ebpf)?);
         let maps = Maps::open(&mut ebpf)?;
@@ -104,12 +107,24 @@ impl Datapath {
     pub fn keep(&mut self) {
         self.unproven.dir = None;
         // Only now: a start that failed must leave an agent of another layout what it needs.
-        sweep_old_layouts(&self.config.bpf_dir);
+        sweep_old_layouts(&self.config);
     }
 
     /// Lets another agent have the data path. This one must not change it any more.
     pub fn release_locks(&mut self) {
         self.locks = None;
+    }
+
+    /// Takes the data path back from an agent that has died: its programs may be of another version, and its listeners
+    /// are gone.
+    ///
+    /// # Errors
+    /// Another agent holds it by now, or the kernel refuses the programs.
+    pub fn take_back(&mut self) -> Result<(), BpfError> {
+        let locks = [lock(&self.config.state_dir)?, lock_pins(&self.config.bpf_dir)?];
+        attach::attach_cgroup_hooks(self)?;
+        self.locks = Some(locks);
+        Ok(())
     }
 
     /// Access to socket records, shared with the proxy.
@@ -217,19 +232,38 @@ fn prepare_dirs(dir: &Path) -> Result<(), BpfError> {
     fs::set_permissions(dir, only_owner).map_err(BpfError::io(format!("chmod {}", dir.display())))
 }
 
-/// The pin of a map: its layout number is part of the name. bpffs refuses names with a dot.
-pub(super) fn map_pin(dir: &Path, name: &str, layout: u32) -> PathBuf {
-    dir.join("maps").join(format!("{name}-v{layout}"))
+/// The pin of a map: its layout number is part of the name, and its size if that was chosen, as a map keeps the one that
+/// it was made with. bpffs refuses names with a dot.
+fn map_pin(config: &BpfConfig, map: &MapSpec) -> PathBuf {
+    let name = match chosen_size(map.name, config.limits) {
+        Some(size) => format!("{}-v{}-{size}", map.name, map.layout),
+        None => format!("{}-v{}", map.name, map.layout),
+    };
+    config.bpf_dir.join("maps").join(name)
 }
 
-pub(super) fn load_object(pins: Option<&Path>) -> Result<Ebpf, BpfError> {
+/// A map's size, if it is not the one of the object.
+fn chosen_size(map: &str, limits: Limits) -> Option<u32> {
+    let usual = Limits::default();
+    match map {
+        "SERVICES" => Some(limits.services).filter(|size| *size != usual.services),
+        "BACKENDS" => Some(limits.backends).filter(|size| *size != usual.backends),
+        _ => None,
+    }
+}
+
+/// The object with its maps pinned as the settings say, or for a look only, with maps that go with it.
+pub(super) fn load_object(config: Option<&BpfConfig>) -> Result<Ebpf, BpfError> {
     let mut loader = EbpfLoader::new();
     // The kernel's types, parsed by `new`, are 20 MiB, and only CO-RE relocations need them: there are none here.
     loader.btf(None);
     loader.verifier_log_level(VerifierLogLevel::STATS);
-    if let Some(dir) = pins {
+    if let Some(config) = config {
         for map in MAPS {
-            loader.map_pin_path(map.name, map_pin(dir, map.name, map.layout));
+            loader.map_pin_path(map.name, map_pin(config, &map));
+            if let Some(size) = chosen_size(map.name, config.limits) {
+                loader.map_max_entries(map.name, size);
+            }
         }
     }
     Ok(loader.load(OBJECT)?)
@@ -265,15 +299,15 @@ where
 
 /// Removes pins of maps whose layout is not the one loaded: the programs that used them have just been replaced or
 /// will be, and config maps are rebuilt from the plan.
-fn sweep_old_layouts(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir.join("maps")) else {
+fn sweep_old_layouts(config: &BpfConfig) {
+    let Ok(entries) = fs::read_dir(config.bpf_dir.join("maps")) else {
         return;
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let current = MAPS
             .iter()
-            .any(|map| map_pin(dir, map.name, map.layout).file_name() == Some(&name));
+            .any(|map| map_pin(config, map).file_name() == Some(&name));
         if !current {
             match fs::remove_file(entry.path()) {
                 Ok(()) => {

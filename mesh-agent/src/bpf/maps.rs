@@ -8,6 +8,7 @@ use mesh_common::{
     Agent, Backend, BackendKey, DirectFlow, DirectKey, FlowKey, FlowRecord, Ip, ListenerKey, LocalPod,
     PodCounters, PortKey, Service, ServiceKey, Workload, maps as limits,
 };
+use mesh_core::datapath::Plan;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 
@@ -186,9 +187,10 @@ impl Datapath {
             .collect()
     }
 
-    /// How full each map is that can fill up.
+    /// How full each map is that can fill up. What `plan` has put there is not counted in the kernel: that would be a system
+    /// call for each of tens of thousands of entries, at every scrape.
     #[must_use]
-    pub fn usage(&self) -> Vec<MapUsage> {
+    pub fn usage(&self, plan: &Plan) -> Vec<MapUsage> {
         let m = &self.maps;
         let row = |name, entries, max| MapUsage { name, entries, max };
         vec![
@@ -204,8 +206,8 @@ impl Datapath {
                 limits::MAX_PROBE_PORTS,
             ),
             row("NODE_ADDRS", m.node_addrs.keys().count(), limits::MAX_NODE_ADDRS),
-            row("SERVICES", m.services.keys().count(), limits::MAX_SERVICES),
-            row("BACKENDS", m.backends.keys().count(), limits::MAX_BACKENDS),
+            row("SERVICES", plan.services.len(), self.config.limits.services),
+            row("BACKENDS", plan.backends.len(), self.config.limits.backends),
             row("LISTENERS", m.listeners.keys().count(), limits::MAX_LISTENERS),
             row("FLOWS", m.flows.keys().count(), limits::MAX_FLOWS),
             row(

@@ -122,6 +122,8 @@ pub struct CertificateStore {
     outage: Mutex<Outage>,
     /// Rung when something may be due before the next tick.
     wake: Notify,
+    /// Rung when there is a new certificate.
+    issued: Notify,
 }
 
 impl CertificateStore {
@@ -134,7 +136,13 @@ impl CertificateStore {
             slots: RwLock::default(),
             outage: Mutex::default(),
             wake: Notify::new(),
+            issued: Notify::new(),
         }
+    }
+
+    /// Returns when a certificate has been issued since the last call.
+    pub async fn issued(&self) {
+        self.issued.notified().await;
     }
 
     /// Asks for certificates and renews them until the drain's deadline. What cannot be renewed is served on until it
@@ -265,6 +273,7 @@ impl CertificateStore {
         match issued {
             Ok(served) => {
                 slot.served.store(Some(Arc::new(served)));
+                self.issued.notify_one();
                 // Whatever the CA gave: the same question is not asked twice in a second.
                 *slot.attempts.lock() = Attempts {
                     retry_at: now.saturating_add(1),

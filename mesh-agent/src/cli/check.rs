@@ -3,6 +3,7 @@
 use super::Output;
 use super::ask::block_on;
 use super::fleet::Fleet;
+use super::rights;
 use super::survey::{self, Finding};
 use crate::bpf::{Feature, check_features};
 use crate::cni::install::examine;
@@ -59,6 +60,18 @@ async fn cluster(args: &Args, fleet: &Fleet, must_be_installed: bool) -> anyhow:
     let installed = agents.is_ok();
     if must_be_installed || installed {
         findings.extend(survey::installed(fleet, &args.mesh_namespace).await?);
+        findings.extend(
+            rights::missing(fleet, &args.mesh_namespace)
+                .await
+                .unwrap_or_else(|error| {
+                    let name = "rights of the accounts heddle-agent and heddle-controller";
+                    vec![Finding::new(
+                        name,
+                        false,
+                        Some(format!("cannot be asked for: {error}")),
+                    )]
+                }),
+        );
     }
     if let Ok(agents) = agents {
         let kernels = fleet

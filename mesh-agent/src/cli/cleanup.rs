@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 gone.with_context(|| format!("remove the agent's place in {}", cgroup.display()))?,
             );
         }
-        for name in ["admin.sock", cni::SOCKET_NAME, "agent.lock"] {
+        for name in ["admin.sock", cni::SOCKET_NAME, cni::LIFE_SIGN, "agent.lock"] {
             let path = args.state_dir.join(name);
             if path.exists() {
                 std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;

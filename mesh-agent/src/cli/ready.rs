@@ -1,5 +1,6 @@
 //! `ready`: whether the agent of this container serves; for the kubelet's probe.
 
+use crate::app::control::waits_for;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,7 +16,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
     if args.file.exists() {
         ExitCode::SUCCESS
     } else {
-        eprintln!("the agent does not serve yet, or another has taken over");
+        match std::fs::read_to_string(waits_for(&args.file)) {
+            Ok(why) => eprintln!("the agent does not serve yet: {why}"),
+            Err(_) => eprintln!("the agent does not serve yet, or another has taken over"),
+        }
         ExitCode::FAILURE
     }
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::api::ListParams;
+use mesh_core::model::template;
 use serde_json::{Value, json};
 
 /// Oldest kernel that takes the programs (`bpf_set_retval`).
@@ -25,7 +26,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn new(name: impl Into<String>, required: bool, wrong: Option<String>) -> Self {
+    pub(super) fn new(name: impl Into<String>, required: bool, wrong: Option<String>) -> Self {
         Self {
             name: name.into(),
             wrong,
@@ -72,12 +73,15 @@ pub(super) async fn before(fleet: &Fleet) -> anyhow::Result<Vec<Finding>> {
     for (name, what) in [
         ("virtualservices.networking.istio.io", "VirtualServices"),
         ("destinationrules.networking.istio.io", "DestinationRules"),
+        ("peerauthentications.security.istio.io", "PeerAuthentications"),
     ] {
-        let wrong = crds.get_opt(name).await?.is_none().then(|| {
-            format!(
+        let wrong = match crds.get_opt(name).await? {
+            None => Some(format!(
                 "the cluster does not know {what}: install Istio's CRDs, or this chart with crds.istio=true"
-            )
-        });
+            )),
+            Some(crd) => unreadable(&crd, &["v1", "v1beta1", "v1alpha3"])
+                .map(|why| format!("{why}: {what} have no effect")),
+        };
         findings.push(Finding::new(format!("CRD {name}"), false, wrong));
     }
     Ok(findings)
@@ -89,12 +93,11 @@ pub(super) async fn installed(fleet: &Fleet, namespace: &str) -> anyhow::Result<
     let mut findings = Vec::new();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let crd = "workloadtemplates.mesh.heddle.io";
-    let missing = crds.get_opt(crd).await?.is_none();
-    findings.push(Finding::new(
-        format!("CRD {crd}"),
-        true,
-        missing.then(|| "is not there".to_owned()),
-    ));
+    let wrong = match crds.get_opt(crd).await? {
+        None => Some("is not there".to_owned()),
+        Some(crd) => unreadable(&crd, &[template::VERSION]),
+    };
+    findings.push(Finding::new(format!("CRD {crd}"), true, wrong));
     let controllers: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let wrong = match controllers.get_opt("heddle-controller").await? {
         None => Some("is not there".to_owned()),
@@ -119,6 +122,15 @@ pub(super) async fn installed(fleet: &Fleet, namespace: &str) -> anyhow::Result<
     };
     findings.push(Finding::new("DaemonSet heddle-agent", true, wrong));
     Ok(findings)
+}
+
+/// Why nothing can be read of a kind whose definition is there.
+fn unreadable(crd: &CustomResourceDefinition, known: &[&str]) -> Option<String> {
+    let served = crd.spec.versions.iter().filter(|version| version.served);
+    let served: Vec<&str> = served.map(|version| version.name.as_str()).collect();
+    let readable = served.iter().any(|version| known.contains(version));
+    let (served, known) = (served.join(", "), known.join(", "));
+    (!readable).then(|| format!("spec.versions: {served} is served, and of {known} none"))
 }
 
 /// What every agent says of its node and of its config.
@@ -146,6 +158,15 @@ pub(super) fn agents(answers: &[(AgentPod, anyhow::Result<Value>)]) -> Vec<Findi
             true,
             wrong,
         ));
+        // Its pods start all the same, and are captured a moment later.
+        if let Some(reason) = status["cni"].as_str().filter(|cni| cni.starts_with("Failed")) {
+            let what = format!("{name}: CNI plug-in");
+            findings.push(Finding::new(what, false, Some(reason.to_owned())));
+        }
+        findings.extend(rows(&status["refused_by_api_server"]).iter().map(|refused| {
+            let what = format!("{name}: reading of kind {}", text(&refused["kind"]));
+            Finding::new(what, true, Some(text(&refused["reason"]).to_owned()))
+        }));
         for pod in here
             .iter()
             .filter(|pod| pod["captured"] != true && pod["enrolled"] == true)

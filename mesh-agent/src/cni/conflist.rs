@@ -5,9 +5,10 @@
 
 use super::PLUGIN_TYPE;
 use super::json::{elements, member, skip_space};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// Endings of the files that a container runtime loads (containerd's go-cni; CRI-O's ocicni takes the same).
 const ENDINGS: [&str; 3] = [".conf", ".conflist", ".json"];
@@ -41,6 +42,20 @@ pub struct Entry {
     timeout_seconds: u64,
     fail_open: bool,
     exclude_namespaces: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    orphaned: Option<Orphaned>,
+}
+
+/// How the plug-in finds out that Heddle was uninstalled while this node's agent was dead, and what it does then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphaned {
+    /// Namespace of the agents' pods.
+    pub namespace: String,
+    /// File that an agent which lives touches.
+    pub life_sign: PathBuf,
+    /// Arguments with which this program removes everything of the mesh from the node.
+    pub cleanup: Vec<String>,
 }
 
 impl Entry {
@@ -58,7 +73,15 @@ impl Entry {
             timeout_seconds,
             fail_open,
             exclude_namespaces,
+            orphaned: None,
         }
+    }
+
+    /// Lets the plug-in remove the mesh from a node that it has left.
+    #[must_use]
+    pub fn removing(mut self, orphaned: Orphaned) -> Self {
+        self.orphaned = Some(orphaned);
+        self
     }
 
     fn text(&self) -> String {

@@ -3,6 +3,7 @@
 //! It is on the path of every pod start of the node, so it starts nothing: no runtime, no threads, no log.
 
 mod ask;
+mod orphan;
 mod spec;
 
 use super::{Answer, Operation, PodRef, Question};
@@ -101,6 +102,9 @@ fn add(conf: &NetConf<'_>, call: &Invocation) -> Result<String, CniError> {
             format!("pod {pod} belongs in the mesh, but cannot be captured: {reason}"),
         )),
         Err(_) if conf.fail_open => Ok(result.to_owned()),
+        Err(Unanswered::Absent(_)) if conf.orphaned.as_ref().is_some_and(orphan::removed) => {
+            Ok(result.to_owned())
+        }
         Err(error) => Err(absent(pod, conf, &error)),
     }
 }

@@ -10,6 +10,7 @@ use super::csr;
 use super::decision::{self, Caller, Denial, Policy};
 use super::metrics::Metrics;
 use super::pods::PodIndex;
+use super::reviews::Reviews;
 use crate::ca::Clock;
 use crate::ca::protocol::{
     AUDIENCE, CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, impersonated,
@@ -42,6 +43,8 @@ pub struct CertificateService {
     pub policy: Policy,
     /// Reviews tokens.
     pub client: kube::Client,
+    /// What it said of late.
+    pub reviews: Reviews,
     /// Counts answers.
     pub metrics: Arc<Metrics>,
     /// Now.
@@ -88,9 +91,13 @@ impl CertificateService {
     }
 
     async fn review(&self, token: String) -> Result<Caller, Status> {
+        let now = (self.clock)();
+        if let Some(caller) = self.reviews.get(&token, now) {
+            return Ok(caller);
+        }
         let question = TokenReview {
             spec: TokenReviewSpec {
-                token: Some(token),
+                token: Some(token.clone()),
                 audiences: Some(vec![AUDIENCE.to_owned()]),
             },
             ..TokenReview::default()
@@ -104,10 +111,12 @@ impl CertificateService {
                 Status::unavailable("cannot review the token")
             })?;
         let status = review.status.unwrap_or_default();
-        decision::caller(&status, AUDIENCE).map_err(|denial| {
+        let caller = decision::caller(&status, AUDIENCE).map_err(|denial| {
             tracing::warn!(reason = %denial, "caller refused");
             Status::unauthenticated("authentication failure")
-        })
+        })?;
+        self.reviews.put(&token, &caller, now);
+        Ok(caller)
     }
 
     fn answer(&self, caller: &Caller, message: &CertificateRequest) -> Result<CertificateResponse, Status> {

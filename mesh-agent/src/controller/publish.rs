@@ -65,7 +65,10 @@ pub async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some((write, done)) = writing.next() => publisher.ledger.done(&write, done),
+            Some((write, took)) = writing.next() => {
+                publisher.ledger.answered(took);
+                publisher.ledger.done(&write, took.is_some());
+            }
             Some(event) = pod_events.next() => publisher.pod(event),
             Some(event) = template_events.next() => publisher.template(event, millis(started)),
             _ = ticks.tick() => {
@@ -146,7 +149,9 @@ fn key(object: &TemplateObject) -> Option<TemplateKey> {
     Some((meta.namespace.as_deref()?.into(), meta.name.as_deref()?.into()))
 }
 
-async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) -> (Write, bool) {
+/// Gives back how long it took, milliseconds; `None` if it failed.
+async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) -> (Write, Option<u64>) {
+    let started = Instant::now();
     let made = tokio::time::timeout(DEADLINE, attempt(client, &write)).await;
     let reason = match made {
         Ok(Ok(())) => {
@@ -154,7 +159,7 @@ async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) -> (Wri
                 Write::Apply(..) => "applied",
                 Write::Delete(_) => "deleted",
             });
-            return (write, true);
+            return (write, Some(millis(started)));
         }
         Ok(Err(error)) => chain(&error),
         Err(_) => "no answer from the API server".to_owned(),
@@ -162,7 +167,7 @@ async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) -> (Wri
     metrics.wrote("error");
     let (Write::Apply(key, _) | Write::Delete(key)) = &write;
     tracing::warn!(namespace = %key.0, name = %key.1, reason, "WorkloadTemplate not written");
-    (write, false)
+    (write, None)
 }
 
 async fn attempt(client: kube::Client, write: &Write) -> Result<(), kube::Error> {

@@ -19,16 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Group of the kinds that are looked at.
-const GROUP: &str = "networking.istio.io";
-/// The kinds.
-pub const KINDS: [&str; 6] = [
-    "VirtualService",
-    "DestinationRule",
-    "ServiceEntry",
-    "WorkloadEntry",
-    "Sidecar",
-    "Gateway",
+/// The kinds that are looked at, with their group.
+pub const KINDS: [(&str, &str); 7] = [
+    ("networking.istio.io", "VirtualService"),
+    ("networking.istio.io", "DestinationRule"),
+    ("networking.istio.io", "ServiceEntry"),
+    ("networking.istio.io", "WorkloadEntry"),
+    ("networking.istio.io", "Sidecar"),
+    ("networking.istio.io", "Gateway"),
+    ("security.istio.io", "PeerAuthentication"),
 ];
 /// How long an absent kind is waited for before it is looked for again.
 const ABSENT: Duration = Duration::from_secs(30);
@@ -99,13 +98,13 @@ impl Board {
 /// Follows one kind until the task is dropped; waits for it where the cluster does not know it.
 pub async fn follow(
     client: kube::Client,
-    kind: &'static str,
+    (group, kind): (&'static str, &'static str),
     settings: MeshSettings,
     board: Arc<Mutex<Board>>,
     metrics: Arc<Metrics>,
 ) {
     let resource = loop {
-        match find(&client, kind).await {
+        match find(&client, group, kind).await {
             Some(resource) => break resource,
             None => tokio::time::sleep(ABSENT).await,
         }
@@ -167,8 +166,8 @@ pub async fn report(
     }
 }
 
-async fn find(client: &kube::Client, kind: &str) -> Option<ApiResource> {
-    let group = kube::discovery::group(client, GROUP).await.ok()?;
+async fn find(client: &kube::Client, group: &str, kind: &str) -> Option<ApiResource> {
+    let group = kube::discovery::group(client, group).await.ok()?;
     group.recommended_kind(kind).map(|(resource, _)| resource)
 }
 

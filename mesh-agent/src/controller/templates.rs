@@ -2,8 +2,11 @@
 //!
 //! Most pods of one generateName are alike: one object says it for all. A pod that differs gets an object of its own.
 
+mod pace;
+
 use super::pods::{Group, PodFacts, PodRecord};
 use mesh_core::model::template::WorkloadTemplate;
+use pace::Pace;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -11,10 +14,6 @@ use std::sync::Arc;
 const MAX_NAME: usize = 253;
 /// One object is written no more often than this, milliseconds.
 pub const PER_OBJECT_MS: u64 = 1_000;
-/// Writes a second, all objects together: each costs every agent an event.
-pub const RATE: u64 = 20;
-/// Writes that may be made at once after a quiet time.
-pub const BURST: u64 = 100;
 /// An object whose last pod is gone stays this long, milliseconds: rollouts scale to zero and back.
 pub const GRACE_MS: u64 = 10_000;
 
@@ -123,8 +122,7 @@ pub struct Ledger {
     queued: BTreeSet<TemplateKey>,
     written: HashMap<TemplateKey, u64>,
     gone: HashMap<TemplateKey, u64>,
-    tokens: f64,
-    refilled: u64,
+    pace: Pace,
 }
 
 impl Ledger {
@@ -217,8 +215,7 @@ impl Ledger {
 
     /// The next write that is due, if there is one; the caller makes it and reports by [`Ledger::done`].
     pub fn next(&mut self, now: u64) -> Option<Write> {
-        self.refill(now);
-        if !self.listed || !self.pods_listed || self.tokens < 1.0 {
+        if !self.listed || !self.pods_listed || !self.pace.allows(now) {
             return None;
         }
         for _ in 0..self.queue.len() {
@@ -237,13 +234,19 @@ impl Ledger {
             }
             self.queued.remove(&key);
             self.written.insert(key.clone(), now);
-            self.tokens -= 1.0;
+            self.pace.wrote();
             return Some(match wanted {
                 Some(spec) => Write::Apply(key, Arc::clone(spec)),
                 None => Write::Delete(key),
             });
         }
+        self.pace.caught_up();
         None
+    }
+
+    /// How long the API server took for a write, milliseconds; `None` if it failed.
+    pub fn answered(&mut self, took_ms: Option<u64>) {
+        self.pace.answered(took_ms);
     }
 
     /// A write was made, or was not: then it is tried again.
@@ -271,16 +274,6 @@ impl Ledger {
         if self.queued.insert(key.clone()) {
             self.queue.push_back(key);
         }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of an uptime fit")]
-    fn refill(&mut self, now: u64) {
-        if self.refilled == 0 {
-            self.tokens = BURST as f64;
-        }
-        let passed = now.saturating_sub(self.refilled) as f64;
-        self.tokens = (self.tokens + passed * RATE as f64 / 1_000.0).min(BURST as f64);
-        self.refilled = now.max(1);
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn workload(config: &GatewayConfig) -> anyhow::Result<Arc<Workload>> 
             config.namespace.as_str(),
             config.service_account.as_str(),
         ),
-        names: Names::of(&pod, owner.as_ref(), &labels),
+        names: Arc::new(Names::of(&pod, owner.as_ref(), &labels)),
         labels,
         enrollment: Enrollment::OptedOut,
         ready: true,

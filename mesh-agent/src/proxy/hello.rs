@@ -77,14 +77,14 @@ const MOST: usize = 16 * 1_024;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use rustls::pki_types::ServerName;
     use std::sync::Arc;
     use tokio::io::AsyncWriteExt as _;
 
     /// The first flight of a client.
-    fn hello(name: &str) -> Vec<u8> {
+    pub(in super::super) fn hello(name: &str) -> Vec<u8> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -16,7 +16,9 @@ use crate::telemetry::labels::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
+use mesh_core::model::ObjectName;
 use mesh_core::model::identity::SpiffeId;
+use mesh_core::model::peer::PeerMode;
 use mesh_core::model::service::Protocol;
 use mesh_core::model::workload::Workload;
 use std::net::SocketAddr;
@@ -24,6 +26,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+
+/// A PeerAuthentication refuses plaintext.
+#[derive(Debug, thiserror::Error)]
+#[error("PeerAuthentication {object} wants mutual TLS ({field}), and this is plaintext")]
+struct NeedsMutualTls {
+    object: ObjectName,
+    field: String,
+}
 
 /// A connection to an application of this node.
 pub(super) struct Inbound {
@@ -50,7 +60,10 @@ pub(super) async fn serve_plain(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: 
         return; // nobody dials a listener of the agent, and what is behind it is the agent
     }
     let conn = Inbound::plain(worker, pod, client, upstream::canonical(local));
-    conn.serve(Io::Tcp(stream), None).await;
+    match conn.needs_mutual_tls() {
+        Some(refusal) => conn.refuse(&stream, &refusal),
+        None => conn.serve(Io::Tcp(stream), None).await,
+    }
 }
 
 /// Serves a connection of tunnels.
@@ -164,6 +177,24 @@ impl Inbound {
             client,
             target,
         }
+    }
+
+    /// Why plaintext is not taken, if it is not. The kubelet's probes do not come here: the programs know them by their
+    /// source, an address of this node, and the port of a declared probe.
+    fn needs_mutual_tls(&self) -> Option<NeedsMutualTls> {
+        let snapshot = self.worker.snapshot();
+        let enrolled = &self.pod.handle.workload;
+        let known = snapshot.workload_by_ip(self.target.ip());
+        let workload = known.filter(|w| w.id == enrolled.id).unwrap_or(enrolled);
+        let rule = snapshot.peer_rule(workload, self.target.port());
+        let (object, field) = rule.by.filter(|_| rule.mode == PeerMode::Strict)?;
+        Some(NeedsMutualTls { object, field })
+    }
+
+    fn refuse(self: &Rc<Self>, stream: &TcpStream, refusal: &NeedsMutualTls) {
+        self.worker.telemetry().proxy.plaintext_refused.inc();
+        TcpRecord::open(&self.worker, self.pair(RequestProtocol::Tcp), tcp::DENIED).fail(refusal);
+        stream.reset_on_drop();
     }
 
     /// Serves a stream that is already accepted; `told` is what the other end says it carries.

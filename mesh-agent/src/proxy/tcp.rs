@@ -153,6 +153,8 @@ impl Drop for Told<'_> {
 
 /// Flags of a connection that was carried.
 pub(super) const CARRIED: &str = NO_FLAGS;
+/// Flags of a connection that a policy refused, as ztunnel writes it.
+pub(super) const DENIED: &str = "DENY";
 /// A connection without a byte for this long is ended (Envoy's default).
 pub(super) const IDLE: Duration = Duration::from_secs(3_600);
 /// Long connections show in metrics this often.

@@ -2,6 +2,7 @@
 //! the endpoints are servers of the test.
 
 mod bytes;
+mod connections;
 mod cross;
 mod http1;
 mod http2;

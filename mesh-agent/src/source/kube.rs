@@ -13,6 +13,7 @@ mod follow;
 mod item;
 mod kinds;
 mod known;
+mod wire;
 
 pub use figures::SourceFigures;
 pub use kinds::Reader;
@@ -22,9 +23,11 @@ use follow::Follower;
 use futures_util::future::join_all;
 use kinds::Kind;
 use kube::Client;
+use kube::client::ClientBuilder;
 use mesh_core::state::Change;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use wire::Counting;
 
 /// How the API is watched.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct WatchSettings {
     pub backoff: Duration,
     /// See `backoff`.
     pub backoff_at_most: Duration,
+    /// The first lists are asked for within this time: agents that start together do not all ask at once.
+    pub spread: Duration,
 }
 
 impl Default for WatchSettings {
@@ -49,6 +54,7 @@ impl Default for WatchSettings {
             watch_timeout_s: 180,
             backoff: Duration::from_millis(500),
             backoff_at_most: Duration::from_secs(30),
+            spread: Duration::from_millis(200),
         }
     }
 }
@@ -64,16 +70,18 @@ pub enum KubeError {
     Client(#[source] kube::Error),
 }
 
-/// A client of the cluster that this process runs in, or that `KUBECONFIG` names, for [`watch`].
+/// A client of the cluster that this process runs in, or that `KUBECONFIG` names, for [`watch`]. `figures` count what it
+/// costs.
 ///
 /// # Errors
 /// See [`KubeError`].
-pub async fn client(settings: &WatchSettings) -> Result<Client, KubeError> {
+pub async fn client(settings: &WatchSettings, figures: &SourceFigures) -> Result<Client, KubeError> {
     let mut config = kube::Config::infer().await.map_err(KubeError::Config)?;
     // A connection that died without a word is noticed even while it owes the first byte of an answer.
     config.read_timeout = Some(Duration::from_secs(u64::from(settings.watch_timeout_s) + 30));
     config.reset_reader_on_write = true;
-    Client::try_from(config).map_err(KubeError::Client)
+    let builder = ClientBuilder::try_from(config).map_err(KubeError::Client)?;
+    Ok(builder.with_layer(&Counting(figures.wire())).build())
 }
 
 /// Watches until the receiver is gone.
@@ -84,8 +92,9 @@ pub async fn watch(
     figures: SourceFigures,
     changes: mpsc::Sender<Vec<Change>>,
 ) {
+    tokio::time::sleep(settings.spread.mul_f32(fastrand::f32())).await;
     // Small: what waits here are whole objects.
-    let (steps, gathered) = mpsc::channel::<Step>(256);
+    let (steps, gathered) = mpsc::channel::<Step>(64);
     let (present, crds) = crds::channel();
     let streaming = discovery::streams_lists(&client).await;
     let kinds = reader.kinds();

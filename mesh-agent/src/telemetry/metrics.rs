@@ -68,6 +68,8 @@ pub struct ProxyMetrics {
     pub panics: Counter,
     /// A pod had reached its share of connections.
     pub refused_connections: Counter,
+    /// Plaintext to a port that takes mutual TLS only.
+    pub plaintext_refused: Counter,
     /// Outcomes of protocol detection.
     pub detections: Family<[(&'static str, &'static str); 1], Counter>,
     /// Mirrored requests that were not sent.
@@ -95,6 +97,11 @@ impl ProxyMetrics {
             "refused_connections",
             "Connections above a pod's share",
             m.refused_connections.clone(),
+        );
+        r.register(
+            "plaintext_refused",
+            "Plaintext connections to ports that take mutual TLS only (PeerAuthentication)",
+            m.plaintext_refused.clone(),
         );
         r.register(
             "detections",

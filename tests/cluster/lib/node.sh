@@ -5,7 +5,7 @@ _node() { # NAME
   sysctl -qw net.ipv4.ip_forward=1
   if dual; then sysctl -qw net.ipv6.conf.all.forwarding=1; ip6=,${NET6}:$((10 + n)); fi
   cp -a /usr/lib/cni/{bridge,host-local,loopback,portmap} /opt/cni/bin/
-  mkdir -p /etc/containerd /etc/kubernetes
+  mkdir -p /etc/containerd /etc/kubernetes/manifests
   _containerd_config >/etc/containerd/config.toml
   [ -e /etc/cni/net.d/10-pods.conflist ] || _cni_config "$n" >/etc/cni/net.d/10-pods.conflist
   _kubelet_config "$m" >/etc/kubernetes/kubelet.yaml
@@ -70,6 +70,7 @@ cgroupDriver: cgroupfs
 failCgroupV1: false
 failSwapOn: false
 protectKernelDefaults: true
+staticPodPath: /etc/kubernetes/manifests
 resolvConf: /etc/resolv.conf
 clusterDomain: cluster.local
 clusterDNS: [$DNS]

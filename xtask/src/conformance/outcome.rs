@@ -14,6 +14,12 @@ const SHOWN: usize = 3;
 const WIDTH: usize = 300;
 /// How a check of shares that is about to be repeated says so.
 const REPEATED: &str = "Traffic distribution test failed";
+/// That an answer came, or that time or tries are used up, says less than what was found wrong before.
+const VAGUE: [&str; 3] = [
+    "Got resp",
+    "timeout while waiting",
+    "Weighted distribution tests failed",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -123,8 +129,7 @@ impl Outcome {
         if text.starts_with(REPEATED) {
             *self.repeated.entry(top(test)?.to_owned()).or_default() += 1;
         }
-        // That time is up says less than what was seen until then.
-        if said.is_empty() || !text.starts_with("timeout while waiting") {
+        if said.is_empty() || !VAGUE.iter().any(|end| text.starts_with(end)) {
             *said = text.to_owned();
         }
         let setup = text.strip_prefix("Test Setup: ").filter(|_| test == ROOT)?;

@@ -5,9 +5,7 @@ use super::{NodeFacts, Plan};
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{FailMode, Workload};
-use mesh_common::maps::{
-    MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_SERVICES, MAX_WORKLOADS,
-};
+use mesh_common::maps::{MAX_BACKENDS_PER_SERVICE, MAX_NODE_ADDRS, MAX_PROBE_PORTS, MAX_WORKLOADS};
 use mesh_common::{
     AddrPort, Backend, BackendKey, Ip, LocalPod, PortKey, ServiceKey, backend_flags, service_flags,
     workload_flags,
@@ -385,10 +383,11 @@ impl<'a> Builder<'a> {
                 .push(format!("{}: another object has this address", name()));
             return;
         }
-        if self.plan.services.len() >= MAX_SERVICES as usize {
+        let limits = self.facts.limits;
+        if self.plan.services.len() >= limits.services as usize {
             self.plan
                 .refused
-                .push(format!("{}: SERVICES holds {MAX_SERVICES}", name()));
+                .push(format!("{}: SERVICES holds {}", name(), limits.services));
             return;
         }
         let Entry {
@@ -407,10 +406,11 @@ impl<'a> Builder<'a> {
         let mut kept = self.kept(&key, &as_service(flags, &backends), &backends);
         // The old generations go only after the new ones are there: both must fit.
         let held = self.previous.backends.len() + self.new_backends;
-        if kept.is_none() && held + backends.len() > MAX_BACKENDS as usize {
+        if kept.is_none() && held + backends.len() > limits.backends as usize {
             self.plan.refused.push(format!(
-                "{}: BACKENDS holds {MAX_BACKENDS}; the proxy serves it",
-                name()
+                "{}: BACKENDS holds {}; the proxy serves it",
+                name(),
+                limits.backends
             ));
             flags |= service_flags::L7;
             backends.clear();

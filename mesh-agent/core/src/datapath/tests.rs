@@ -14,6 +14,7 @@ fn facts(snapshot: &Snapshot) -> NodeFacts {
         node: "node-1".into(),
         addrs: vec!["192.0.2.1".parse().unwrap()],
         captured: local.map(|w| (w.id, u64::from(w.id) + 1_000)).collect(),
+        limits: Limits::default(),
     }
 }
 

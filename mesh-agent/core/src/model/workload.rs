@@ -26,8 +26,8 @@ pub struct Workload {
     pub labels: Labels,
     /// Who the pod is: its service account in the mesh's trust domain.
     pub identity: SpiffeId,
-    /// What telemetry calls it.
-    pub names: Names,
+    /// What telemetry calls it; the same for all pods of one template.
+    pub names: Arc<Names>,
     /// Whether its connections are captured, or why not.
     pub enrollment: Enrollment,
     /// Ready to be an endpoint.

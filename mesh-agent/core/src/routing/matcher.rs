@@ -33,7 +33,7 @@ fn decide(snapshot: &Snapshot, request: &RequestFacts<'_>, draws: Draws, trace: 
         Some(table) => by_table(snapshot, request, table, addressed.service, draws, trace),
         None => {
             trace.note(|| "no rules for this host: default route".into());
-            by_default(request, addressed.service).map(Decision::Forward)
+            by_default(snapshot, request, addressed.service).map(Decision::Forward)
         }
     };
     concluded(outcome, trace)
@@ -207,7 +207,11 @@ fn table<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Opt
     of(host).or_else(|| suffixes.find_map(|(dot, _)| of(&host[dot..])))
 }
 
-fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Result<RoutePlan, Refusal> {
+fn by_default(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    named: Option<&Arc<Service>>,
+) -> Result<RoutePlan, Refusal> {
     let upstream = match (request.target, named) {
         (Target::Workload(pod), service) => resolve::chosen_pod(pod, request.port, service),
         (_, Some(service)) => match service.port(request.port) {
@@ -216,11 +220,7 @@ fn by_default(request: &RequestFacts<'_>, named: Option<&Arc<Service>>) -> Resul
         },
         (Target::Service(service, port), None) => resolve::service_port(service, port, request.dialled)?,
         (Target::NoSuchPort(service), None) => return Err(resolve::no_such_port(service, request.port)),
-        (Target::Unknown, None) => {
-            return Err(no_route(|| {
-                "neither the Host header nor the address dialled is known".into()
-            }));
-        }
+        (Target::Unknown, None) => resolve::unknown(snapshot, request)?,
     };
     Ok(RoutePlan {
         rule: None,
@@ -261,7 +261,7 @@ fn by_table(
         }));
     }
     trace.note(|| "no rule is there for this client: default route".into());
-    by_default(request, named).map(Decision::Forward)
+    by_default(snapshot, request, named).map(Decision::Forward)
 }
 
 /// `Some(None)` for a rule without blocks, `Some(Some(i))` for block `i`. Raises `for_this_client` if any block could

@@ -75,6 +75,30 @@ fn original(service: &Arc<Service>, port: &Arc<ServicePort>, addr: SocketAddr) -
     }
 }
 
+/// What nobody knows: left alone, or refused where only the registry may be reached (T-80, T-81).
+pub(super) fn unknown(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Result<Upstream, Refusal> {
+    if snapshot.registry_only(request.client) {
+        return Err(Refusal {
+            status: 502,
+            flag: "NR",
+            detail: "neither the Host header nor the address dialled is in the registry, and \
+                     outboundTrafficPolicy is REGISTRY_ONLY"
+                .into(),
+        });
+    }
+    let Some(addr) = request.dialled else {
+        return Err(no_route(|| {
+            "neither the Host header nor the address dialled is known".into()
+        }));
+    };
+    Ok(Upstream {
+        service: None,
+        port: None,
+        subset: None,
+        endpoints: Arc::new([Arc::new(Endpoint { addr, workload: None })]),
+    })
+}
+
 /// A pod dialled by its own address: that pod at that port, by any of its addresses.
 pub(super) fn pod(workload: &Arc<Workload>, port: u16) -> Upstream {
     let at = |ip: &std::net::IpAddr| {

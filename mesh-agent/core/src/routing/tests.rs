@@ -1,6 +1,8 @@
 //! The matcher's promises; `hosts` and `destinations` hold those of its two ends.
 
+mod actions;
 mod attached;
+mod connections;
 mod destinations;
 mod external;
 mod hosts;

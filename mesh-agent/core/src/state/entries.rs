@@ -313,14 +313,14 @@ fn workload(name: &ObjectName, entry: &WorkloadEntrySpec, settings: &MeshSetting
             Arc::clone(&name.namespace),
             Arc::clone(&entry.service_account),
         ),
-        names: Names {
+        names: Arc::new(Names {
             workload: Arc::clone(&name.name),
             kind: "workloadentry".into(),
             app: label(&["app"], &name.name),
             version: label(&["version"], "unknown"),
             canonical_service: label(&canonical, &name.name),
             canonical_revision: label(&["service.istio.io/canonical-revision", "version"], "latest"),
-        },
+        }),
         enrollment: Enrollment::NotAsked,
         ready: true,
         netns: None,

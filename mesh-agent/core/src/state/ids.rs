@@ -4,19 +4,38 @@ use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Gives each key a number that it keeps until it is removed: never 0, the smallest that is free.
-pub(super) struct Ids<K> {
-    by_key: HashMap<K, u32>,
+/// Numbers that are given out and come back: never 0, the smallest that is free.
+#[derive(Default)]
+pub(super) struct Numbers {
     free: BTreeSet<u32>,
     highest: u32,
+}
+
+impl Numbers {
+    pub(super) fn take(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.highest += 1;
+            self.highest
+        })
+    }
+
+    /// Only for a number that was taken.
+    pub(super) fn give_back(&mut self, number: u32) {
+        self.free.insert(number);
+    }
+}
+
+/// Gives each key a number that it keeps until it is removed.
+pub(super) struct Ids<K> {
+    by_key: HashMap<K, u32>,
+    numbers: Numbers,
 }
 
 impl<K> Default for Ids<K> {
     fn default() -> Self {
         Self {
             by_key: HashMap::new(),
-            free: BTreeSet::new(),
-            highest: 0,
+            numbers: Numbers::default(),
         }
     }
 }
@@ -24,12 +43,7 @@ impl<K> Default for Ids<K> {
 impl<K: Hash + Eq> Ids<K> {
     /// The key's number.
     pub(super) fn of(&mut self, key: K) -> u32 {
-        *self.by_key.entry(key).or_insert_with(|| {
-            self.free.pop_first().unwrap_or_else(|| {
-                self.highest += 1;
-                self.highest
-            })
-        })
+        *self.by_key.entry(key).or_insert_with(|| self.numbers.take())
     }
 
     /// Gives a number back.
@@ -38,7 +52,7 @@ impl<K: Hash + Eq> Ids<K> {
         K: Borrow<Q>,
     {
         if let Some(id) = self.by_key.remove(key) {
-            self.free.insert(id);
+            self.numbers.give_back(id);
         }
     }
 }

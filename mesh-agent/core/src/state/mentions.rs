@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Pod → names of the slices (of its namespace) that have an endpoint of it.
 #[derive(Default)]
 pub(super) struct Mentions {
-    slices: BTreeMap<ObjectName, Vec<Arc<str>>>,
+    slices: BTreeMap<ObjectName, Box<[Arc<str>]>>,
 }
 
 impl Mentions {
@@ -30,15 +30,17 @@ impl Mentions {
             let pod = pod(name);
             if !old.contains_key(name) {
                 let slices = self.slices.entry(pod.clone()).or_default();
-                slices.push(Arc::clone(&slice.name));
-                slices.sort();
+                let mut more = slices.to_vec();
+                more.push(Arc::clone(&slice.name));
+                more.sort();
+                *slices = more.into();
             }
             touched.insert(pod);
         }
         for name in old.keys().filter(|name| !new.contains_key(*name)) {
             let pod = pod(name);
             if let Some(slices) = self.slices.get_mut(&pod) {
-                slices.retain(|s| *s != slice.name);
+                *slices = slices.iter().filter(|s| **s != slice.name).cloned().collect();
                 if slices.is_empty() {
                     self.slices.remove(&pod);
                 }
@@ -49,7 +51,7 @@ impl Mentions {
 
     /// The slices that name this pod.
     pub(super) fn of(&self, pod: &ObjectName) -> &[Arc<str>] {
-        self.slices.get(pod).map_or(&[], Vec::as_slice)
+        self.slices.get(pod).map_or(&[], |slices| slices)
     }
 
     /// The pods of a namespace that are named anywhere.

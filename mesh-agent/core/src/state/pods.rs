@@ -4,15 +4,16 @@
 use super::addresses::{Claims, holder};
 use super::dirty::Dirty;
 use super::endpoints::reuse;
-use super::ids::Ids;
+use super::ids::Numbers;
 use super::mentions::Mentions;
+use super::shared::Shared;
 use super::tables::Tables;
 use super::workloads::{self, Facts, Seen};
 use crate::model::ObjectName;
 use crate::model::snapshot::{MeshSettings, Snapshot};
-use crate::model::workload::Workload;
+use crate::model::workload::{Names, Workload};
 use crate::translate::{EndpointSpec, Membership};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -104,8 +105,9 @@ pub(super) struct Pods {
     pub(super) held_out: BTreeMap<ObjectName, HeldOut>,
     mentions: Mentions,
     claims: Claims,
-    ids: Ids<(ObjectName, Arc<str>)>,
-    nodes: HashSet<Arc<str>>,
+    /// Of workloads; each keeps its own while the pod lives.
+    numbers: Numbers,
+    names: Shared<Names>,
     /// The node whose pods the source gives in full; `None` if it gives all pods.
     node: Option<Arc<str>>,
 }
@@ -197,9 +199,12 @@ impl Pods {
             let facts = self.node.is_some().then(|| Facts {
                 sandbox: spec.uid.as_ref().and_then(|uid| tables.sandboxes.get(uid)),
             });
-            let id = self.ids.of((pod.clone(), uid));
+            let id = self.number(old.as_ref(), &uid);
             let namespace = namespace.unwrap_or_default();
-            let built = workloads::full(id, pod, spec, facts.as_ref(), &namespace, settings);
+            let names = self
+                .names
+                .of(workloads::names(pod, spec.owner.as_ref(), &spec.labels));
+            let built = workloads::full(id, pod, names, spec, facts.as_ref(), &namespace, settings);
             return Some(Known {
                 pod: Knowledge::Workload(reuse(old.as_ref(), built)),
                 full: true,
@@ -216,7 +221,7 @@ impl Pods {
         if endpoints.is_empty() {
             return None;
         }
-        let mut seen = Seen::of(&endpoints);
+        let seen = Seen::of(&endpoints);
         let unknown = |pod| {
             Some(Known {
                 pod,
@@ -238,14 +243,24 @@ impl Pods {
                 Knowledge::Plain
             });
         };
-        seen.node = intern(&mut self.nodes, &seen.node);
-        let id = self.ids.of((pod.clone(), seen.uid(pod)));
-        let built = workloads::remote(id, pod, &seen, template, &namespace, settings);
+        let id = self.number(old.as_ref(), &seen.uid(pod));
+        let names = self
+            .names
+            .of(workloads::names(pod, template.owner.as_ref(), &template.labels));
+        let built = workloads::remote(id, pod, names, &seen, template, &namespace, settings);
         Some(Known {
             pod: Knowledge::Workload(reuse(old.as_ref(), built)),
             full: false,
             owns: !template.host_network,
         })
+    }
+
+    /// The number that a pod has, or one for a new pod.
+    fn number(&mut self, old: Option<&Arc<Workload>>, uid: &Arc<str>) -> u32 {
+        match old.filter(|old| old.uid == *uid) {
+            Some(old) => old.id,
+            None => self.numbers.take(),
+        }
     }
 
     /// Puts a pod's new self in the place of its old one. `ips` gets the addresses that either claims.
@@ -265,9 +280,9 @@ impl Pods {
             self.claims.add(*ip, &pod);
             ips.insert(*ip);
         }
-        let uid = |k: &Option<Known>| k.as_ref().and_then(Known::workload).map(|w| Arc::clone(&w.uid));
-        if let Some(gone) = uid(&old).filter(|gone| uid(&new).as_ref() != Some(gone)) {
-            self.ids.release(&(pod.clone(), gone));
+        let id = |k: &Option<Known>| k.as_ref().and_then(Known::workload).map(|w| w.id);
+        if let Some(gone) = id(&old).filter(|gone| id(&new) != Some(*gone)) {
+            self.numbers.give_back(gone);
         }
         self.held_out.remove(&pod);
         next.remotes.remove(&pod);
@@ -299,16 +314,4 @@ impl Pods {
             }
         }
     }
-}
-
-/// One allocation for each name of a node.
-fn intern(known: &mut HashSet<Arc<str>>, name: &Arc<str>) -> Arc<str> {
-    if let Some(found) = known.get(name) {
-        return Arc::clone(found);
-    }
-    if known.len() == known.capacity() {
-        known.retain(|name| Arc::strong_count(name) > 1);
-    }
-    known.insert(Arc::clone(name));
-    Arc::clone(name)
 }

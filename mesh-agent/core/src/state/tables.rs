@@ -7,7 +7,7 @@ use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, Head, MaterialSpec,
+    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, MaterialSpec,
     NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind, ServiceEntrySpec,
     ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
@@ -56,8 +56,7 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Puts an object in force; whether it differs from the version before.
-    pub(super) fn put(&mut self, head: &Head, object: Translated, dirty: &mut Dirty) -> bool {
-        let name = head.name();
+    pub(super) fn put(&mut self, name: ObjectName, object: Translated, dirty: &mut Dirty) -> bool {
         match object {
             Translated::Namespace(spec) => {
                 let changed = put(&mut self.namespaces, Arc::clone(&name.name), spec);
@@ -287,6 +286,32 @@ impl Tables {
             dirty.entries = true;
         }
         changed
+    }
+
+    /// Whether some version of an object is in force.
+    pub(super) fn has(&self, key: &ObjectKey) -> bool {
+        let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
+        match (key.group.as_str(), key.kind.as_str()) {
+            ("", "Namespace") => self.namespaces.contains_key(&name.name),
+            ("", "Pod") => self.pod(&name).is_some(),
+            ("", "Service") => self.service(&name).is_some(),
+            ("discovery.k8s.io", "EndpointSlice") => self.slice(&name.namespace, &name.name).is_some(),
+            (GROUP, WORKLOAD_TEMPLATE) => self.templates.has(&name),
+            ("networking.istio.io", "VirtualService") => self.virtual_services.contains_key(&name),
+            ("networking.istio.io", "DestinationRule") => self.destination_rules.contains_key(&name),
+            ("networking.istio.io", "ServiceEntry") => self.service_entries.contains_key(&name),
+            ("networking.istio.io", "WorkloadEntry") => {
+                let of_namespace = self.workload_entries.get(&name.namespace);
+                of_namespace.is_some_and(|entries| entries.contains_key(&name.name))
+            }
+            ("networking.istio.io", "Sidecar") => self.sidecars.contains_key(&name),
+            ("security.istio.io", "PeerAuthentication") => self.peer_authentications.contains_key(&name),
+            (GROUP_OF_ROUTES, "ReferenceGrant") => self.grants.contains_key(&name),
+            (GROUP_OF_ROUTES, kind) => {
+                RouteKind::named(kind).is_some_and(|kind| self.api_routes.contains_key(&(kind, name)))
+            }
+            _ => false,
+        }
     }
 
     /// Facts of a pod that runs on this node; whether they change anything known.

@@ -18,6 +18,10 @@ pub(super) struct Templates {
 type Claims = BTreeMap<Arc<str>, Arc<TemplateSpec>>;
 
 impl Templates {
+    pub(super) fn has(&self, name: &ObjectName) -> bool {
+        self.objects.contains_key(name)
+    }
+
     pub(super) fn put(&mut self, name: ObjectName, spec: TemplateSpec, dirty: &mut Dirty) -> bool {
         if self.objects.get(&name).is_some_and(|old| **old == spec) {
             return false;

@@ -1,6 +1,7 @@
 mod history;
 mod peers;
 mod remote;
+mod virtual_services;
 
 use super::*;
 use crate::model::workload::Enrollment;

@@ -4,7 +4,7 @@ use super::Sandbox;
 use crate::model::ObjectName;
 use crate::model::identity::SpiffeId;
 use crate::model::snapshot::MeshSettings;
-use crate::model::workload::{Enrollment, Names, Workload};
+use crate::model::workload::{Enrollment, Labels, Names, Workload};
 use crate::translate::{Condition, EndpointSpec, Membership, NamespaceSpec, PodSpec, TemplateSpec};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ struct Traits {
 pub(super) fn full(
     id: u32,
     pod: &ObjectName,
+    names: Arc<Names>,
     spec: &PodSpec,
     facts: Option<&Facts<'_>>,
     namespace: &NamespaceSpec,
@@ -52,7 +53,7 @@ pub(super) fn full(
         ips,
         labels: Arc::clone(&spec.labels),
         identity: identity(pod, &spec.service_account, settings),
-        names: Names::of(pod, spec.owner.as_ref(), &spec.labels),
+        names,
         enrollment: enrollment(&traits, namespace),
         ready: spec.ready,
         netns,
@@ -70,6 +71,7 @@ pub(super) struct Facts<'a> {
 pub(super) fn remote(
     id: u32,
     pod: &ObjectName,
+    names: Arc<Names>,
     seen: &Seen,
     template: &TemplateSpec,
     namespace: &NamespaceSpec,
@@ -90,7 +92,7 @@ pub(super) fn remote(
         ips: seen.ips.clone(),
         labels: Arc::clone(&template.labels),
         identity: identity(pod, &template.service_account, settings),
-        names: Names::of(pod, template.owner.as_ref(), &template.labels),
+        names,
         enrollment: enrollment(&traits, namespace),
         ready: seen.ready,
         netns: None,
@@ -167,4 +169,9 @@ fn enrollment(pod: &Traits, namespace: &NamespaceSpec) -> Enrollment {
         _ if !pod.has_address => Enrollment::NoAddress,
         _ => Enrollment::Enrolled,
     }
+}
+
+/// What telemetry calls a pod with this owner and these labels.
+pub(super) fn names(pod: &ObjectName, owner: Option<&(Arc<str>, Arc<str>)>, labels: &Labels) -> Arc<Names> {
+    Arc::new(Names::of(pod, owner, labels))
 }

@@ -1,5 +1,6 @@
 mod gateway_api;
 mod kubernetes;
+mod virtual_service;
 
 use super::*;
 use crate::testing::documents;
@@ -34,7 +35,6 @@ fn a_broken_object_is_answered_with_object_field_and_reason() {
             "spec.hosts",
             "invalid type",
         ),
-        (format!("{VS}{{http: [{{{ROUTE}}}]}}"), "spec.hosts", "missing"),
         (
             format!("{VS}{{hosts: ['*'], http: [{{{ROUTE}}}]}}"),
             "spec.hosts[0]",
@@ -46,29 +46,9 @@ fn a_broken_object_is_answered_with_object_field_and_reason() {
             "unknown field",
         ),
         (
-            format!("{VS}{{hosts: [a], tcp: [{{{ROUTE}}}]}}"),
-            "spec.tcp",
-            "not supported yet",
-        ),
-        (
             http("timeout: 1s"),
             "spec.http[0].route",
             "HTTP route, redirect or direct_response is required",
-        ),
-        (
-            http("redirect: {uri: /x}"),
-            "spec.http[0].redirect",
-            "not supported yet",
-        ),
-        (
-            http(&format!("fault: {{abort: {{httpStatus: 500}}}}, {ROUTE}")),
-            "spec.http[0].fault",
-            "not supported yet",
-        ),
-        (
-            http(&format!("rewrite: {{uri: /}}, {ROUTE}")),
-            "spec.http[0].rewrite",
-            "not supported yet",
         ),
         (
             http(&format!("{ROUTE}, timeout: soon")),

@@ -1,6 +1,7 @@
 //! What the CNI specification says of a plug-in's call: environment, input, errors, versions.
 
 use crate::cni::PodRef;
+use crate::cni::conflist::Orphaned;
 use crate::cni::json::{member, skip_space};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -117,6 +118,7 @@ pub(super) struct NetConf<'a> {
     pub(super) timeout: Duration,
     pub(super) fail_open: bool,
     exclude_namespaces: Vec<String>,
+    pub(super) orphaned: Option<Orphaned>,
     /// As written: it is handed on unchanged.
     pub(super) prev_result: Option<&'a str>,
     pub(super) ips: Vec<IpAddr>,
@@ -132,6 +134,7 @@ struct RawConf {
     fail_open: bool,
     #[serde(default)]
     exclude_namespaces: Vec<String>,
+    orphaned: Option<Orphaned>,
     prev_result: Option<Value>,
 }
 
@@ -159,6 +162,7 @@ impl<'a> NetConf<'a> {
             timeout: Duration::from_secs(raw.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS)),
             fail_open: raw.fail_open,
             exclude_namespaces: raw.exclude_namespaces,
+            orphaned: raw.orphaned,
             ips: prev_result.map(addresses).unwrap_or_default(),
             prev_result: prev_result.and_then(|_| {
                 let range = member(input, skip_space(input, 0), "prevResult")?;

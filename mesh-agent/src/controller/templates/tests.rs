@@ -1,5 +1,6 @@
 //! Which objects describe which pods, and when they are written.
 
+use super::pace::SLOW_MS;
 use super::*;
 use crate::controller::pods::{PodIndex, PodKey, PodObject};
 use serde_json::{Value, json};
@@ -185,14 +186,50 @@ fn one_object_is_written_once_a_second_and_all_of_them_twenty_times() {
         assert_eq!(drain(&mut ledger, now), 0, "{now}");
     }
     assert_eq!(drain(&mut ledger, 1_001), 1);
-    let names: Vec<String> = (0..1_000).map(|i| format!("n{i}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let names = names(1_000);
     let mut crowd = ledger_of(&names);
+    crowd.answered(None);
     let made: usize = (0..10_000).step_by(10).map(|ms| drain(&mut crowd, 1 + ms)).sum();
     assert!(
         (299..=300).contains(&made),
         "100 at once, then 20/s for 10 s: {made}"
     );
+}
+
+fn names(count: usize) -> Vec<&'static str> {
+    (0..count).map(|i| &*format!("n{i}").leak()).collect()
+}
+
+fn over_seconds(ledger: &mut Ledger, seconds: std::ops::Range<u64>) -> usize {
+    let times = (seconds.start * 1_000..seconds.end * 1_000).step_by(10);
+    times.map(|ms| drain(ledger, 1 + ms)).sum()
+}
+
+#[test]
+fn the_first_fill_is_fast_until_everything_is_there() {
+    let names = names(1_000);
+    let mut crowd = ledger_of(&names);
+    assert!((899..=1_000).contains(&over_seconds(&mut crowd, 0..4)));
+    assert_eq!(
+        over_seconds(&mut crowd, 4..6) + crowd.len(),
+        1_000 + over_seconds(&mut crowd, 6..7)
+    );
+    for name in &names {
+        want(&mut crowd, name, "v2", 100_000);
+    }
+    let made = over_seconds(&mut crowd, 100..110);
+    assert!((299..=301).contains(&made), "the steady limit: {made}");
+}
+
+#[test]
+fn the_first_fill_is_slower_when_the_api_server_is_and_never_slower_than_the_steady_limit() {
+    let mut crowd = ledger_of(&names(1_000));
+    let before = over_seconds(&mut crowd, 0..1);
+    crowd.answered(Some(SLOW_MS + 1));
+    let after = over_seconds(&mut crowd, 1..2);
+    assert!(before >= 299 && (99..=101).contains(&after), "{before} {after}");
+    (0..10).for_each(|_| crowd.answered(Some(5_000)));
+    assert!((19..=21).contains(&over_seconds(&mut crowd, 2..3)));
 }
 
 #[test]

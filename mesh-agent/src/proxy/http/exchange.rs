@@ -157,7 +157,9 @@ impl Exchange {
             };
             left -= 1;
             self.request = Some(again);
-            avoid.extend(addr);
+            if !policy.is_some_and(|p| p.previous_hosts) {
+                avoid.extend(addr);
+            }
             self.context.side.worker().telemetry().proxy.retries.inc();
             if let Some(policy) = policy {
                 let n = policy.attempts - left;

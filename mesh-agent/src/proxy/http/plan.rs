@@ -57,12 +57,7 @@ pub(super) fn decide(
     match routing::route_request(snapshot, &facts, draws()) {
         Decision::Forward(plan) => Ok(forward(conn, snapshot, &target, plan)),
         Decision::Answer(answer) => Err(Own::Answer(Box::new(answer), names_of(conn, &target))),
-        Decision::Refuse(refusal) => match target {
-            Target::Unknown if refusal.flag == "NR" && !snapshot.registry_only(Some(&conn.source)) => Ok(
-                dialled(conn, None, conn.worker.meter.named(PASSTHROUGH), Protocol::Auto),
-            ),
-            _ => Err(Own::Refuse(refusal, names_of(conn, &target))),
-        },
+        Decision::Refuse(refusal) => Err(Own::Refuse(refusal, names_of(conn, &target))),
     }
 }
 

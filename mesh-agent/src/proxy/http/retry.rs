@@ -54,6 +54,7 @@ pub(super) fn after_response(policy: &RetryPolicy, status: u16, grpc: bool, head
     (on.server_error && (500..600).contains(&status))
         || (on.gateway_error && (502..=504).contains(&status))
         || (on.retriable_4xx && status == 409)
+        || (on.rate_limited && headers.contains_key("x-envoy-ratelimited"))
         || on.statuses.contains(&status)
 }
 
@@ -65,6 +66,7 @@ pub(super) fn keeps_body(policy: &RetryPolicy, grpc: bool) -> bool {
             || on.server_error
             || on.gateway_error
             || on.retriable_4xx
+            || on.rate_limited
             || !on.statuses.is_empty()
             || (grpc && (!on.grpc.is_empty() || on.refused_stream)))
 }

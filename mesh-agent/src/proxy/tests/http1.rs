@@ -169,6 +169,7 @@ async fn a_retry_sends_the_same_body_and_only_when_asked() {
             ..RetryOn::default()
         },
         backoff: Duration::from_millis(1),
+        ..RetryPolicy::mesh_default().clone()
     };
     let mesh = Mesh::with_rule(&[addr], rule);
     let answer = mesh.exchange(post).await;

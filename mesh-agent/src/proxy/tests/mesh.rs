@@ -7,9 +7,10 @@ use crate::telemetry::{Telemetry, TelemetryConfig};
 use arc_swap::ArcSwap;
 use mesh_common::{AddrPort, SocketRecord, record_kind};
 use mesh_core::model::ObjectName;
+use mesh_core::model::connection::{ConnectionRoute, ConnectionRoutes, ConnectionTable};
 use mesh_core::model::identity::SpiffeId;
 use mesh_core::model::route::{
-    Backend, Destination, Mirror, Origin, RouteAction, RouteApi, RouteRule, RouteTable, Split,
+    Backend, Destination, Mirror, Origin, RouteAction, RouteApi, RouteRule, RouteTable, Split, Visibility,
     WeightedDestination,
 };
 use mesh_core::model::service::{Endpoint, Protocol, Service, ServicePort};
@@ -112,14 +113,14 @@ pub(super) fn pod(id: u32, name: &str, ip: IpAddr, enrolled: bool) -> Arc<Worklo
         ips: vec![ip],
         labels: Arc::default(),
         identity: SpiffeId::new("cluster.local", "weather", name),
-        names: Names {
+        names: Arc::new(Names {
             workload: name.into(),
             kind: "deployment".into(),
             app: name.into(),
             version: "v1".into(),
             canonical_service: name.into(),
             canonical_revision: "v1".into(),
-        },
+        }),
         enrollment: if enrolled {
             Enrollment::Enrolled
         } else {
@@ -319,6 +320,19 @@ impl Mesh {
             rule: Some(rule),
             ..Plan::default()
         })
+    }
+
+    /// From now on connections to the service have these rules.
+    pub(super) fn connections(&self, table: ConnectionTable) {
+        let mut snapshot = Snapshot::clone(&self.snapshots.load());
+        let mut routes = ConnectionRoutes::default();
+        let route = ConnectionRoute {
+            seen_by: Visibility::All,
+            table: Arc::new(table),
+        };
+        routes.extend("web.weather.svc.cluster.local".into(), [route]);
+        snapshot.connections = Arc::new(routes);
+        self.snapshots.store(Arc::new(snapshot));
     }
 
     /// From now on nothing outside of the registry may be reached.

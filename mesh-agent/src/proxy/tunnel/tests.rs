@@ -28,14 +28,14 @@ const SPEAKS_FIRST: u16 = 83;
 const NEVER_READS: u16 = 84;
 
 fn workload(uri: &str, name: &str) -> Arc<Workload> {
-    let names = Names {
+    let names = Arc::new(Names {
         workload: name.into(),
         kind: "deployment".into(),
         app: name.into(),
         version: "v1".into(),
         canonical_service: name.into(),
         canonical_revision: "v1".into(),
-    };
+    });
     Arc::new(Workload {
         id: 1,
         pod: ObjectName {

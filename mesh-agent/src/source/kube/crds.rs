@@ -82,6 +82,9 @@ pub(super) async fn watch(
                 }
                 Err(error) => {
                     figures.failed();
+                    if super::follow::status(&error) == Some(403) {
+                        figures.refused(crate::errors::chain(&error));
+                    }
                     tracing::warn!(kind = Kind::CRDS.kind, %error, "watch");
                     if *present.borrow() == Crds::Unread {
                         set(&present, Crds::Hidden);

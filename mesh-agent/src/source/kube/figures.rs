@@ -1,10 +1,13 @@
 //! What the source tells of itself.
 
 use super::kinds::Kind;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 type ByKind<M> = Family<[(&'static str, &'static str); 1], M>;
@@ -19,6 +22,16 @@ pub struct SourceFigures {
     objects: ByKind<Gauge>,
     last_event: ByKind<Gauge>,
     resource_version: ByKind<Gauge>,
+    refused: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    wire: WireFigures,
+}
+
+/// What all questions to the API server cost together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WireFigures {
+    requests: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(super) open_watches: Gauge,
+    pub(super) received: Counter,
 }
 
 /// Handles to the figures of one kind.
@@ -31,6 +44,8 @@ pub(super) struct KindFigures {
     objects: Gauge,
     last_event: Gauge,
     resource_version: Gauge,
+    kind: &'static str,
+    refused: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl SourceFigures {
@@ -58,7 +73,26 @@ impl SourceFigures {
             "Newest resource version of a kind that was handed over",
             f.resource_version.clone(),
         );
+        r.register(
+            "requests",
+            "Requests to the API server by verb",
+            f.wire.requests.clone(),
+        );
+        r.register(
+            "open_watches",
+            "Watches that are open at the API server",
+            f.wire.open_watches.clone(),
+        );
+        r.register(
+            "received_bytes",
+            "Bytes of answers of the API server, decompressed",
+            f.wire.received.clone(),
+        );
         f
+    }
+
+    pub(super) fn wire(&self) -> WireFigures {
+        self.wire.clone()
     }
 
     pub(super) fn of(&self, kind: &Kind) -> KindFigures {
@@ -71,7 +105,26 @@ impl SourceFigures {
             objects: self.objects.get_or_create(&labels).clone(),
             last_event: self.last_event.get_or_create(&labels).clone(),
             resource_version: self.resource_version.get_or_create(&labels).clone(),
+            kind: kind.kind,
+            refused: Arc::clone(&self.refused),
         }
+    }
+
+    /// Kinds that the API server does not let this agent read, and its words.
+    #[must_use]
+    pub fn refused(&self) -> Vec<(&'static str, String)> {
+        let refused = self.refused.lock();
+        refused
+            .iter()
+            .map(|(kind, words)| (*kind, words.clone()))
+            .collect()
+    }
+}
+
+impl WireFigures {
+    pub(super) fn asked(&self, watch: bool) {
+        let verb = if watch { "watch" } else { "get" };
+        self.requests.get_or_create(&[("verb", verb)]).inc();
     }
 }
 
@@ -87,6 +140,12 @@ impl KindFigures {
         let age = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         self.last_event.set(seconds);
+        self.refused.lock().remove(self.kind);
+    }
+
+    /// The API server does not let this agent read the kind.
+    pub(super) fn refused(&self, words: String) {
+        self.refused.lock().insert(self.kind, words);
     }
 
     pub(super) fn relisted(&self) {

@@ -136,6 +136,9 @@ impl Follower {
             };
             known.failed();
             self.report(&error);
+            if status(&error) == Some(403) {
+                self.figures.refused(crate::errors::chain(&error));
+            }
             if self.streaming && no_streaming(&error) {
                 self.streaming = false;
                 return Ok(Left::Relist);
@@ -280,7 +283,7 @@ pub(super) fn watch_config(
 }
 
 /// The HTTP status that an error carries.
-fn status(error: &watcher::Error) -> Option<u16> {
+pub(super) fn status(error: &watcher::Error) -> Option<u16> {
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
     match error {
         InitialListFailed(kube::Error::Api(status))

@@ -114,6 +114,11 @@ static KINDS: &[Kind] = &[
     Kind::istio("WorkloadEntry", "workloadentries"),
     Kind::istio("Sidecar", "sidecars"),
     Kind {
+        group: "security.istio.io",
+        versions: &["v1", "v1beta1"],
+        ..Kind::istio("PeerAuthentication", "peerauthentications")
+    },
+    Kind {
         kind: template::WORKLOAD_TEMPLATE,
         plural: "workloadtemplates",
         group: template::GROUP,

@@ -19,6 +19,7 @@ fn settings() -> WatchSettings {
         backoff: Duration::from_millis(20),
         backoff_at_most: Duration::from_millis(100),
         watch_timeout_s: 1,
+        spread: Duration::ZERO,
     }
 }
 

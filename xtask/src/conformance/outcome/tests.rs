@@ -37,6 +37,11 @@ fn a_failed_test_says_which_of_its_checks_failed_and_what_it_saw_last() {
             (
                 "output",
                 CHECK,
+                "    pod.go:70: 2026-11-21T10:52:30.9Z: Got resp RawContent: [0] Url=x\n",
+            ),
+            (
+                "output",
+                CHECK,
                 "    http.go:306: 2026-11-21T10:52:31.050180205Z: timeout while waiting after 28 attempts, 0/3 successes\n",
             ),
             ("fail", CHECK, ""),
@@ -55,7 +60,7 @@ fn a_failed_test_says_which_of_its_checks_failed_and_what_it_saw_last() {
         (test.name.as_str(), test.verdict),
         ("MeshTrafficSplit", Verdict::Failed)
     );
-    assert!((test.seconds - 8.0).abs() < 0.1, "{}", test.seconds);
+    assert!((test.seconds - 9.0).abs() < 0.1, "{}", test.seconds);
     assert_eq!(
         test.why,
         ["1_request_to_'/v2': wanted status code to be one of [404], got 200 (after 28.5s)"]

@@ -54,8 +54,16 @@ fn resolution_none_keeps_the_address_that_was_dialled_and_a_wildcard_covers_its_
         endpoints(&mut state, "192.0.2.77:80", "de.wikipedia.org"),
         ["192.0.2.77:80"]
     );
-    let unknown = endpoints(&mut state, "192.0.2.77:80", "wikipedia.org");
-    assert!(unknown[0].contains("NR"), "{unknown:?}");
+    let apex = Request {
+        to: "192.0.2.77:80",
+        authority: "wikipedia.org",
+        ..Request::default()
+    };
+    let plan = apex.plan(&state.snapshot());
+    assert!(
+        plan.upstream.service.is_none(),
+        "left alone: the wildcard does not cover it"
+    );
 }
 
 #[test]
@@ -171,8 +179,9 @@ fn what_a_sidecar_does_not_list_is_not_there_for_its_workloads() {
         matches!(target("10.96.0.1:80"), Target::Unknown),
         "forecast is out of scope"
     );
-    let outcome = Request::default().outcome(&snapshot);
-    assert_eq!(outcome, "404 NR");
+    let plan = Request::default().plan(&snapshot);
+    assert!(plan.upstream.service.is_none());
+    assert_eq!(addrs(&plan.upstream.endpoints), ["10.96.0.1:80"], "left alone");
 }
 
 #[test]

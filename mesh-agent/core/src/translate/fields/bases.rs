@@ -1,0 +1,563 @@
+//! Smallest objects that a field can be set in: what its neighbours need, and nothing that excludes it.
+
+use serde_json::{Value, json};
+
+/// `spec`s for a field of a kind, the most specific first: those whose beginning of a path its path has.
+pub(super) fn specs(kind: &str, group: &str, path: &str) -> Vec<Value> {
+    if kind == "DestinationRule" {
+        return destination_rule(path);
+    }
+    if kind == "Sidecar" && path.contains("onnectionPool.") {
+        return vec![sidecar_pool(path)];
+    }
+    if let Some(bases) = route_filter(kind, path) {
+        return bases;
+    }
+    let table: &[(&str, &str)] = match (group, kind) {
+        ("networking.istio.io", "VirtualService") => &VIRTUAL_SERVICE,
+        ("networking.istio.io", "Gateway") => &ISTIO_GATEWAY,
+        ("networking.istio.io", "ServiceEntry") => &SERVICE_ENTRY,
+        ("networking.istio.io", "WorkloadEntry") => &[("", r#"{"address": "10.9.0.9"}"#)],
+        ("networking.istio.io", "WorkloadGroup") => &WORKLOAD_GROUP,
+        ("networking.istio.io", "Sidecar") => &SIDECAR,
+        ("security.istio.io", "PeerAuthentication") => &[(
+            "",
+            r#"{"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "PERMISSIVE"}}"#,
+        )],
+        ("security.istio.io", "AuthorizationPolicy") => &[("", r#"{"rules": [{}]}"#)],
+        ("security.istio.io", "RequestAuthentication") => {
+            &[("", r#"{"jwtRules": [{"issuer": "a", "jwks": "{\"keys\":[]}"}]}"#)]
+        }
+        ("gateway.networking.k8s.io", "HTTPRoute") => &HTTP_ROUTE,
+        ("gateway.networking.k8s.io", "GRPCRoute") => &GRPC_ROUTE,
+        ("gateway.networking.k8s.io", "TLSRoute") => &[("", TLS_ROUTE)],
+        ("gateway.networking.k8s.io", "TCPRoute" | "UDPRoute") => &[("", L4_ROUTE)],
+        ("gateway.networking.k8s.io", "Gateway") => &GATEWAY,
+        ("gateway.networking.k8s.io", "ListenerSet") => &LISTENER_SET,
+        ("gateway.networking.k8s.io", "GatewayClass") => {
+            &[("", r#"{"controllerName": "heddle.io/gateway-controller"}"#)]
+        }
+        ("gateway.networking.k8s.io", "ReferenceGrant") => &REFERENCE_GRANT,
+        ("gateway.networking.k8s.io", "BackendTLSPolicy") => &BACKEND_TLS,
+        ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy") => &BACKEND_TRAFFIC,
+        _ => &[("", "{}")],
+    };
+    matching(table, path)
+}
+
+fn matching(table: &[(&str, &str)], path: &str) -> Vec<Value> {
+    let mut matching: Vec<_> = table
+        .iter()
+        .filter(|(beginning, _)| path.starts_with(beginning))
+        .collect();
+    matching.sort_by_key(|(beginning, _)| std::cmp::Reverse(beginning.len()));
+    // A base that is no JSON would make every probe of its fields unclear, which the test shows.
+    let read = |(_, spec): &&(&str, &str)| serde_json::from_str(spec).unwrap_or(Value::Null);
+    matching.iter().map(read).collect()
+}
+
+const VIRTUAL_SERVICE: [(&str, &str); 40] = [
+    (
+        "",
+        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].route[].weight",
+        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}, "weight": 3}, {"destination": {"host": "other"}, "weight": 3}]}]}"#,
+    ),
+    (
+        "spec.http[].match[]",
+        r#"{"hosts": ["reviews"], "http": [{"match": [{"method": {"exact": "GET"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].match[].gateways",
+        r#"{"hosts": ["reviews"], "gateways": ["mesh", "gw"], "http": [{"match": [{"uri": {"prefix": "/a"}, "gateways": ["mesh"]}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].match[].method",
+        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/a"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].match[].ignoreUriCase",
+        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/A"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].mirror",
+        r#"{"hosts": ["reviews"], "http": [{"mirror": {"host": "copy"}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].mirrors",
+        r#"{"hosts": ["reviews"], "http": [{"mirrors": [{"destination": {"host": "copy"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].retries",
+        r#"{"hosts": ["reviews"], "http": [{"retries": {"attempts": 4}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].redirect",
+        r#"{"hosts": ["reviews"], "http": [{"redirect": {"authority": "a.example"}}]}"#,
+    ),
+    (
+        "spec.http[].redirect.prefixRewrite",
+        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/a"}}], "redirect": {"authority": "a.example"}}]}"#,
+    ),
+    (
+        "spec.http[].directResponse",
+        r#"{"hosts": ["reviews"], "http": [{"directResponse": {"status": 418}}]}"#,
+    ),
+    (
+        "spec.http[].delegate",
+        r#"{"hosts": ["reviews"], "gateways": ["gw"], "http": [{"delegate": {"name": "other"}}]}"#,
+    ),
+    (
+        "spec.http[].rewrite",
+        r#"{"hosts": ["reviews"], "http": [{"rewrite": {"uri": "/a"}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].rewrite.uriRegexRewrite",
+        r#"{"hosts": ["reviews"], "http": [{"rewrite": {"uriRegexRewrite": {"match": "a", "rewrite": "b"}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].fault.delay",
+        r#"{"hosts": ["reviews"], "http": [{"fault": {"delay": {"fixedDelay": "5s", "percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].fault.delay.percent",
+        r#"{"hosts": ["reviews"], "http": [{"fault": {"delay": {"fixedDelay": "5s"}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].fault.delay.exponentialDelay",
+        r#"{"hosts": ["reviews"], "http": [{"fault": {"delay": {"percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].fault.abort",
+        r#"{"hosts": ["reviews"], "http": [{"fault": {"abort": {"httpStatus": 500, "percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].fault.abort.grpcStatus",
+        r#"{"hosts": ["reviews"], "http": [{"fault": {"abort": {"percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].fault.abort.http2Error",
+        r#"{"hosts": ["reviews"], "http": [{"fault": {"abort": {"percentage": {"value": 40}}}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].corsPolicy",
+        r#"{"hosts": ["reviews"], "http": [{"corsPolicy": {"allowOrigins": [{"exact": "http://a.example"}]}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].corsPolicy.allowOrigin",
+        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.tcp[]",
+        r#"{"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.tcp[].match[]",
+        r#"{"hosts": ["reviews"], "tcp": [{"match": [{"port": 9}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.tcp[].match[].port",
+        r#"{"hosts": ["reviews"], "tcp": [{"match": [{"destinationSubnets": ["10.8.0.0/16"]}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.tcp[].match[].gateways",
+        r#"{"hosts": ["reviews"], "gateways": ["mesh", "gw"], "tcp": [{"match": [{"port": 9, "gateways": ["mesh"]}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.tcp[].route[].weight",
+        r#"{"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}, "weight": 3}, {"destination": {"host": "other"}, "weight": 3}]}]}"#,
+    ),
+    (
+        "spec.tls[]",
+        r#"{"hosts": ["a.example.com"], "tls": [{"match": [{"sniHosts": ["a.example.com"]}], "route": [{"destination": {"host": "a.example.com"}}]}]}"#,
+    ),
+    (
+        "spec.tls[].match[].sniHosts",
+        r#"{"hosts": ["a.example.com", "probe.example.com"], "tls": [{"match": [{"sniHosts": ["a.example.com"]}], "route": [{"destination": {"host": "a.example.com"}}]}]}"#,
+    ),
+    (
+        "spec.tls[].match[].gateways",
+        r#"{"hosts": ["a.example.com"], "gateways": ["mesh", "gw"], "tls": [{"match": [{"sniHosts": ["a.example.com"], "gateways": ["mesh"]}], "route": [{"destination": {"host": "a.example.com"}}]}]}"#,
+    ),
+    (
+        "spec.tls[].route[].weight",
+        r#"{"hosts": ["a.example.com"], "tls": [{"match": [{"sniHosts": ["a.example.com"]}], "route": [{"destination": {"host": "a.example.com"}, "weight": 3}, {"destination": {"host": "b.example.com"}, "weight": 3}]}]}"#,
+    ),
+    (
+        "spec.http[].mirror_percent",
+        r#"{"hosts": ["reviews"], "http": [{"mirror": {"host": "copy"}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].match[].headers",
+        r#"{"hosts": ["reviews"], "http": [{"match": [{"uri": {"prefix": "/a"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].match[].uri",
+        r#"{"hosts": ["reviews"], "http": [{"match": [{"method": {"exact": "GET"}}], "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].corsPolicy.allowOrigins[]",
+        r#"{"hosts": ["reviews"], "http": [{"corsPolicy": {"allowMethods": ["GET"]}, "route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].directResponse.body",
+        r#"{"hosts": ["reviews"], "http": [{"directResponse": {"status": 418}}]}"#,
+    ),
+    (
+        "spec.http[].retries.attempts",
+        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.http[].timeout",
+        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+    (
+        "spec.hosts[]",
+        r#"{"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}"#,
+    ),
+];
+
+/// `trafficPolicy` stands in three places.
+fn destination_rule(path: &str) -> Vec<Value> {
+    let in_subset = path.starts_with("spec.subsets");
+    let rule = |policy: Value| {
+        let mut spec = json!({"host": "reviews"});
+        if in_subset {
+            spec["subsets"] = json!([{"name": "v1", "labels": {"version": "v1"}}]);
+        }
+        if !policy.is_null() {
+            let place = if in_subset {
+                &mut spec["subsets"][0]
+            } else {
+                &mut spec
+            };
+            place["trafficPolicy"] = policy;
+        }
+        spec
+    };
+    let Some((_, rest)) = path.split_once("trafficPolicy.") else {
+        return vec![rule(Value::Null)];
+    };
+    let policies = match rest.strip_prefix("portLevelSettings[].") {
+        None => matching(&TRAFFIC_POLICY, rest),
+        Some(rest) => {
+            let of_port = |mut settings: Value| {
+                settings["port"] = json!({"number": 80});
+                json!({"portLevelSettings": [settings]})
+            };
+            matching(&TRAFFIC_POLICY, rest).into_iter().map(of_port).collect()
+        }
+    };
+    policies.into_iter().map(rule).collect()
+}
+
+const TRAFFIC_POLICY: [(&str, &str); 20] = [
+    ("", "{}"),
+    (
+        "loadBalancer.consistentHash.httpCookie",
+        r#"{"loadBalancer": {"consistentHash": {"httpCookie": {"name": "c", "ttl": "9s"}}}}"#,
+    ),
+    (
+        "loadBalancer.consistentHash.ringHash",
+        r#"{"loadBalancer": {"consistentHash": {"httpHeaderName": "x"}}}"#,
+    ),
+    (
+        "loadBalancer.consistentHash.maglev",
+        r#"{"loadBalancer": {"consistentHash": {"httpHeaderName": "x"}}}"#,
+    ),
+    (
+        "loadBalancer.consistentHash.minimumRingSize",
+        r#"{"loadBalancer": {"consistentHash": {"httpHeaderName": "x"}}}"#,
+    ),
+    (
+        "loadBalancer.localityLbSetting",
+        r#"{"outlierDetection": {"interval": "9s"}, "loadBalancer": {"simple": "ROUND_ROBIN"}}"#,
+    ),
+    (
+        "loadBalancer.localityLbSetting.enabled",
+        r#"{"outlierDetection": {"interval": "9s"}, "loadBalancer": {"localityLbSetting": {"failover": [{"from": "a", "to": "b"}]}}}"#,
+    ),
+    (
+        "loadBalancer.localityLbSetting.distribute[].from",
+        r#"{"loadBalancer": {"localityLbSetting": {"distribute": [{"from": "a/*", "to": {"b/*": 100}}]}}}"#,
+    ),
+    (
+        "loadBalancer.localityLbSetting.distribute[].to",
+        r#"{"loadBalancer": {"localityLbSetting": {"distribute": [{"from": "a/*", "to": {"b/*": 50}}]}}}"#,
+    ),
+    (
+        "loadBalancer.localityLbSetting.failover[]",
+        r#"{"outlierDetection": {"interval": "9s"}, "loadBalancer": {"localityLbSetting": {"failover": [{"from": "a", "to": "b"}]}}}"#,
+    ),
+    (
+        "loadBalancer.localityLbSetting.failoverPriority",
+        r#"{"outlierDetection": {"interval": "9s"}, "loadBalancer": {"simple": "ROUND_ROBIN"}}"#,
+    ),
+    (
+        "loadBalancer.warmup",
+        r#"{"loadBalancer": {"simple": "ROUND_ROBIN", "warmup": {"duration": "9s"}}}"#,
+    ),
+    (
+        "loadBalancer.warmupDurationSecs",
+        r#"{"loadBalancer": {"simple": "ROUND_ROBIN"}}"#,
+    ),
+    (
+        "connectionPool.http.http2KeepAlive",
+        r#"{"connectionPool": {"http": {"http2KeepAlive": {"interval": "9s", "timeout": "3s"}}}}"#,
+    ),
+    (
+        "tunnel",
+        r#"{"tunnel": {"protocol": "CONNECT", "targetHost": "a.example.com", "targetPort": 443}}"#,
+    ),
+    ("tls", r#"{"tls": {"mode": "SIMPLE"}}"#),
+    (
+        "tls.clientCertificate",
+        r#"{"tls": {"mode": "MUTUAL", "privateKey": "/a/key.pem"}}"#,
+    ),
+    (
+        "tls.privateKey",
+        r#"{"tls": {"mode": "MUTUAL", "clientCertificate": "/a/cert.pem"}}"#,
+    ),
+    ("tls.mode", "{}"),
+    (
+        "portLevelSettings[].port",
+        r#"{"portLevelSettings": [{"port": {"number": 80}}]}"#,
+    ),
+];
+
+fn sidecar_pool(path: &str) -> Value {
+    let keepalive = if path.contains("http2KeepAlive") {
+        json!({"http": {"http2KeepAlive": {"interval": "9s", "timeout": "3s"}}})
+    } else {
+        json!({})
+    };
+    if path.starts_with("spec.ingress") {
+        json!({"ingress": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "connectionPool": keepalive}]})
+    } else {
+        json!({"inboundConnectionPool": keepalive})
+    }
+}
+
+const SIDECAR: [(&str, &str); 5] = [
+    ("", r#"{"egress": [{"hosts": ["./*"]}]}"#),
+    (
+        "spec.egress[].port",
+        r#"{"egress": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["./*"]}]}"#,
+    ),
+    (
+        "spec.ingress",
+        r#"{"ingress": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}}]}"#,
+    ),
+    (
+        "spec.ingress[].tls",
+        r#"{"ingress": [{"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "tls": {"mode": "SIMPLE"}}]}"#,
+    ),
+    (
+        "spec.outboundTrafficPolicy.egressProxy",
+        r#"{"outboundTrafficPolicy": {"mode": "ALLOW_ANY", "egressProxy": {"host": "a.example.com"}}}"#,
+    ),
+];
+
+const ISTIO_GATEWAY: [(&str, &str); 3] = [
+    (
+        "",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["a.example.com"]}]}"#,
+    ),
+    (
+        "spec.servers[].tls",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["a.example.com"], "tls": {"mode": "SIMPLE", "credentialName": "cert"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.httpsRedirect",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["a.example.com"]}]}"#,
+    ),
+];
+
+const SERVICE_ENTRY: [(&str, &str); 3] = [
+    (
+        "",
+        r#"{"hosts": ["a.example.com"], "location": "MESH_EXTERNAL", "resolution": "STATIC", "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}], "endpoints": [{"address": "10.8.0.1"}]}"#,
+    ),
+    (
+        "spec.workloadSelector",
+        r#"{"hosts": ["a.example.com"], "resolution": "STATIC", "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}]}"#,
+    ),
+    (
+        "spec.resolution",
+        r#"{"hosts": ["a.example.com"], "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}]}"#,
+    ),
+];
+
+const WORKLOAD_GROUP: [(&str, &str); 2] = [
+    ("", r#"{"template": {"serviceAccount": "a"}}"#),
+    (
+        "spec.probe",
+        r#"{"template": {"serviceAccount": "a"}, "probe": {"tcpSocket": {"port": 80}}}"#,
+    ),
+];
+
+const HTTP_ROUTE: [(&str, &str); 5] = [
+    (
+        "",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
+    (
+        "spec.rules[].backendRefs[].weight",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#,
+    ),
+    (
+        "spec.rules[].matches[].headers",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"headers": [{"name": "a", "value": "b"}]}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
+    (
+        "spec.rules[].matches[].queryParams",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"queryParams": [{"name": "a", "value": "b"}]}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
+    (
+        "spec.rules[].matches[].path",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/a"}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
+];
+
+const GRPC_ROUTE: [(&str, &str); 4] = [
+    (
+        "",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
+    (
+        "spec.rules[].backendRefs[].weight",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#,
+    ),
+    (
+        "spec.rules[].matches[].headers",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"headers": [{"name": "a", "value": "b"}]}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
+    (
+        "spec.rules[].matches[].method",
+        r#"{"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [{"matches": [{"method": {"service": "a.B", "method": "C"}}], "backendRefs": [{"name": "reviews", "port": 80}]}]}"#,
+    ),
+];
+
+/// `filters` of HTTPRoutes and GRPCRoutes stand in two places; the rule's own may do without a backend.
+fn route_filter(kind: &str, path: &str) -> Option<Vec<Value>> {
+    if !matches!(kind, "HTTPRoute" | "GRPCRoute") {
+        return None;
+    }
+    let (place, rest) = path.split_once("filters[].")?;
+    let of_backend = place.ends_with("backendRefs[].");
+    let spec = |filter: Value| {
+        let answers = filter["type"] == "RequestRedirect";
+        let mut rule = json!({});
+        if kind == "HTTPRoute" {
+            rule["matches"] = json!([{"path": {"type": "PathPrefix", "value": "/a"}}]);
+        }
+        if of_backend {
+            rule["backendRefs"] = json!([{"name": "reviews", "port": 80, "filters": [filter]}]);
+        } else {
+            if !answers {
+                rule["backendRefs"] = json!([{"name": "reviews", "port": 80}]);
+            }
+            rule["filters"] = json!([filter]);
+        }
+        json!({"parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "rules": [rule]})
+    };
+    Some(matching(&FILTERS, rest).into_iter().map(spec).collect())
+}
+
+const FILTERS: [(&str, &str); 13] = [
+    (
+        "",
+        r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}]}}"#,
+    ),
+    (
+        "requestHeaderModifier",
+        r#"{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
+    ),
+    (
+        "responseHeaderModifier",
+        r#"{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "a", "value": "b"}], "add": [{"name": "c", "value": "d"}]}}"#,
+    ),
+    (
+        "requestMirror",
+        r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}}}"#,
+    ),
+    (
+        "requestMirror.fraction",
+        r#"{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "copy", "port": 80}, "fraction": {"numerator": 3, "denominator": 90}}}"#,
+    ),
+    (
+        "requestRedirect",
+        r#"{"type": "RequestRedirect", "requestRedirect": {"hostname": "a.example.com"}}"#,
+    ),
+    (
+        "requestRedirect.path",
+        r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
+    ),
+    (
+        "requestRedirect.path.replacePrefixMatch",
+        r#"{"type": "RequestRedirect", "requestRedirect": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
+    ),
+    (
+        "urlRewrite",
+        r#"{"type": "URLRewrite", "urlRewrite": {"hostname": "a.example.com"}}"#,
+    ),
+    (
+        "urlRewrite.path",
+        r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/b"}}}"#,
+    ),
+    (
+        "urlRewrite.path.replacePrefixMatch",
+        r#"{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}"#,
+    ),
+    (
+        "cors",
+        r#"{"type": "CORS", "cors": {"allowOrigins": ["http://a.example"]}}"#,
+    ),
+    (
+        "extensionRef",
+        r#"{"type": "ExtensionRef", "extensionRef": {"group": "a.b", "kind": "C", "name": "d"}}"#,
+    ),
+];
+
+const TLS_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "hostnames": ["a.example.com"], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;
+
+const L4_ROUTE: &str = r#"{"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "reviews", "port": 80, "weight": 3}, {"name": "other", "port": 80, "weight": 3}]}]}"#;
+
+const GATEWAY: [(&str, &str); 2] = [
+    (
+        "",
+        r#"{"gatewayClassName": "heddle", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}"#,
+    ),
+    (
+        "spec.listeners[].tls",
+        r#"{"gatewayClassName": "heddle", "listeners": [{"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "cert"}]}}]}"#,
+    ),
+];
+
+const LISTENER_SET: [(&str, &str); 2] = [
+    (
+        "",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}"#,
+    ),
+    (
+        "spec.listeners[].tls",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "cert"}]}}]}"#,
+    ),
+];
+
+const REFERENCE_GRANT: [(&str, &str); 1] = [(
+    "",
+    r#"{"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "a"}], "to": [{"group": "", "kind": "Service"}]}"#,
+)];
+
+const BACKEND_TLS: [(&str, &str); 1] = [(
+    "",
+    r#"{"targetRefs": [{"group": "", "kind": "Service", "name": "a"}], "validation": {"hostname": "a.example.com", "wellKnownCACertificates": "System"}}"#,
+)];
+
+const BACKEND_TRAFFIC: [(&str, &str); 1] = [(
+    "",
+    r#"{"targetRefs": [{"group": "", "kind": "Service", "name": "a"}]}"#,
+)];
