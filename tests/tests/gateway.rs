@@ -345,3 +345,85 @@ fn changes_and_the_end_lose_no_request() {
     assert!(ended.success(), "{ended}");
     assert_eq!(edge.mesh.pod(GATEWAY).name, GATEWAY);
 }
+
+const BYTES: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: bytes, namespace: mesh}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 31400, name: tcp, protocol: TCP}, hosts: ["*"]}
+  - {port: {number: 8443, name: ended, protocol: TLS}, hosts: [ended.example.com], tls: {mode: SIMPLE, credentialName: ended}}
+  - {port: {number: 8443, name: passed, protocol: TLS}, hosts: [passed.example.com], tls: {mode: PASSTHROUGH}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: bytes, namespace: mesh}
+spec:
+  hosts: ["*"]
+  gateways: [bytes]
+  tcp:
+  - match: [{port: 31400}, {port: 8443}]
+    route: [{destination: {host: both, port: {number: 80}}}]
+  tls:
+  - match: [{port: 8443, sniHosts: [passed.example.com]}]
+    route: [{destination: {host: front, port: {number: 443}}}]
+"#;
+
+/// § 4.4, S126: a TCP server, TLS that ends at the gateway, and TLS that does not. Behind the last stands the gateway itself: its
+/// own certificate is seen through it.
+#[test]
+fn bytes_are_carried_by_port_and_by_server_name() {
+    let edge = edge();
+    let ca = Authority::new().unwrap();
+    let ended = ca.sign("ended.example.com").unwrap();
+    let passed = ca.sign("passed.example.com").unwrap();
+    let secrets = ended.secret("ended", None).unwrap() + &passed.secret("passed", None).unwrap();
+    edge.write("31-secrets.yaml", secrets).unwrap();
+    // A service whose only endpoint is another port of the gateway, which ends TLS as any server would.
+    let gateway = edge.mesh.pod(GATEWAY).v4;
+    let behind = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: front, namespace: mesh}}\nspec: {{clusterIP: 10.96.1.77, ports: [{{name: tls, port: 443, targetPort: 9443}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: front, namespace: mesh, labels: {{kubernetes.io/service-name: front}}}}\naddressType: IPv4\nports: [{{name: tls, port: 9443}}]\nendpoints: [{{addresses: [{gateway}]}}]\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: inner, namespace: mesh}}\nspec: {{selector: {{istio: ingressgateway}}, servers: [{{port: {{number: 9443, name: s, protocol: HTTPS}}, hosts: [passed.example.com], tls: {{mode: SIMPLE, credentialName: passed}}}}]}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: inner, namespace: mesh}}\nspec: {{hosts: [passed.example.com], gateways: [inner], http: [{{route: [{{destination: {{host: both}}}}]}}]}}\n"
+    );
+    edge.write("32-front.yaml", behind).unwrap();
+    edge.write("30-gateway.yaml", BYTES).unwrap();
+    edge.listens(31400).unwrap();
+    edge.listens(9443).unwrap();
+    let plain = get(&edge, 31400, "anything", "/", &["--count", "4"]);
+    assert_eq!(plain["statuses"]["200"], 4, "{plain}");
+    assert!(
+        plain["last"]["body"]["headers"]["x-forwarded-for"].is_null(),
+        "{plain}"
+    );
+
+    let visit = |name| Visit {
+        port: 8443,
+        name,
+        roots: &ca,
+        shows: None,
+        http2: false,
+    };
+    for (name, leaf) in [("ended.example.com", &ended), ("passed.example.com", &passed)] {
+        let shown = eventually("the server", PATIENCE, || {
+            edge.visit(&visit(name), |c| Ok(c.shown())).ok()
+        });
+        assert_eq!(shown.unwrap(), leaf.certificate.to_vec(), "{name}");
+        let answers = edge
+            .visit(&visit(name), |c| c.ask(&[(name, "/"), (name, "/")]))
+            .unwrap();
+        assert!(
+            answers.iter().all(|(status, _)| *status == 200),
+            "{name}: {answers:?}"
+        );
+    }
+    let samples = edge.metrics().unwrap();
+    let opened = [("destination_service_name", "both"), ("reporter", "source")];
+    assert!(
+        promtext::sum(&samples, "istio_tcp_connections_opened_total", &opened) >= 5.0,
+        "{samples:?}"
+    );
+}

@@ -326,12 +326,13 @@ impl State {
     }
 
     fn apply_named(&mut self, head: &Head, object: &Value, origin: &str) -> bool {
-        if !self.world.reads_material() && is_material(&head.key) {
+        if !self.world.reads_material() && only_gateways_read(&head.key) {
             return false;
         }
         let translated = translate(head, object, self.world.settings());
         if translated == Ok(Translated::Nothing) {
-            return false;
+            // It may have meant something before: an Ingress that has another class now.
+            return self.records.contains_key(&head.key) && self.remove(&head.key);
         }
         self.versions.read(head);
         match translated {
@@ -456,8 +457,11 @@ impl State {
 }
 
 /// Whether only gateways read objects of this kind: keys are nowhere else.
-fn is_material(key: &ObjectKey) -> bool {
-    key.group.is_empty() && matches!(key.kind.as_str(), "Secret" | "ConfigMap")
+fn only_gateways_read(key: &ObjectKey) -> bool {
+    matches!(
+        (key.group.as_str(), key.kind.as_str()),
+        ("", "Secret" | "ConfigMap") | ("networking.k8s.io", "Ingress")
+    )
 }
 
 /// An origin without its line and column: when part of a file cannot be read, nobody knows what moved inside of it.

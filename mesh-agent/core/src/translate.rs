@@ -5,6 +5,7 @@ pub mod fields;
 mod gateway;
 pub mod gateway_api;
 mod head;
+mod ingress;
 mod kubernetes;
 mod material;
 mod peer_authentication;
@@ -26,6 +27,7 @@ pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
 pub use gateway_api::{ApiGatewaySpec, ApiRouteSpec, GatewayClassSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
+pub use ingress::{IngressPath, IngressSpec, IngressTls};
 pub(crate) use kubernetes::resolve_port;
 pub use kubernetes::{Membership, NamespaceSpec, PodSpec, PortRef};
 pub use material::MaterialSpec;
@@ -82,6 +84,8 @@ pub enum Translated {
     Gateway(GatewaySpec),
     /// A Secret or ConfigMap.
     Material(MaterialSpec),
+    /// An Ingress of this mesh's class.
+    Ingress(IngressSpec),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthenticationSpec),
     /// A route of Gateway API.
@@ -122,6 +126,9 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.istio.io", "Gateway") => istio_version(head)
             .and_then(|()| gateway::gateway(head, value))
             .map(Translated::Gateway),
+        ("networking.k8s.io", "Ingress") => {
+            ingress::ingress(head, value).map(|spec| spec.map_or(Translated::Nothing, Translated::Ingress))
+        }
         ("", "Secret") => material::secret(value).map(Translated::Material),
         ("", "ConfigMap") => material::config_map(value).map(Translated::Material),
         ("security.istio.io", "PeerAuthentication") => {

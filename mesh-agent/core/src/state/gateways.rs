@@ -3,6 +3,7 @@
 mod api;
 mod assemble;
 mod credentials;
+mod ingress;
 mod sites;
 
 use super::ObjectKey;
@@ -10,13 +11,19 @@ use super::tables::Tables;
 use super::world::Warning;
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, Edge, GatewayRole, ListenerOrigin};
-use crate::translate::{GatewaySpec, ServerSpec, resolve_port};
+use crate::model::snapshot::MeshSettings;
+use crate::translate::{GatewaySpec, IngressPath, PortRef, ServerSpec, resolve_port};
 use assemble::{Draft, assemble};
 use sites::Bound;
 use std::sync::Arc;
 
 /// Builds everything that the process in this role serves, and says what of it cannot be.
-pub(super) fn edge(role: &GatewayRole, tables: &Tables, warnings: &mut Vec<Warning>) -> Edge {
+pub(super) fn edge(
+    role: &GatewayRole,
+    tables: &Tables,
+    settings: &MeshSettings,
+    warnings: &mut Vec<Warning>,
+) -> Edge {
     let bound = Bound::index(tables, &role.pod.namespace);
     let mut drafts = Vec::new();
     if let Some(gateway) = &role.gateway {
@@ -29,8 +36,15 @@ pub(super) fn edge(role: &GatewayRole, tables: &Tables, warnings: &mut Vec<Warni
                 ));
             }
         }
+        drafts.extend(ingress::drafts(role, tables, &settings.cluster_domain, warnings));
     }
     assemble(drafts, warnings)
+}
+
+/// Whether what a Service far from the gateway is like shows in [`edge`]: Ingresses may name its ports.
+pub(super) fn reads_services(tables: &Tables) -> bool {
+    let named = |path: &IngressPath| matches!(path.port, PortRef::Name(_));
+    tables.ingresses.values().flat_map(|i| &i.paths).any(named)
 }
 
 /// The Gateways whose selector the process has, of all namespaces, oldest first.

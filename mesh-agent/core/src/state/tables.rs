@@ -7,9 +7,9 @@ use crate::model::ObjectName;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, MaterialSpec,
-    NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind, ServiceEntrySpec,
-    ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
+    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, IngressSpec,
+    MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind,
+    ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -36,6 +36,8 @@ pub(super) struct Tables {
     pub(super) virtual_services: BTreeMap<ObjectName, VirtualServiceSpec>,
     pub(super) destination_rules: BTreeMap<ObjectName, DestinationRuleSpec>,
     pub(super) gateways: BTreeMap<ObjectName, GatewaySpec>,
+    /// In a gateway only.
+    pub(super) ingresses: BTreeMap<ObjectName, IngressSpec>,
     /// Secrets and ConfigMaps, in a gateway only.
     materials: BTreeMap<(&'static str, ObjectName), MaterialSpec>,
     pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
@@ -93,6 +95,11 @@ impl Tables {
             }
             Translated::Gateway(spec) => {
                 let changed = put(&mut self.gateways, name, spec);
+                dirty.edge |= changed;
+                changed
+            }
+            Translated::Ingress(spec) => {
+                let changed = put(&mut self.ingresses, name, spec);
                 dirty.edge |= changed;
                 changed
             }
@@ -172,6 +179,7 @@ impl Tables {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
             }
             ("networking.istio.io", "Gateway") => dirty.edge |= self.gateways.remove(&name).is_some(),
+            ("networking.k8s.io", "Ingress") => dirty.edge |= self.ingresses.remove(&name).is_some(),
             ("", "Secret") => dirty.edge |= self.materials.remove(&("Secret", name)).is_some(),
             ("", "ConfigMap") => dirty.edge |= self.materials.remove(&("ConfigMap", name)).is_some(),
             ("security.istio.io", "PeerAuthentication") => {

@@ -128,7 +128,7 @@ impl World {
             || dirty.routes
             || dirty.grants
             || !dirty.namespaces.is_empty()
-            || self.touches_edge(&dirty);
+            || self.touches_edge(tables, &dirty);
         let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
@@ -163,17 +163,25 @@ impl World {
         }
         peers::conflicts(tables, &mut self.warnings);
         routes::references(tables, &next, &mut self.warnings);
-        status::references(tables, &mut self.warnings);
         if let Some(role) = self.role.as_ref().filter(|_| edge_changed) {
             self.edge_warnings = Vec::new();
-            next.edge = Arc::new(gateways::edge(role, tables, &mut self.edge_warnings));
+            next.edge = Arc::new(gateways::edge(
+                role,
+                tables,
+                &next.settings,
+                &mut self.edge_warnings,
+            ));
         }
+        status::references(tables, &mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
     }
 
     /// Services of the gateway's own namespace say where it listens.
-    fn touches_edge(&self, dirty: &Dirty) -> bool {
+    fn touches_edge(&self, tables: &Tables, dirty: &Dirty) -> bool {
+        if self.role.is_some() && !dirty.services.is_empty() && gateways::reads_services(tables) {
+            return true;
+        }
         let own = |name: &ObjectName| {
             let role = self.role.as_ref();
             role.is_some_and(|role| role.pod.namespace == name.namespace)

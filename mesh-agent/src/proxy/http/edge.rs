@@ -117,3 +117,98 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::model::gateway::Bind;
+
+    fn dressed(sent: &[(&'static str, &'static str)], hops: usize) -> Vec<(String, String)> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in sent {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let edge = EdgeConn {
+            bind: Bind {
+                port: 8080,
+                address: None,
+            },
+            listener: None,
+            tls: None,
+        };
+        let authority = HeaderValue::from_static("shop.example.com");
+        dress(&mut headers, [198, 51, 100, 7].into(), &edge, &authority, hops);
+        let text = |v: &HeaderValue| v.to_str().unwrap().to_owned();
+        let mut all: Vec<_> = headers.iter().map(|(n, v)| (n.to_string(), text(v))).collect();
+        all.sort();
+        all
+    }
+
+    fn of(all: &[(String, String)], name: &str) -> Option<String> {
+        let found = all.iter().find(|(n, _)| n == name);
+        found.map(|(_, v)| v.clone())
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_not_believed() {
+        let all = dressed(
+            &[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "evil.example.com"),
+                ("x-forwarded-client-cert", "By=me"),
+            ],
+            0,
+        );
+        assert_eq!(
+            of(&all, "x-forwarded-for").as_deref(),
+            Some("1.2.3.4, 198.51.100.7")
+        );
+        assert_eq!(of(&all, "x-forwarded-proto").as_deref(), Some("http"));
+        assert_eq!(of(&all, "x-forwarded-host").as_deref(), Some("shop.example.com"));
+        assert_eq!(of(&all, "x-forwarded-client-cert"), None);
+        assert_eq!(
+            of(&all, "x-envoy-external-address").as_deref(),
+            Some("198.51.100.7")
+        );
+    }
+
+    /// numTrustedProxies: the address that the outermost trusted proxy has seen.
+    #[test]
+    fn trusted_proxies_say_who_the_client_is() {
+        let sent = [
+            ("x-forwarded-for", "9.9.9.9, 203.0.113.5"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+        ];
+        for (hops, client) in [
+            (1, "192.0.2.1"),
+            (2, "203.0.113.5"),
+            (3, "9.9.9.9"),
+            (4, "198.51.100.7"),
+        ] {
+            let all = dressed(&sent, hops);
+            assert_eq!(
+                of(&all, "x-envoy-external-address").as_deref(),
+                Some(client),
+                "{hops}"
+            );
+            assert_eq!(of(&all, "x-forwarded-proto").as_deref(), Some("https"));
+        }
+    }
+
+    #[test]
+    fn addresses_of_private_networks_are_not_external() {
+        for inside in [
+            "10.1.2.3",
+            "127.0.0.1",
+            "169.254.1.1",
+            "fd00::1",
+            "::1",
+            "fe80::1",
+        ] {
+            assert!(!is_external(inside.parse().unwrap()), "{inside}");
+        }
+        assert!(is_external("2001:db8::1".parse().unwrap()));
+    }
+}

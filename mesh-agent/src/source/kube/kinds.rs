@@ -18,97 +18,67 @@ pub(super) struct Kind {
     readers: Readers,
 }
 
-/// Who watches a kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who needs a kind.
+#[derive(Clone, Copy, Debug)]
 struct Readers {
     agents: bool,
-    gateways: Extent,
     controller: bool,
+    gateways: Gateways,
 }
 
-/// How much of a kind is watched.
+/// Which objects of a kind gateways need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
-    Nothing,
-    Everything,
-    /// What is in the reader's own namespace.
+enum Gateways {
+    None,
+    All,
+    /// Those of their own namespace.
     Own,
 }
 
-impl Readers {
-    /// Whoever carries traffic.
-    const CARRIERS: Self = Self {
-        agents: true,
-        gateways: Extent::Everything,
-        controller: false,
-    };
-    /// Agents, of what is on their own nodes.
-    const AGENTS: Self = Self {
-        gateways: Extent::Nothing,
-        ..Self::CARRIERS
-    };
-    const ALL: Self = Self {
-        controller: true,
-        ..Self::CARRIERS
-    };
-    /// What only Gateways depend on, and what is said of them.
-    const OF_GATEWAYS: Self = Self {
-        agents: false,
-        ..Self::ALL
-    };
-    const GATEWAYS: Self = Self {
-        controller: false,
-        ..Self::OF_GATEWAYS
-    };
-    /// Secrets: gateways read those beside them, the controller whether they are there.
-    const SECRETS: Self = Self {
-        gateways: Extent::Own,
-        ..Self::OF_GATEWAYS
-    };
-    const MATERIAL: Self = Self {
-        controller: false,
-        ..Self::SECRETS
-    };
-}
-
-/// Who watches, and so what.
+/// For whom the API is watched.
 #[derive(Clone, Debug)]
 pub enum Reader {
-    /// The agent of this node.
-    Agent {
-        /// Its name.
-        node: String,
-    },
-    /// A gateway.
-    Gateway {
-        /// Namespace of its pod.
-        namespace: String,
-    },
+    /// The agent of the node with this name.
+    Agent(String),
     /// The controller: what statuses depend on.
     Controller,
+    /// A gateway in this namespace.
+    Gateway(String),
 }
 
 impl Reader {
     /// The kinds that it needs.
     pub(super) fn kinds(&self) -> Vec<&'static Kind> {
-        KINDS.iter().filter(|kind| kind.concerns(self)).collect()
+        let needs = |readers: Readers| match self {
+            Self::Agent(_) => readers.agents,
+            Self::Controller => readers.controller,
+            Self::Gateway(_) => readers.gateways != Gateways::None,
+        };
+        KINDS.iter().filter(|kind| needs(kind.readers)).collect()
     }
 }
 
 /// In the order in which they are named in reports.
 static KINDS: &[Kind] = &[
-    Kind::builtin("Namespace", "namespaces", "").read_by(Readers::ALL),
-    Kind::builtin("Service", "services", "").read_by(Readers::ALL),
+    Kind::builtin("Namespace", "namespaces", "").for_both(),
+    Kind::builtin("Service", "services", "").for_both(),
     Kind::builtin("EndpointSlice", "endpointslices", "discovery.k8s.io"),
     Kind {
         of_node: true,
-        readers: Readers::AGENTS,
+        readers: Readers {
+            gateways: Gateways::None,
+            ..Readers::DATA_PATH
+        },
         ..Kind::builtin("Pod", "pods", "")
     },
-    Kind::builtin("Secret", "secrets", "").read_by(Readers::SECRETS),
-    Kind::builtin("ConfigMap", "configmaps", "").read_by(Readers::MATERIAL),
-    Kind::istio("Gateway", "gateways").read_by(Readers::GATEWAYS),
-    Kind::istio("VirtualService", "virtualservices").read_by(Readers::ALL),
+    // The controller only looks whether certificates are there.
+    Kind::builtin("Secret", "secrets", "")
+        .for_gateways(Gateways::Own)
+        .for_both(),
+    Kind::builtin("ConfigMap", "configmaps", "").for_gateways(Gateways::Own),
+    Kind::builtin("Ingress", "ingresses", "networking.k8s.io").for_gateways(Gateways::All),
+    Kind::istio("Gateway", "gateways").for_gateways(Gateways::All),
+    Kind::istio("VirtualService", "virtualservices").for_both(),
     Kind::istio("DestinationRule", "destinationrules"),
     Kind::istio("ServiceEntry", "serviceentries"),
     Kind::istio("WorkloadEntry", "workloadentries"),
@@ -125,16 +95,22 @@ static KINDS: &[Kind] = &[
         versions: &[template::VERSION],
         optional: true,
         of_node: false,
-        readers: Readers::CARRIERS,
+        readers: Readers::DATA_PATH,
     },
     Kind::gateway_api("HTTPRoute", "httproutes", &["v1", "v1beta1"]),
     Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]),
     Kind::gateway_api("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
     Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]),
     // In the mesh no reference needs a grant: agents do not read them.
-    Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"]).read_by(Readers::OF_GATEWAYS),
-    Kind::gateway_api("Gateway", "gateways", &["v1", "v1beta1"]).read_by(Readers::OF_GATEWAYS),
-    Kind::gateway_api("GatewayClass", "gatewayclasses", &["v1", "v1beta1"]).read_by(Readers::OF_GATEWAYS),
+    Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"])
+        .for_gateways(Gateways::All)
+        .for_both(),
+    Kind::gateway_api("Gateway", "gateways", &["v1", "v1beta1"])
+        .for_gateways(Gateways::All)
+        .for_both(),
+    Kind::gateway_api("GatewayClass", "gatewayclasses", &["v1", "v1beta1"])
+        .for_gateways(Gateways::All)
+        .for_both(),
 ];
 
 impl Kind {
@@ -153,7 +129,7 @@ impl Kind {
             versions: &["v1"],
             optional: false,
             of_node: false,
-            readers: Readers::CARRIERS,
+            readers: Readers::DATA_PATH,
         }
     }
 
@@ -166,13 +142,35 @@ impl Kind {
             group: "gateway.networking.k8s.io",
             versions,
             optional: true,
-            readers: Readers::ALL,
+            readers: Readers {
+                controller: true,
+                ..Readers::DATA_PATH
+            },
             ..Self::builtin(kind, plural, "")
         }
     }
 
-    const fn read_by(self, readers: Readers) -> Self {
-        Self { readers, ..self }
+    /// For the controller as well.
+    const fn for_both(self) -> Self {
+        Self {
+            readers: Readers {
+                controller: true,
+                ..self.readers
+            },
+            ..self
+        }
+    }
+
+    /// For gateways and nobody else.
+    const fn for_gateways(self, gateways: Gateways) -> Self {
+        Self {
+            readers: Readers {
+                agents: false,
+                controller: false,
+                gateways,
+            },
+            ..self
+        }
     }
 
     const fn istio(kind: &'static str, plural: &'static str) -> Self {
@@ -183,7 +181,7 @@ impl Kind {
             versions: &["v1", "v1beta1", "v1alpha3"],
             optional: true,
             of_node: false,
-            readers: Readers::CARRIERS,
+            readers: Readers::DATA_PATH,
         }
     }
 
@@ -205,21 +203,12 @@ impl Kind {
         ApiResource::from_gvk_with_plural(&gvk, self.plural)
     }
 
-    /// Whether this reader watches the kind.
-    const fn concerns(&self, reader: &Reader) -> bool {
-        match reader {
-            Reader::Agent { .. } => self.readers.agents,
-            Reader::Gateway { .. } => !matches!(self.readers.gateways, Extent::Nothing),
-            Reader::Controller => self.readers.controller,
-        }
-    }
-
     /// The field selector, if not all are wanted.
     pub(super) fn selector(&self, reader: &Reader) -> Option<String> {
         match reader {
-            Reader::Agent { node } if self.of_node => Some(format!("spec.nodeName={node}")),
+            Reader::Agent(node) if self.of_node => Some(format!("spec.nodeName={node}")),
             // Releases of helm are large, and none of them is a certificate.
-            Reader::Gateway { .. } | Reader::Controller if self.kind == "Secret" => {
+            Reader::Gateway(_) | Reader::Controller if self.kind == "Secret" => {
                 Some("type!=helm.sh/release.v1".into())
             }
             _ => None,
@@ -229,8 +218,17 @@ impl Kind {
     /// The namespace, if not all are wanted.
     pub(super) fn namespace(&self, reader: &Reader) -> Option<String> {
         match reader {
-            Reader::Gateway { namespace } if self.readers.gateways == Extent::Own => Some(namespace.clone()),
+            Reader::Gateway(namespace) if self.readers.gateways == Gateways::Own => Some(namespace.clone()),
             _ => None,
         }
     }
+}
+
+impl Readers {
+    /// Agents and gateways: what carries connections.
+    const DATA_PATH: Self = Self {
+        agents: true,
+        controller: false,
+        gateways: Gateways::All,
+    };
 }

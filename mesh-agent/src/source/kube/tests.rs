@@ -57,9 +57,7 @@ impl Watched {
         let figures = SourceFigures::default();
         tokio::spawn(watch(
             client,
-            Reader::Agent {
-                node: "node-1".into(),
-            },
+            Reader::Agent("node-1".into()),
             settings(),
             figures.clone(),
             sender,

@@ -473,7 +473,7 @@ fn a_bad_server_is_refused_with_its_field() {
         (
             https("{mode: SIMPLE, credentialName: a, cipherSuites: [AES128-SHA]}"),
             "spec.servers[0].tls.cipherSuites[0]",
-            "not served",
+            "not supported",
         ),
         (
             https("{mode: SIMPLE, credentialName: a, subjectAltNames: [b]}"),
@@ -597,4 +597,81 @@ fn bytes_go_where_tcp_and_tls_rules_of_the_gateway_say() {
     ] {
         assert_eq!(carry(&snapshot, port, sni), want, "{port} {sni:?}");
     }
+}
+
+const INGRESS: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop, namespace: default}
+spec:
+  ingressClassName: CLASS
+  tls: [{hosts: [shop.example.com], secretName: shop}]
+  rules:
+  - host: shop.example.com
+    http:
+      paths:
+      - {path: /, pathType: Prefix, backend: {service: {name: micro-api, port: {name: http}}}}
+      - {path: /api/, pathType: Prefix, backend: {service: {name: api, port: {number: 80}}}}
+      - {path: /api, pathType: Exact, backend: {service: {name: micro-api, port: {number: 19090}}}}
+"#;
+
+/// Kubernetes' own rules: exact before prefix, long before short, prefixes by segments, classes of others left alone.
+#[test]
+fn an_ingress_of_our_class_is_served_beside_gateways() {
+    let api = "apiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: default}\nspec: {clusterIP: 10.96.0.9, selector: {app: micro-api}, ports: [{port: 80, targetPort: 9090}]}";
+    let ours = INGRESS.replace("CLASS", "heddle").trim().to_owned();
+    let mut state = state(&[ours, api.to_owned(), secret("shop", "{tls.crt: a, tls.key: b}")]);
+    no_problems(&mut state);
+    let snapshot = state.snapshot();
+    for (port, path, want) in [
+        (8080, "/api", "default/micro-api"),
+        (8080, "/api/x", "default/api"),
+        (8080, "/apix", "default/micro-api"),
+        (8443, "/api/x", "default/api"),
+    ] {
+        let got = ask(&snapshot, port, "shop.example.com", path);
+        assert!(got.ends_with(want), "{port} {path}: {got}");
+    }
+    assert_eq!(ask(&snapshot, 8080, "other.example.com", "/"), "404 NR");
+    for object in documents(INGRESS.replace("CLASS", "nginx").trim()) {
+        state.apply(crate::state::Change::Apply {
+            object,
+            origin: "later.yaml".into(),
+        });
+    }
+    assert!(
+        state.snapshot().edge.ports.is_empty(),
+        "it is somebody else's now"
+    );
+}
+
+/// S107: the same VirtualService in two contexts, and a host of a ServiceEntry behind the egress gateway.
+#[test]
+fn a_virtual_service_leads_to_the_egress_gateway_and_from_there_outside() {
+    let egress = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside, namespace: default}
+spec: {hosts: [outside.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, location: MESH_EXTERNAL, endpoints: [{address: 192.0.2.7}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: outside, namespace: default}
+spec:
+  hosts: [outside.example.com]
+  gateways: [egress, mesh]
+  http:
+  - match: [{gateways: [mesh], port: 80}]
+    route: [{destination: {host: istio-ingressgateway.istio-system.svc.cluster.local, port: {number: 80}}}]
+  - match: [{gateways: [egress], port: 80}]
+    route: [{destination: {host: outside.example.com, port: {number: 80}}}]
+"#;
+    let servers = "[{port: {number: 80, name: http, protocol: HTTP}, hosts: [outside.example.com]}]";
+    let mut state = state(&[gateway("egress", "", servers), egress.trim().to_owned()]);
+    let snapshot = state.snapshot();
+    let got = ask(&snapshot, 8080, "outside.example.com", "/");
+    assert!(
+        got.starts_with("VirtualService default/outside spec.http[1] -> "),
+        "{got}"
+    );
 }

@@ -360,18 +360,54 @@ const SIDECAR: [(&str, &str); 5] = [
     ),
 ];
 
-const ISTIO_GATEWAY: [(&str, &str); 3] = [
+const ISTIO_GATEWAY: [(&str, &str); 12] = [
     (
         "",
-        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["a.example.com"]}]}"#,
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}"#,
+    ),
+    (
+        "spec.servers[].port.name",
+        r#"{"servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}"#,
     ),
     (
         "spec.servers[].tls",
-        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["a.example.com"], "tls": {"mode": "SIMPLE", "credentialName": "cert"}}]}"#,
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "credentialName": "a"}}]}"#,
     ),
     (
         "spec.servers[].tls.httpsRedirect",
-        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["a.example.com"]}]}"#,
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}"#,
+    ),
+    (
+        "spec.servers[].tls.credentialNames",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "credentialNames": ["a"]}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.serverCertificate",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "serverCertificate": "/a", "privateKey": "/b"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.privateKey",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "serverCertificate": "/a", "privateKey": "/b"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.tlsCertificates",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "SIMPLE", "tlsCertificates": [{"serverCertificate": "/a", "privateKey": "/b"}]}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.ca",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.subjectAltNames",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.verifyCertificate",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
+    ),
+    (
+        "spec.servers[].tls.insecureSkipVerify",
+        r#"{"selector": {"istio": "ingressgateway"}, "servers": [{"name": "s", "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": {"mode": "MUTUAL", "credentialName": "a"}}]}"#,
     ),
 ];
 

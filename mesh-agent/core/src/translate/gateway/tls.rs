@@ -255,7 +255,7 @@ fn versions(
         Some("TLSV1_3") => Ok(TlsVersion::V13),
         Some(old @ ("TLSV1_0" | "TLSV1_1")) => Err(FieldError::new(
             format!("{at}.{name}"),
-            format!("{old} is not served: RFC 8996 forbids it"),
+            format!("{old} is not supported: RFC 8996 forbids it"),
         )),
         Some(other) => Err(FieldError::new(
             format!("{at}.{name}"),
@@ -317,6 +317,6 @@ fn cipher_suite(name: &str) -> Result<CipherSuite, &'static str> {
         "ECDHE-RSA-AES128-GCM-SHA256" => CipherSuite::EcdheRsaAes128Gcm,
         "ECDHE-RSA-AES256-GCM-SHA384" => CipherSuite::EcdheRsaAes256Gcm,
         "ECDHE-RSA-CHACHA20-POLY1305" => CipherSuite::EcdheRsaChacha20,
-        _ => return Err("is not served: only ECDHE suites with AES-GCM or ChaCha20-Poly1305 are"),
+        _ => return Err("is not supported: only ECDHE suites with AES-GCM or ChaCha20-Poly1305 are"),
     })
 }
