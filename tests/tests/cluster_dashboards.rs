@@ -133,7 +133,7 @@ fn every_expression_of_kiali_and_of_istios_dashboards_is_answered_under_traffic(
         service("echo", http),
         service("back", json!([{"name": "tcp", "port": 7000}])),
         daemons("echo", container(ECHO, None)),
-        daemons("back", container(CLIENT, Some(json!(["nc", "-lk", "-p", "7000", "-e", "/bin/cat"])))),
+        daemons("back", container(CLIENT, Some(json!(["nc", "-ll", "-p", "7000", "-e", "/bin/cat"])))),
         daemons("load", container(CLIENT, Some(json!(["sh", "-c", asking])))),
     ]});
     space.apply(&list.to_string()).unwrap();

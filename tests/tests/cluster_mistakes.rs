@@ -191,13 +191,19 @@ fn a_pod_that_gets_anothers_address_at_once_is_itself() {
     ]);
     ready("client");
     ready("first");
+    let found = cluster
+        .json(&["-n", &space.name, "get", "service", "reuse"])
+        .unwrap();
+    let url = format!("http://{}:8080/", found["spec"]["clusterIP"].as_str().unwrap());
     let answered_by = || {
-        let ask = ["curl", "-sf", "-m", "2", "http://reuse:8080/"];
-        let answer = space.exec("client", &ask).ok()?;
-        let answer: Value = serde_json::from_str(&answer).ok()?;
-        answer["hostname"].as_str().map(str::to_owned)
+        let ask = ["curl", "-sS", "-m", "4", &url];
+        let answer = space
+            .exec("client", &ask)
+            .unwrap_or_else(|error| format!("{error:#}"));
+        let json: Value = serde_json::from_str(&answer).unwrap_or_default();
+        json["hostname"].as_str().map_or(answer, str::to_owned)
     };
-    eventually("the first", MINUTE, || (answered_by()? == "first").then_some(())).unwrap();
+    eventually("the first", MINUTE, || (answered_by() == "first").then_some(())).unwrap();
     let address = space.pods("reuse").unwrap()[0].ip.clone();
 
     // The node's IPAM counts up from here.
@@ -211,10 +217,10 @@ fn a_pod_that_gets_anothers_address_at_once_is_itself() {
     ready("second");
     let now = space.pods("reuse").unwrap()[0].ip.clone();
     assert_eq!(now, address, "another address: nothing is proven");
-    eventually("the second, under its own name", SOON, || {
-        (answered_by()? == "second").then_some(())
+    eventually("the second, under its own name", MINUTE, || {
+        (answered_by() == "second").then_some(())
     })
-    .unwrap();
+    .unwrap_or_else(|error| panic!("{error:#}: {}", answered_by()));
     let name = format!("{}/second", space.name);
     let statuses = statuses(&release);
     let pods = statuses

@@ -50,7 +50,7 @@ fn an_upgrade_loses_no_request_and_cuts_no_stream_before_the_drain_deadline() {
         space.apply(&list.to_string()).unwrap();
     };
     let (near, far) = (&nodes[0], nodes.last().unwrap());
-    let back = json!(["nc", "-lk", "-p", "7000", "-e", "/bin/cat"]);
+    let back = json!(["nc", "-ll", "-p", "7000", "-e", "/bin/cat"]);
     apply(&[
         service("echo", 80, 8080, "http"),
         service("back", 7000, 7000, "tcp"),

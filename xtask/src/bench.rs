@@ -1,4 +1,7 @@
-//! `cargo xtask bench`: Heddle beside its peers, or, with `--cluster`, on a Kubernetes API server of many objects.
+//! `cargo xtask bench`: Heddle beside its peers; with `--cluster`, on a Kubernetes API server of many objects; with
+//! `--routes`, what routes cost in the core.
+
+mod routes;
 
 use crate::cluster::{Cluster, Layout};
 use crate::{bpf, image, setup, shell, suite};
@@ -9,6 +12,9 @@ use std::process::{Command, ExitCode};
 
 /// Runs the bench that the arguments ask for, with what they have besides.
 pub(crate) fn run(mut args: Vec<String>) -> Result<ExitCode> {
+    if args.iter().any(|arg| arg == routes::ARGUMENT) {
+        return routes::run();
+    }
     let Some(at) = args.iter().position(|arg| arg == "--cluster") else {
         return on_namespaces(&args);
     };
@@ -56,7 +62,8 @@ fn on_own_cluster(args: &[String], profile: image::Profile) -> Result<ExitCode> 
             // In the control plane's network: no forwarder's CPU in the figures.
             let program = program();
             let mut inside = cluster.in_network_of("cp", program.get_program());
-            pass(&mut inside, args, &cluster.work().join("pki/admin.conf"))
+            inside.args(args).arg("--leave");
+            pass(&mut inside, &[], &cluster.work().join("pki/admin.conf"))
         });
     let down = cluster.down();
     let code = ran?;

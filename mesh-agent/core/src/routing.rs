@@ -154,7 +154,8 @@ impl MatchedRule {
     /// Route-level header operations, then those of the chosen destination.
     pub fn headers(&self) -> impl DoubleEndedIterator<Item = &HeaderOps> {
         let chosen = self.action().destinations().get(self.destination);
-        std::iter::once(&self.action().headers).chain(chosen.map(|d| &d.headers))
+        let route = self.action().headers.as_deref();
+        route.into_iter().chain(chosen.and_then(|d| d.headers.as_deref()))
     }
 }
 

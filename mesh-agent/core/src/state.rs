@@ -213,6 +213,7 @@ impl State {
                         field: String::new(),
                         reason,
                     },
+                    false,
                 )
             }
             Change::InitDone => self.finish_listing(),
@@ -297,7 +298,10 @@ impl State {
         let head = match Head::read(object) {
             Ok(head) => head,
             // Nobody knows which object this was meant to be: as if it could not be read at all.
-            Err(rejected) => return self.unreadable(origin.to_owned(), rejected),
+            Err(rejected) => {
+                let before = self.tables.has(&Head::guess(object));
+                return self.unreadable(origin.to_owned(), rejected, before);
+            }
         };
         // An API server has one version of an object, and a later one is a change.
         let files = !self.world.of_one_node();
@@ -387,11 +391,13 @@ impl State {
         had_problem
     }
 
-    fn unreadable(&mut self, origin: String, rejected: Rejected) -> bool {
-        let kept = self
-            .records
-            .values()
-            .any(|r| r.in_force && file_of(&r.origin) == file_of(&origin));
+    /// `before`: whether an object that this seems to be is in force.
+    fn unreadable(&mut self, origin: String, rejected: Rejected, before: bool) -> bool {
+        let kept = before
+            || self
+                .records
+                .values()
+                .any(|r| r.in_force && file_of(&r.origin) == file_of(&origin));
         let key = (origin.clone(), rejected.to_string());
         let problem = Problem {
             origin: origin.clone(),

@@ -70,7 +70,7 @@ async fn list(client: &Client, resource: &ApiResource, into: &mut Vec<LiveObject
     loop {
         let page = match api.list(&params).await {
             Ok(page) => page,
-            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 405) => {
+            Err(kube::Error::Api(status)) if [403, 404, 405].contains(&status.code) => {
                 eprintln!("{} are left out: {}", resource.plural, status.message);
                 return Ok(());
             }

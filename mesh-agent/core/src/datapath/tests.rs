@@ -260,6 +260,34 @@ fn what_does_not_fit_is_refused_by_name_and_not_half_there() {
     assert!(plan.local_pods.values().all(|p| known.contains(&p.id)));
 }
 
+#[test]
+fn services_and_backends_beyond_the_size_that_was_set_are_refused_by_name() {
+    let snapshot = state(WEATHER).snapshot();
+    let mut facts = facts(&snapshot);
+    let whole = plan(&snapshot, &facts, &Plan::default());
+    assert!(whole.refused.is_empty() && whole.services.len() > 3);
+    facts.limits.services = 3;
+    let cut = plan(&snapshot, &facts, &Plan::default());
+    assert_eq!(
+        (cut.services.len(), cut.refused.len()),
+        (3, whole.services.len() - 3)
+    );
+    assert!(cut.refused[0].ends_with("SERVICES holds 3"), "{:?}", cut.refused);
+    facts.limits = Limits {
+        backends: 0,
+        ..Limits::default()
+    };
+    let proxied = plan(&snapshot, &facts, &Plan::default());
+    assert!(proxied.backends.is_empty() && !whole.backends.is_empty());
+    assert!(
+        proxied
+            .refused
+            .iter()
+            .all(|why| why.ends_with("BACKENDS holds 0; the proxy serves it"))
+    );
+    assert_eq!(proxied.services.len(), whole.services.len());
+}
+
 /// The maps while operations are carried out.
 #[derive(Clone, Default, PartialEq, Debug)]
 struct Maps(Plan);

@@ -109,7 +109,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What becomes of a request.
+/// What becomes of a request. What few rules say is in a box: there are many rules.
 #[derive(Clone, Debug)]
 pub struct RouteAction {
     /// Where it goes, or what is answered.
@@ -119,15 +119,15 @@ pub struct RouteAction {
     /// Time for the whole request with all of its tries; `None` = no end.
     pub timeout: Option<Duration>,
     /// `retries`, or the mesh's default.
-    pub retries: RetryPolicy,
+    pub retries: Arc<RetryPolicy>,
     /// Header operations, applied before the destination's.
-    pub headers: HeaderOps,
+    pub headers: Option<Box<HeaderOps>>,
     /// Changes of path and authority.
-    pub rewrite: Option<Rewrite>,
+    pub rewrite: Option<Box<Rewrite>>,
     /// Injected faults.
-    pub fault: Option<Fault>,
+    pub fault: Option<Box<Fault>>,
     /// CORS.
-    pub cors: Option<Cors>,
+    pub cors: Option<Box<Cors>>,
 }
 
 /// The first thing that a rule decides.
@@ -136,7 +136,7 @@ pub enum Outcome {
     /// To one of these.
     Forward(Split),
     /// 3xx.
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     /// A fixed answer.
     Respond(DirectResponse),
     /// Nothing to forward to by the API's own rule (HTTPRoute without a valid backend): this status.
@@ -171,8 +171,8 @@ impl RouteAction {
             outcome,
             mirrors: Vec::new(),
             timeout: None,
-            retries: RetryPolicy::mesh_default().clone(),
-            headers: HeaderOps::default(),
+            retries: RetryPolicy::shared_default(),
+            headers: None,
             rewrite: None,
             fault: None,
             cors: None,
@@ -199,7 +199,7 @@ pub struct WeightedDestination {
     /// Where to.
     pub backend: Backend,
     /// Header operations of this destination.
-    pub headers: HeaderOps,
+    pub headers: Option<Box<HeaderOps>>,
 }
 
 /// A destination, or what stands where one should.

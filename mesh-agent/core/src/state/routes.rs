@@ -101,8 +101,17 @@ pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<W
         }
     }
     wildcards.sort_by_key(|(suffix, ..)| std::cmp::Reverse(suffix.len()));
+    // Without wildcards only the services that rules name: not a walk through tens of thousands at every change of a pod.
+    let concerned: Vec<&Arc<Service>> = if wildcards.is_empty() {
+        let named = exact.keys();
+        named
+            .filter_map(|host| next.services_by_host.get(*host))
+            .collect()
+    } else {
+        next.services.iter().collect()
+    };
     let mut filled = HashMap::new();
-    for service in &next.services {
+    for service in concerned {
         let mut rules = exact.get(&*service.host).cloned().unwrap_or_default();
         for (suffix, name, rule) in wildcards
             .iter()

@@ -34,8 +34,8 @@ pub const IGNORED: [(&str, &str, &str); 4] = [
     ),
     (
         "VirtualService",
-        "spec.http[].retries.retryIgnorePreviousHosts",
-        "true is what retries do anyway",
+        "spec.http[].match[].statPrefix",
+        "there are no statistics of single routes to prefix",
     ),
     ("*", "spec.useDefaultGateways", "None is what holds anyway"),
 ];

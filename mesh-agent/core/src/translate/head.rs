@@ -110,6 +110,23 @@ impl Head {
         })
     }
 
+    /// Which object this seems to be, if only its head were right.
+    pub(crate) fn guess(value: &Value) -> ObjectKey {
+        let api_version = value
+            .get("apiVersion")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let (group, _) = api_version.split_once('/').unwrap_or_default();
+        let mut key = ObjectKey {
+            kind: String::new(),
+            group: group.into(),
+            namespace: String::new(),
+            name: String::new(),
+        };
+        guess(value, &mut key);
+        key
+    }
+
     fn read_into(value: &Value, key: &mut ObjectKey) -> Result<Self, FieldError> {
         guess(value, key);
         if !value.is_object() {

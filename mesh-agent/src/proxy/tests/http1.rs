@@ -79,12 +79,12 @@ async fn header_operations_of_a_route_are_applied_both_ways() {
     })
     .await;
     let mut rule = rule();
-    rule.headers.request = HeaderEdits {
+    rule.headers.get_or_insert_default().request = HeaderEdits {
         set: vec![("host".into(), "other.example".into())],
         add: vec![("x-added".into(), "1".into())],
         remove: vec!["x-gone".into()],
     };
-    rule.headers.response = HeaderEdits {
+    rule.headers.get_or_insert_default().response = HeaderEdits {
         remove: vec!["server".into()],
         ..HeaderEdits::default()
     };
@@ -161,7 +161,7 @@ async fn a_retry_sends_the_same_body_and_only_when_asked() {
     );
     assert_eq!(tries.swap(0, Ordering::SeqCst), 1);
     let mut rule = rule();
-    rule.retries = RetryPolicy {
+    rule.retries = Arc::new(RetryPolicy {
         attempts: 3,
         per_try_timeout: None,
         on: RetryOn {
@@ -170,7 +170,7 @@ async fn a_retry_sends_the_same_body_and_only_when_asked() {
         },
         backoff: Duration::from_millis(1),
         ..RetryPolicy::mesh_default().clone()
-    };
+    });
     let mesh = Mesh::with_rule(&[addr], rule);
     let answer = mesh.exchange(post).await;
     assert!(answer.ends_with("third"), "{answer}");
@@ -419,8 +419,9 @@ async fn a_body_too_long_to_keep_passes_whole_and_is_not_tried_again() {
     })
     .await;
     let mut rule = rule();
-    rule.retries.on.server_error = true;
-    rule.retries.attempts = 3;
+    let retries = Arc::make_mut(&mut rule.retries);
+    retries.on.server_error = true;
+    retries.attempts = 3;
     let mesh = Mesh::with_rule(&[addr], rule);
     let head = format!("POST / HTTP/1.1\r\nhost: web\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n");
     let answer = mesh.exchange(&(head + &"z".repeat(SIZE))).await;

@@ -18,10 +18,10 @@ fn aborting(with: AbortWith) -> RouteAction {
         per_million: ALWAYS,
     };
     RouteAction {
-        fault: Some(Fault {
+        fault: Some(Box::new(Fault {
             delay: None,
             abort: Some(abort),
-        }),
+        })),
         ..rule()
     }
 }
@@ -38,12 +38,12 @@ async fn a_rewrite_changes_path_and_authority_and_tells_the_old_path() {
     let seen = Seen::default();
     let addr = web(&seen, |_| ok("")).await;
     let mut action = rule();
-    action.rewrite = Some(Rewrite {
+    action.rewrite = Some(Box::new(Rewrite {
         authority: Some("other.example:81".into()),
         path: Some(PathChange::Full("/new".into())),
-    });
+    }));
     // `rewrite.authority` wins over a `Host` that the route sets, and loses to the destination's.
-    action.headers.request.set = vec![("host".into(), "set.example".into())];
+    action.headers.get_or_insert_default().request.set = vec![("host".into(), "set.example".into())];
     let mesh = Mesh::with_rule(&[addr], action);
     let answer = mesh
         .exchange("GET /old?q=1 HTTP/1.1\r\nhost: web\r\nx-envoy-original-path: /forged\r\nconnection: close\r\n\r\n")
@@ -110,10 +110,10 @@ async fn an_injected_delay_comes_before_the_request_and_outside_of_its_timeout()
     let addr = web(&seen, |_| ok("")).await;
     let mut action = rule();
     action.timeout = Some(Duration::from_millis(100));
-    action.fault = Some(Fault {
+    action.fault = Some(Box::new(Fault {
         delay: delaying(Duration::from_millis(300)),
         abort: None,
-    });
+    }));
     let mesh = Mesh::with_rule(&[addr], action);
     let since = Instant::now();
     let answer = mesh.exchange(GET_CLOSE).await;
@@ -147,7 +147,7 @@ async fn a_redirect_and_a_direct_response_are_answered_here_with_the_rules_field
         host: Some("other.example".into()),
         ..Redirect::default()
     };
-    let answer = Mesh::with_rule(&[], RouteAction::new(Outcome::Redirect(redirect)))
+    let answer = Mesh::with_rule(&[], RouteAction::new(Outcome::Redirect(Box::new(redirect))))
         .exchange(GET_CLOSE)
         .await;
     assert!(answer.starts_with("HTTP/1.1 302"), "{answer}");
@@ -160,7 +160,7 @@ async fn a_redirect_and_a_direct_response_are_answered_here_with_the_rules_field
         status: 503,
         body: b"closed".as_slice().into(),
     }));
-    action.headers.response = HeaderEdits {
+    action.headers.get_or_insert_default().response = HeaderEdits {
         set: vec![("x-why".into(), "holidays".into())],
         ..HeaderEdits::default()
     };
@@ -189,7 +189,7 @@ async fn a_preflight_is_answered_here_and_an_actual_answer_is_dressed_even_a_fai
         ..Cors::default()
     };
     let action = || RouteAction {
-        cors: Some(cors.clone()),
+        cors: Some(Box::new(cors.clone())),
         ..rule()
     };
     let mesh = Mesh::with_rule(&[addr], action());
@@ -234,10 +234,10 @@ async fn each_mirror_gets_its_copy_marked_in_the_host_and_rewritten_alike() {
     let copy = web(&shadow, |_| ok("ignored")).await;
     let mut action = rule();
     action.mirrors = vec![mirror_to("shadow"), mirror_to("shadow")];
-    action.rewrite = Some(Rewrite {
+    action.rewrite = Some(Box::new(Rewrite {
         authority: None,
         path: Some(PathChange::Full("/new".into())),
-    });
+    }));
     let mesh = Mesh::start(Plan {
         endpoints: vec![addr],
         second: vec![copy],

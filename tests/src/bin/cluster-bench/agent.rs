@@ -41,6 +41,11 @@ impl Agent {
     /// long it took from its start.
     pub(crate) fn crash(self) -> Result<(Self, Duration)> {
         kill(Pid::from_raw(self.process.0), Signal::SIGKILL).context("kill the agent")?;
+        self.successor()
+    }
+
+    /// The next process, once it serves, and how long it took from its start.
+    pub(crate) fn successor(self) -> Result<(Self, Duration)> {
         let limit = Duration::from_secs(180);
         eventually("another agent that is ready", limit, || {
             let process = newest(&self.node, &self.namespace).filter(|p| *p != self.process)?;

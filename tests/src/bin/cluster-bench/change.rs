@@ -3,7 +3,7 @@
 
 use crate::Size;
 use crate::agent::Agent;
-use crate::api::{Api, get, send};
+use crate::api::{Api, send};
 use crate::objects::{Mesh, name, namespace};
 use crate::server;
 use crate::table::Table;
@@ -39,8 +39,10 @@ fn slice_path(service: u32) -> String {
 
 /// Looks at the entry of one service, on a thread of its own.
 struct Probe {
-    expect: Sender<(u32, Instant)>,
-    seen: Receiver<Result<f64>>,
+    expect: Sender<u32>,
+    seen: Receiver<Result<Instant>>,
+    /// When the write was sent.
+    sent: Instant,
     round: u32,
 }
 
@@ -61,8 +63,8 @@ impl Probe {
         let (expect, expected) = channel();
         let (tell, seen) = channel();
         std::thread::spawn(move || {
-            for (backends, sent) in expected {
-                if tell.send(look(&map, &key, backends, sent)).is_err() {
+            for backends in expected {
+                if tell.send(look(&map, &key, backends)).is_err() {
                     return;
                 }
             }
@@ -70,6 +72,7 @@ impl Probe {
         Ok(Self {
             expect,
             seen,
+            sent: Instant::now(),
             round: 0,
         })
     }
@@ -79,23 +82,29 @@ impl Probe {
         self.round += 1;
         let out = self.round % 2;
         let first = self.round / 2 % mesh.per_service();
-        self.expect.send((mesh.per_service() - out, Instant::now()))?;
+        self.sent = Instant::now();
+        self.expect.send(mesh.per_service() - out)?;
         Ok(mesh.slice(PROBED, |i| out == 1 && i == first))
     }
 }
 
-/// Milliseconds until the entry has as many backends.
-fn look(map: &PinnedMap, key: &[u8], backends: u32, sent: Instant) -> Result<f64> {
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+/// When the entry has as many backends.
+fn look(map: &PinnedMap, key: &[u8], backends: u32) -> Result<Instant> {
+    let start = Instant::now();
     // struct Service: id, flags, backends, total weight.
     let there = || Some(u32::from_ne_bytes(map.get(key)?.get(8..12)?.try_into().ok()?));
     while there() != Some(backends) {
         ensure!(
-            sent.elapsed() < LIMIT,
+            start.elapsed() < LIMIT,
             "a change was not in force after {LIMIT:?}"
         );
         std::thread::sleep(LOOK);
     }
-    Ok(sent.elapsed().as_secs_f64() * 1_000.0)
+    Ok(Instant::now())
 }
 
 /// Changes with nothing else going on.
@@ -108,7 +117,7 @@ pub(crate) fn one_by_one(api: &Api, agent: &Agent, size: &Size, table: &mut Tabl
             let before = agent.process.cpu().context("the agent has ended")?;
             let object = probe.begin(&size.mesh)?;
             api.block_on(send(&api.client(), Method::PUT, &slice_path(PROBED), &object))?;
-            times.push(probe.seen.recv()??);
+            times.push(millis(probe.seen.recv()??.saturating_duration_since(probe.sent)));
             // Not in step with the agent's batches.
             std::thread::sleep(PAUSE + Duration::from_millis(u64::from(round) * 7 % 50));
             let after = agent.process.cpu().context("the agent has ended")?;
@@ -127,7 +136,10 @@ pub(crate) fn one_by_one(api: &Api, agent: &Agent, size: &Size, table: &mut Tabl
 }
 
 struct Storm {
+    /// From a write's sending to the data path.
     times: Vec<f64>,
+    /// From the API server's answer to the data path.
+    answered: Vec<f64>,
     writes: u32,
     failed: u32,
     write_times: Vec<f64>,
@@ -149,6 +161,7 @@ pub(crate) fn storm(api: &Api, agent: &Agent, size: &Size, table: &mut Table) {
     };
     let Storm {
         mut times,
+        mut answered,
         writes,
         failed,
         mut write_times,
@@ -164,8 +177,10 @@ pub(crate) fn storm(api: &Api, agent: &Agent, size: &Size, table: &mut Table) {
         None,
         None,
     );
-    let what = "endpoint change → data path in the storm";
+    let what = "endpoint change → data path in the storm, from the sending";
     table.percentiles(what, &mut times, "ms", None, Some(2_000.0));
+    let what = "endpoint change → data path in the storm, from the answer";
+    table.percentiles(what, &mut answered, "ms", None, None);
     let used = || {
         Ok::<_, anyhow::Error>(agent.process.cpu().context("it has ended")? - before.context("it had ended")?)
     };
@@ -194,6 +209,7 @@ async fn blow(api: &Api, size: &Size, mut probe: Probe) -> Result<Storm> {
     let client = api.client();
     let mut storm = Storm {
         times: Vec::new(),
+        answered: Vec::new(),
         writes: 0,
         failed: 0,
         write_times: Vec::new(),
@@ -202,11 +218,18 @@ async fn blow(api: &Api, size: &Size, mut probe: Probe) -> Result<Storm> {
     let mut writing = FuturesUnordered::new();
     let (mut tried, mut random) = (0, 0x2545_f491_4f6c_dd1d_u64);
     let (mut probing, mut probed) = (false, Instant::now());
+    let (mut seen, mut answer) = (None, None);
     let start = Instant::now();
     while start.elapsed() < size.storm {
-        if let Ok(seen) = probe.seen.try_recv() {
-            storm.times.push(seen?);
-            (probing, probed) = (false, Instant::now());
+        if let Ok(found) = probe.seen.try_recv() {
+            seen = Some(found?);
+        }
+        if let (Some(at), Some(answered)) = (seen, answer) {
+            storm.times.push(millis(at.saturating_duration_since(probe.sent)));
+            storm
+                .answered
+                .push(millis(at.saturating_duration_since(answered)));
+            (probing, probed, seen, answer) = (false, Instant::now(), None, None);
         }
         let due = start.elapsed().as_secs_f64() * f64::from(size.storm_rate);
         while f64::from(tried) < due && writing.len() < IN_FLIGHT {
@@ -233,7 +256,10 @@ async fn blow(api: &Api, size: &Size, mut probe: Probe) -> Result<Storm> {
                 ensure!(done || !probes, "the change that was looked for was refused");
                 storm.writes += u32::from(done);
                 storm.failed += u32::from(!done);
-                storm.write_times.push(took.as_secs_f64() * 1_000.0);
+                storm.write_times.push(millis(took));
+                if probes {
+                    answer = Some(Instant::now());
+                }
             }
             () = tokio::time::sleep(Duration::from_millis(1)) => {}
         }
@@ -242,11 +268,6 @@ async fn blow(api: &Api, size: &Size, mut probe: Probe) -> Result<Storm> {
     while let Some((done, ..)) = writing.next().await {
         storm.writes += u32::from(done);
     }
-    if probing {
-        storm.times.push(probe.seen.recv()??);
-    }
-    // The mesh is whole again for what comes next.
-    get(&client, "/readyz").await?;
     Ok(storm)
 }
 

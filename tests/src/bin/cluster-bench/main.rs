@@ -31,10 +31,10 @@ use table::Table;
 )]
 struct Cli {
     /// Services, with one EndpointSlice and one WorkloadTemplate each.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(200..=60_000))]
     services: u32,
     /// Endpoints of all services together.
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=300_000))]
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(200..=300_000))]
     endpoints: u32,
     /// Changes that are tried a second in the storm.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -51,6 +51,9 @@ struct Cli {
     /// Writes one JSON object per line here.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Leaves what was made: the cluster goes as a whole.
+    #[arg(long)]
+    leave: bool,
     /// Only these parts (enrol starts ready change storm server).
     #[arg(long, value_delimiter = ',')]
     parts: Vec<String>,
@@ -115,11 +118,9 @@ fn run(cli: &Cli) -> Result<()> {
     table.heading("pods of a node");
     if let Some(outside) = outside {
         step("starting pods in the mesh");
-        starts::compare(
-            outside,
-            starts::start(&cluster, &api, &node, &size, true),
-            &mut table,
-        );
+        let inside = starts::start(&cluster, &api, &node, &size, true);
+        let first = starts::first_of_account(&cluster, &api, &node, &size);
+        starts::compare(outside, inside, first, &mut table);
     }
     if cli.wants("enrol") {
         step("labelling a namespace of running pods");
@@ -139,7 +140,13 @@ fn run(cli: &Cli) -> Result<()> {
     let loaded = load::load(&api, &size.mesh)?;
     table.fact("objects made", f64::from(loaded.objects), "");
     table.fact("objects made a second", loaded.rate, "1/s");
-    let agent = server::restart(&api, agent, &size, &mut table, cli.wants("ready"))?;
+    let agent = if cli.wants("ready") {
+        step("starting the agent anew");
+        let agent = server::crash(&api, agent, &size, &mut table)?;
+        server::replace(&cluster, &release, agent, &mut table)?
+    } else {
+        agent
+    };
     if cli.wants("change") {
         step("changing one endpoint at a time");
         change::one_by_one(&api, &agent, &size, &mut table);
@@ -158,7 +165,12 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(path) = &cli.json {
         std::fs::write(path, table.json_lines()).with_context(|| path.display().to_string())?;
     }
-    load::unload(&api, &size.mesh);
+    if cli.leave {
+        // Its end would uninstall it.
+        std::mem::forget(release);
+    } else {
+        load::unload(&api, &size.mesh);
+    }
     Ok(())
 }
 

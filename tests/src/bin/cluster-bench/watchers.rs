@@ -6,7 +6,7 @@ use crate::api::{Api, send};
 use crate::objects::{Mesh, name, namespace};
 use crate::server;
 use crate::table::Table;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
@@ -17,6 +17,9 @@ use tokio::task::LocalSet;
 
 const WATCHERS: u32 = 100;
 const RATE: u32 = 50;
+/// Longest time until all watchers are connected, and pause after it.
+const CONNECT: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Nodes for which is extrapolated.
 const NODES: f64 = 1_000.0;
@@ -76,8 +79,15 @@ fn cost(api: &Api, size: &Size) -> Result<Cost> {
     let (watched, bytes) = busy(api, size, seconds, WATCHERS, true)?;
     let (quiet, _) = busy(api, size, seconds, WATCHERS, false)?;
     let events = seconds.as_secs_f64() * f64::from(RATE);
+    ensure!(bytes > 0.0, "the watchers received nothing");
+    let more = (watched - quiet) - (alone - idle);
+    ensure!(
+        more > 0.0,
+        "the noise is larger than what is measured: {alone:.2} s of CPU without watchers ({idle:.2} idle), \
+         {watched:.2} s with them ({quiet:.2} idle)"
+    );
     Ok(Cost {
-        each: ((watched - quiet) - (alone - idle)) / (events * f64::from(WATCHERS)),
+        each: more / (events * f64::from(WATCHERS)),
         write: (alone - idle) / events,
         bytes: bytes / (events * f64::from(WATCHERS)),
     })
@@ -86,6 +96,7 @@ fn cost(api: &Api, size: &Size) -> Result<Cost> {
 /// CPU of the API server in this time, and bytes that the watchers received.
 fn busy(api: &Api, size: &Size, time: Duration, watchers: u32, writes: bool) -> Result<(f64, f64)> {
     let received = Rc::new(Cell::new(0.0));
+    let connected = Rc::new(Cell::new(0));
     let local = LocalSet::new();
     let version = api.get_json("/apis/discovery.k8s.io/v1/endpointslices?limit=1")?;
     let version = version["metadata"]["resourceVersion"]
@@ -95,7 +106,7 @@ fn busy(api: &Api, size: &Size, time: Duration, watchers: u32, writes: bool) -> 
     for _ in 0..watchers {
         let path = format!("/apis/discovery.k8s.io/v1/endpointslices?watch=1&resourceVersion={version}");
         let client = api.another_client()?;
-        let received = Rc::clone(&received);
+        let (received, connected) = (Rc::clone(&received), Rc::clone(&connected));
         tasks.push(local.spawn_local(async move {
             let mut body = client
                 .send(Request::get(path).body(Body::empty())?)
@@ -108,8 +119,21 @@ fn busy(api: &Api, size: &Size, time: Duration, watchers: u32, writes: bool) -> 
             anyhow::Ok(())
         }));
     }
-    // Until all of them are connected.
-    api.block_on(local.run_until(async { tokio::time::sleep(Duration::from_secs(2)).await }));
+    let start = Instant::now();
+    while connected.get() < watchers {
+        ensure!(
+            start.elapsed() < CONNECT,
+            "{} of {watchers} watchers are connected",
+            connected.get()
+        );
+        api.block_on(local.run_until(async { tokio::time::sleep(Duration::from_millis(50)).await }));
+    }
+    // What a connection costs is not what an event costs.
+    api.block_on(local.run_until(async { tokio::time::sleep(SETTLE).await }));
+    if let Some(ended) = tasks.iter_mut().find(|task| task.is_finished()) {
+        api.block_on(ended)?.context("a watcher")?;
+        bail!("a watcher's connection was closed");
+    }
     let (cpu, bytes) = (server::cpu(api)?, received.get());
     api.block_on(local.run_until(async {
         let (start, mut written) = (Instant::now(), 0);

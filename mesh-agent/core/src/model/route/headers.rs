@@ -22,6 +22,14 @@ pub struct HeaderEdits {
     pub remove: Vec<Arc<str>>,
 }
 
+impl HeaderOps {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.request.is_empty() && self.response.is_empty()
+    }
+}
+
 impl HeaderEdits {
     /// Whether there is nothing to do.
     #[must_use]

@@ -1,5 +1,6 @@
 //! When a request is tried again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `retries`.
@@ -49,19 +50,31 @@ impl RetryPolicy {
     /// cannot have had an effect, and on gRPC `unavailable` and `cancelled`.
     #[must_use]
     pub fn mesh_default() -> &'static Self {
-        static DEFAULT: std::sync::OnceLock<RetryPolicy> = std::sync::OnceLock::new();
-        DEFAULT.get_or_init(|| Self {
-            attempts: 2,
-            per_try_timeout: None,
-            on: RetryOn {
-                connect_failure: true,
-                refused_stream: true,
-                grpc: vec![1, 14],
-                ..RetryOn::default()
-            },
-            backoff: Duration::from_millis(25),
-            previous_hosts: false,
-            remote_localities: false,
+        Self::default_cell()
+    }
+
+    /// [`RetryPolicy::mesh_default`], one for all rules.
+    #[must_use]
+    pub fn shared_default() -> Arc<Self> {
+        Arc::clone(Self::default_cell())
+    }
+
+    fn default_cell() -> &'static Arc<Self> {
+        static DEFAULT: std::sync::OnceLock<Arc<RetryPolicy>> = std::sync::OnceLock::new();
+        DEFAULT.get_or_init(|| {
+            Arc::new(Self {
+                attempts: 2,
+                per_try_timeout: None,
+                on: RetryOn {
+                    connect_failure: true,
+                    refused_stream: true,
+                    grpc: vec![1, 14],
+                    ..RetryOn::default()
+                },
+                backoff: Duration::from_millis(25),
+                previous_hosts: false,
+                remote_localities: false,
+            })
         })
     }
 }

@@ -341,3 +341,27 @@ fn the_version_in_force_is_the_last_good_one() {
     state.apply(Change::Delete(key));
     assert!(state.versions().rules().is_empty());
 }
+
+#[test]
+fn what_an_api_server_sends_is_kept_whole_until_it_is_right_again_or_gone() {
+    let mut state = node(&[namespace("shop", true), service("web")]);
+    let mut wrong = service("web");
+    wrong["spec"]["ports"][0]["port"] = json!(0);
+    put(&mut state, wrong);
+    let problems = state.problems();
+    assert_eq!((problems.len(), problems[0].last_good_in_force), (1, true));
+    assert_eq!(state.snapshot().services.len(), 1);
+    put(&mut state, service("web"));
+    assert!(state.problems().is_empty());
+    let mut headless = service("web");
+    headless["metadata"]["labels"] = json!({"a": 7});
+    put(&mut state, headless);
+    let problems = state.problems();
+    assert_eq!(
+        (problems.len(), problems[0].last_good_in_force),
+        (1, true),
+        "{problems:?}"
+    );
+    delete(&mut state, &service("web"));
+    assert!(state.problems().is_empty() && state.snapshot().services.is_empty());
+}

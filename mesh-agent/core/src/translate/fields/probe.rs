@@ -88,9 +88,13 @@ pub fn outcome(kind: &Kind, field: &Field) -> Result<Outcome, Unclear> {
             reason,
             refused: each(),
         }),
-        // A value that stands for "not set" is no reason to call a field silent.
-        (false, _, _, Some((_, rejected)), _) => Ok(Outcome::Refused {
-            message: rejected.reason.clone(),
+        // Of a choice some words may say what holds anyway.
+        (false, some, _, Some((value, rejected)), _) => Ok(Outcome::Refused {
+            message: if some && every {
+                format!("`{value}`: {}", rejected.reason)
+            } else {
+                rejected.reason.clone()
+            },
             at: abstracted(&rejected.field),
         }),
         (false, true, None, None, _) => Err(Unclear::Silent),
@@ -249,7 +253,7 @@ fn set(object: &mut Value, steps: &[Step], value: &Value) {
                 &mut place[key.as_str()]
             }
             Step::Item => {
-                if !place.as_array().is_some_and(|items| !items.is_empty()) {
+                if place.as_array().is_none_or(Vec::is_empty) {
                     *place = json!([null]);
                 }
                 &mut place[0]

@@ -77,23 +77,21 @@ impl Action {
 
     fn into_action(self) -> RouteAction {
         let outcome = match self.filters.redirect {
-            Some(redirect) => Outcome::Redirect(redirect),
+            Some(redirect) => Outcome::Redirect(Box::new(redirect)),
             None if self.split.total_weight == 0 => Outcome::Fail {
                 status: 500,
                 reason: "the rule has no backend of a weight above 0".into(),
             },
             None => Outcome::Forward(self.split),
         };
-        let retries = self
-            .retries
-            .unwrap_or_else(|| RetryPolicy::mesh_default().clone());
+        let retries = self.retries.map_or_else(RetryPolicy::shared_default, Arc::new);
         RouteAction {
             mirrors: self.filters.mirrors,
             timeout: self.timeout,
             retries,
-            headers: self.filters.headers,
-            rewrite: self.filters.rewrite,
-            cors: self.filters.cors,
+            headers: Some(Box::new(self.filters.headers)).filter(|ops| !ops.is_empty()),
+            rewrite: self.filters.rewrite.map(Box::new),
+            cors: self.filters.cors.map(Box::new),
             ..RouteAction::new(outcome)
         }
     }
@@ -153,7 +151,10 @@ pub(super) fn rule_filters(
 }
 
 /// Filters of one backend: header changes.
-pub(super) fn backend_filters(at: &str, given: Vec<raw::Filter>) -> Result<HeaderOps, FieldError> {
+pub(super) fn backend_filters(
+    at: &str,
+    given: Vec<raw::Filter>,
+) -> Result<Option<Box<HeaderOps>>, FieldError> {
     let mut headers = HeaderOps::default();
     for (i, raw) in given.into_iter().enumerate() {
         let at = format!("{at}.filters[{i}]");
@@ -173,7 +174,7 @@ pub(super) fn backend_filters(at: &str, given: Vec<raw::Filter>) -> Result<Heade
             other => return Err(refused(&at, other)),
         }
     }
-    Ok(headers)
+    Ok(Some(Box::new(headers)).filter(|ops| !ops.is_empty()))
 }
 
 fn refused(at: &str, kind: &str) -> FieldError {

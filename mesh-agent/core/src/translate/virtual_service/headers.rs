@@ -5,14 +5,15 @@ use crate::model::route::{HeaderEdits, HeaderOps};
 use crate::translate::value::{FieldError, is_header_name, is_header_value};
 use std::collections::BTreeMap;
 
-pub(super) fn ops(at: &str, raw: Option<raw::Headers>) -> Result<HeaderOps, FieldError> {
+/// `None` where nothing is written.
+pub(super) fn ops(at: &str, raw: Option<raw::Headers>) -> Result<Option<Box<HeaderOps>>, FieldError> {
     let Some(raw) = raw else {
-        return Ok(HeaderOps::default());
+        return Ok(None);
     };
-    Ok(HeaderOps {
+    Ok(Some(Box::new(HeaderOps {
         request: edits(&format!("{at}.request"), raw.request, true)?,
         response: edits(&format!("{at}.response"), raw.response, false)?,
-    })
+    })))
 }
 
 fn edits(at: &str, raw: Option<raw::HeaderEdits>, request: bool) -> Result<HeaderEdits, FieldError> {

@@ -96,7 +96,7 @@ fn outcome(at: &str, raw: &mut raw::HttpRoute, scope: &Scope<'_>) -> Result<Outc
             "HTTP route cannot contain both {name} and direct_response"
         )),
         (Some(redirect), None, None) => {
-            action::redirect(&format!("{at}.redirect"), redirect).map(Outcome::Redirect)
+            action::redirect(&format!("{at}.redirect"), redirect).map(|r| Outcome::Redirect(r.into()))
         }
         (None, Some(response), None) => {
             action::direct_response(&format!("{at}.directResponse"), response).map(Outcome::Respond)
@@ -173,9 +173,9 @@ fn rule(
         timeout: timeout.filter(|t| !t.is_zero()),
         retries: retries::policy(&format!("{at}.retries"), raw.retries, scope)?,
         headers: headers::ops(&format!("{at}.headers"), raw.headers)?,
-        rewrite: rewrite.transpose()?,
-        fault: fault.transpose()?,
-        cors: cors.transpose()?,
+        rewrite: rewrite.transpose()?.map(Box::new),
+        fault: fault.transpose()?.map(Box::new),
+        cors: cors.transpose()?.map(Box::new),
     };
     Ok(RouteRule {
         origin: Origin {

@@ -3,16 +3,17 @@
 use super::{Scope, raw};
 use crate::model::route::{RetryOn, RetryPolicy};
 use crate::translate::value::{FieldError, timeout};
+use std::sync::Arc;
 
 /// The mesh's default where nothing is written; zero attempts turn retries off (T-40).
 pub(super) fn policy(
     at: &str,
     raw: Option<raw::Retry>,
     scope: &Scope<'_>,
-) -> Result<RetryPolicy, FieldError> {
+) -> Result<Arc<RetryPolicy>, FieldError> {
     let default = RetryPolicy::mesh_default();
     let Some(raw) = raw else {
-        return Ok(default.clone());
+        return Ok(RetryPolicy::shared_default());
     };
     let attempts = raw.attempts.unwrap_or(0);
     let attempts = u32::try_from(attempts)
@@ -27,7 +28,7 @@ pub(super) fn policy(
             .map(|t| Some(t).filter(|t| !t.is_zero()))
             .map_err(|reason| FieldError::new(format!("{at}.{field}"), reason)),
     };
-    Ok(RetryPolicy {
+    let policy = RetryPolicy {
         attempts,
         per_try_timeout: time("perTryTimeout", raw.per_try_timeout)?,
         on: match raw.retry_on.filter(|list| !list.trim().is_empty()) {
@@ -40,7 +41,8 @@ pub(super) fn policy(
         backoff: time("backoff", raw.backoff)?.unwrap_or(default.backoff),
         previous_hosts: raw.retry_ignore_previous_hosts == Some(false),
         remote_localities: raw.retry_remote_localities.unwrap_or(false),
-    })
+    };
+    Ok(Arc::new(policy))
 }
 
 fn conditions(at: &str, list: &str, scope: &Scope<'_>) -> Result<RetryOn, String> {
