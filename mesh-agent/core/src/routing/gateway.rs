@@ -9,7 +9,7 @@ use crate::model::ObjectName;
 use crate::model::connection::{ConnectionRule, ConnectionTable};
 use crate::model::gateway::{EdgePort, Found, Listener, ListenerOrigin, ListenerProtocol};
 use crate::model::host;
-use crate::model::route::{Backend, Destination, HeaderOps, Origin, RouteApi, Split, WeightedDestination};
+use crate::model::route::{Backend, Destination, Origin, RouteApi, Split, WeightedDestination};
 use crate::model::snapshot::Snapshot;
 use std::sync::Arc;
 
@@ -131,7 +131,7 @@ fn named_by(sni: &str) -> Option<Arc<ConnectionTable>> {
             subset: Some(subset).filter(|s| !s.is_empty()).map(Into::into),
             port: Some(port.parse().ok()?),
         }),
-        headers: HeaderOps::default(),
+        headers: None,
     };
     Some(Arc::new(ConnectionTable {
         api: RouteApi::Istio,

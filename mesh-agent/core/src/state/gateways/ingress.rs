@@ -5,8 +5,8 @@ use super::{credentials, listening_port, warning};
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, GatewayRole, ListenerOrigin, ListenerProtocol, TlsMode, TlsVersion};
 use crate::model::route::{
-    Backend, Destination, HeaderOps, Origin, RequestMatch, RouteAction, RouteApi, RouteRule, RouteTable,
-    Split, StringMatch, WeightedDestination,
+    Backend, Destination, Origin, RequestMatch, RouteAction, RouteApi, RouteRule, RouteTable, Split,
+    StringMatch, WeightedDestination,
 };
 use crate::state::tables::Tables;
 use crate::state::world::Warning;
@@ -221,7 +221,7 @@ fn rule(tables: &Tables, domain: &str, name: &ObjectName, path: &IngressPath) ->
                 weight: 1,
                 index: 0,
                 backend,
-                headers: HeaderOps::default(),
+                headers: None,
             }],
             total_weight: 1,
         })),

@@ -92,11 +92,11 @@ impl<'a> Bound<'a> {
 
 /// `httpsRedirect`: 301 to the same host, port and path.
 fn to_https(origin: &ListenerOrigin) -> Arc<RouteTable> {
-    let action = RouteAction::new(Outcome::Redirect(Redirect {
+    let action = RouteAction::new(Outcome::Redirect(Box::new(Redirect {
         status: 301,
         scheme: Some("https".into()),
         ..Redirect::default()
-    }));
+    })));
     Arc::new(RouteTable {
         api: RouteApi::Istio,
         object: origin.object.clone(),
