@@ -171,13 +171,22 @@ impl State {
         self
     }
 
-    /// Nothing known yet, and no pod ever: what a controller needs to say what becomes of objects.
+    /// Nothing known yet, and no pod ever: what a controller needs to say what becomes of objects. It is given no
+    /// Secrets, and says of certificates that it cannot check them.
     #[must_use]
     pub fn for_controller(settings: MeshSettings) -> Self {
         // No node is called so.
         let mut state = Self::with(settings, Some("".into()));
-        state.world.judge();
+        state.tables.blind = true;
         state
+    }
+
+    /// The source gives Secrets, too.
+    #[must_use]
+    pub fn reading_secrets(mut self) -> Self {
+        self.tables.blind = false;
+        self.world.judge();
+        self
     }
 
     fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {

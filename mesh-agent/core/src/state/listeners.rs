@@ -193,6 +193,10 @@ impl Tables {
             );
             return Some(("RefNotPermitted", reason));
         }
+        if self.blind {
+            let reason = format!("Secret {name} cannot be checked: the controller may not read Secrets");
+            return Some(("InvalidCertificateRef", reason));
+        }
         if name.namespace != gateway.namespace {
             let reason = format!(
                 "Secret {name} is in another namespace, whose Secrets the Gateway's pods do not read"

@@ -44,6 +44,8 @@ pub(super) struct Tables {
     pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
     /// Service → routes that name it as parent.
     attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    /// Whether Secrets are not given, so that none being there means nothing.
+    pub(super) blind: bool,
     pub(super) api_gateways: BTreeMap<ObjectName, ApiGatewaySpec>,
     /// Gateway → routes that name it as parent.
     at_gateways: HashMap<ObjectName, BTreeSet<RouteKey>>,

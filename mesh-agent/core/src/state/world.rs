@@ -85,7 +85,7 @@ impl World {
         self.role = Some(role);
     }
 
-    /// From now on Secrets count too.
+    /// From now on Secrets count.
     pub(super) fn judge(&mut self) {
         self.judging = true;
     }

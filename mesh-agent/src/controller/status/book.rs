@@ -22,12 +22,11 @@ pub(super) struct Write {
     pub(super) patch: Value,
 }
 
-/// The objects that are there, and what there is of Gateways.
+/// The objects that are there.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     objects: BTreeMap<ObjectKey, Known>,
     queue: VecDeque<ObjectKey>,
-    running: BTreeMap<ObjectName, Running>,
 }
 
 /// One object, as far as its status is concerned.
@@ -92,13 +91,6 @@ impl Book {
         self.objects.remove(key);
     }
 
-    /// What there is of each Gateway now. Returns whether that is news.
-    pub(super) fn run(&mut self, running: BTreeMap<ObjectName, Running>) -> bool {
-        let news = self.running != running;
-        self.running = running;
-        news
-    }
-
     /// Looks at every object anew: anything may depend on anything.
     pub(super) fn review(&mut self) {
         self.queue = self.objects.keys().cloned().collect();
@@ -116,7 +108,7 @@ impl Book {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            let Some(wanted) = known.wanted(&key, state, &self.running, now) else {
+            let Some(wanted) = known.wanted(&key, state, now) else {
                 continue;
             };
             if known.says(&wanted) || known.waits(now_ms) {
@@ -139,13 +131,7 @@ impl Book {
 
 impl Known {
     /// The fields of `status` that are ours, as they should be.
-    fn wanted(
-        &self,
-        key: &ObjectKey,
-        state: &mut State,
-        running: &BTreeMap<ObjectName, Running>,
-        now: &str,
-    ) -> Option<Value> {
+    fn wanted(&self, key: &ObjectKey, state: &mut State, now: &str) -> Option<Value> {
         let list = |field: &str| {
             let found = self.said.get(field).and_then(Value::as_array);
             found.map_or(&[] as &[Value], Vec::as_slice)
@@ -160,10 +146,10 @@ impl Known {
             }
             Subject::Gateway => {
                 let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
-                let nothing = Running::default();
-                let running = running.get(&name).unwrap_or(&nothing);
-                let status = state.gateway_status(&name, running)?;
-                Some(status.to_json(running, self.generation, &self.said, now))
+                // Nobody makes pods and Services for Gateways yet: none is ever programmed.
+                let running = Running::default();
+                let status = state.gateway_status(&name, &running)?;
+                Some(status.to_json(&running, self.generation, &self.said, now))
             }
             Subject::Class => {
                 let said = state.class_status(&key.name)?;

@@ -71,10 +71,7 @@ static KINDS: &[Kind] = &[
         },
         ..Kind::builtin("Pod", "pods", "")
     },
-    // The controller only looks whether certificates are there.
-    Kind::builtin("Secret", "secrets", "")
-        .for_gateways(Gateways::Own)
-        .for_both(),
+    Kind::builtin("Secret", "secrets", "").for_gateways(Gateways::Own),
     Kind::builtin("ConfigMap", "configmaps", "").for_gateways(Gateways::Own),
     Kind::builtin("Ingress", "ingresses", "networking.k8s.io").for_gateways(Gateways::All),
     Kind::istio("Gateway", "gateways").for_gateways(Gateways::All),
@@ -208,9 +205,7 @@ impl Kind {
         match reader {
             Reader::Agent(node) if self.of_node => Some(format!("spec.nodeName={node}")),
             // Releases of helm are large, and none of them is a certificate.
-            Reader::Gateway(_) | Reader::Controller if self.kind == "Secret" => {
-                Some("type!=helm.sh/release.v1".into())
-            }
+            Reader::Gateway(_) if self.kind == "Secret" => Some("type!=helm.sh/release.v1".into()),
             _ => None,
         }
     }

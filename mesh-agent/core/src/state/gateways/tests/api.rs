@@ -47,7 +47,7 @@ fn states(objects: &[String]) -> (State, State) {
     all.extend(documents(CLASS));
     all.extend(objects.iter().flat_map(|o| documents(o)));
     let mut serving = State::new(MeshSettings::default()).serving(role);
-    let mut judging = State::for_controller(MeshSettings::default());
+    let mut judging = State::for_controller(MeshSettings::default()).reading_secrets();
     list(&mut serving, &all);
     list(&mut judging, &all);
     (serving, judging)
