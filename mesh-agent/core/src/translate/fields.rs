@@ -21,7 +21,7 @@ const LISTS: [&str; 2] = [
 ];
 
 /// Fields that are accepted and change nothing: kind (`*` = any), path, why that is right.
-pub const IGNORED: [(&str, &str, &str); 4] = [
+pub const IGNORED: [(&str, &str, &str); 5] = [
     (
         "DestinationRule",
         "spec.trafficPolicy.tls.mode",
@@ -37,6 +37,7 @@ pub const IGNORED: [(&str, &str, &str); 4] = [
         "spec.http[].match[].statPrefix",
         "there are no statistics of single routes to prefix",
     ),
+    ("GatewayClass", "spec.description", "it is for people"),
     ("*", "spec.useDefaultGateways", "None is what holds anyway"),
 ];
 

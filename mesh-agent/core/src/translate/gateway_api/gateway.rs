@@ -42,7 +42,7 @@ pub struct Infrastructure {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// `annotations`.
     pub annotations: BTreeMap<Arc<str>, Arc<str>>,
-    /// `parametersRef`, as `Kind.group name`.
+    /// `parametersRef`, as `Kind.group namespace/name`.
     pub parameters: Option<Arc<str>>,
 }
 
@@ -51,7 +51,7 @@ pub struct Infrastructure {
 pub struct GatewayClassSpec {
     /// `controllerName`.
     pub controller: Arc<str>,
-    /// `parametersRef`, as `Kind.group name`.
+    /// `parametersRef`, as `Kind.group namespace/name`.
     pub parameters: Option<Arc<str>>,
 }
 
@@ -136,7 +136,7 @@ struct Spec {
     listeners: Option<Vec<RawListener>>,
     addresses: Option<Vec<RawAddress>>,
     infrastructure: Option<RawInfrastructure>,
-    allowed_listeners: Option<RawAllowed>,
+    allowed_listeners: Option<RawAllowedListeners>,
     #[serde(rename = "tls")]
     _tls: Option<Unsupported>,
     default_scope: Option<String>,
@@ -163,8 +163,21 @@ struct RawParameters {
     group: String,
     kind: String,
     name: String,
-    #[serde(rename = "namespace")]
-    _namespace: Option<String>,
+    namespace: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAllowedListeners {
+    namespaces: Option<RawListenerNamespaces>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawListenerNamespaces {
+    from: Option<String>,
+    #[serde(rename = "selector")]
+    _selector: Option<Unsupported>,
 }
 
 #[derive(Deserialize)]
@@ -204,7 +217,8 @@ struct RawListener {
 struct RawTls {
     mode: Option<String>,
     certificate_refs: Option<Vec<RawSecret>>,
-    options: Option<BTreeMap<String, String>>,
+    #[serde(rename = "options")]
+    _options: Option<Unsupported>,
     #[serde(rename = "frontendValidation")]
     _frontend_validation: Option<Unsupported>,
 }
@@ -262,7 +276,12 @@ pub(super) fn gateway(head: &Head, value: &Value) -> Result<ApiGatewaySpec, Fiel
 }
 
 fn named(parameters: &RawParameters) -> Arc<str> {
-    format!("{}.{} {}", parameters.kind, parameters.group, parameters.name).into()
+    let namespace = parameters.namespace.as_deref().unwrap_or_default();
+    format!(
+        "{}.{} {namespace}/{}",
+        parameters.kind, parameters.group, parameters.name
+    )
+    .into()
 }
 
 fn listener(at: &str, raw: RawListener, namespace: &str) -> Result<ListenerSpec, FieldError> {
@@ -279,18 +298,13 @@ fn listener(at: &str, raw: RawListener, namespace: &str) -> Result<ListenerSpec,
     let host = host
         .map(|h| hostname(&format!("{at}.hostname"), &h))
         .transpose()?;
-    let (mode, secrets, options) = match raw.tls {
-        None => (None, Vec::new(), BTreeMap::new()),
+    let (mode, secrets) = match raw.tls {
+        None => (None, Vec::new()),
         Some(tls) => (
             Some(tls.mode.unwrap_or_else(|| "Terminate".into())),
             tls.certificate_refs.unwrap_or_default(),
-            tls.options.unwrap_or_default(),
         ),
     };
-    if let Some(option) = options.keys().next() {
-        let reason = "is no option that is known";
-        return Err(FieldError::new(format!("{at}.tls.options.{option}"), reason));
-    }
     let protocol = match (raw.protocol.as_str(), mode.as_deref()) {
         ("HTTP", _) => Ok(ListenerKind::Http),
         ("HTTPS", Some("Terminate")) => Ok(ListenerKind::Https),

@@ -64,7 +64,10 @@ pub(super) fn selector(at: &str, raw: Raw) -> Result<LabelSelector, FieldError> 
             ("DoesNotExist", true) => Condition::Absent,
             _ => {
                 let reason = "expected In or NotIn with values, or Exists or DoesNotExist without";
-                return Err(FieldError::new(format!("{at}.matchExpressions[{i}]"), reason));
+                return Err(FieldError::new(
+                    format!("{at}.matchExpressions[{i}].operator"),
+                    reason,
+                ));
             }
         };
         conditions.push((raw.key, condition));

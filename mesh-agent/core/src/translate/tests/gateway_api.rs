@@ -290,12 +290,12 @@ fn timeouts_retries_mirrors_and_headers_come_to_the_common_model() {
     assert_eq!(&*action.mirrors[0].destination.host, "m.other.svc.cluster.local");
     assert_eq!(action.mirrors[0].per_million, 250_000);
     assert_eq!(
-        action.headers.request.set,
+        action.headers.as_ref().unwrap().request.set,
         [("x".into(), "a".into())],
         "the first of equivalent names"
     );
     assert_eq!(
-        action.destinations()[0].headers.response.add,
+        action.destinations()[0].headers.as_ref().unwrap().response.add,
         [("z".into(), "c".into())]
     );
     let rewrite = action.rewrite.as_ref().unwrap();
