@@ -13,4 +13,5 @@ pub mod node;
 pub mod plugin;
 pub mod report;
 pub mod routes;
+pub mod signs;
 pub mod why;

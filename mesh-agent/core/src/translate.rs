@@ -129,8 +129,8 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         ("networking.k8s.io", "Ingress") => {
             ingress::ingress(head, value).map(|spec| spec.map_or(Translated::Nothing, Translated::Ingress))
         }
-        ("", "Secret") => material::secret(value).map(Translated::Material),
-        ("", "ConfigMap") => material::config_map(value).map(Translated::Material),
+        ("", "Secret") => material::secret(value).map(of_material),
+        ("", "ConfigMap") => material::config_map(value).map(of_material),
         ("security.istio.io", "PeerAuthentication") => {
             peer_authentication::peer_authentication(head, value).map(Translated::PeerAuthentication)
         }
@@ -165,6 +165,15 @@ pub fn in_place_of(head: &Head, value: &Value) -> Option<Translated> {
             peer_authentication::unreadable(head, value),
         )),
         _ => None,
+    }
+}
+
+/// Most Secrets and ConfigMaps hold no certificate.
+fn of_material(material: MaterialSpec) -> Translated {
+    if material.data.is_empty() {
+        Translated::Nothing
+    } else {
+        Translated::Material(material)
     }
 }
 

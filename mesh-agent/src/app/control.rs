@@ -11,9 +11,9 @@ use super::inputs::{self, Batch, Inputs, apply};
 use super::leaving;
 use super::node::Node;
 use super::plugin::Plugin;
+use super::signs;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
-use crate::cni::LIFE_SIGN;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
 use crate::contract::{Certificates, EdgeTls};
@@ -30,7 +30,7 @@ use mesh_core::model::snapshot::Snapshot;
 use mesh_core::state::{Change, Problem, Sandbox, State};
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -127,13 +127,9 @@ impl World {
     ) -> anyhow::Result<()> {
         if self.enrol.is_some() {
             self.plugin = Plugin::start(&self.config, Arc::clone(netns_files), plugins.clone())?;
-            self.leave_life_sign();
+            signs::lives(&self.config);
         }
-        if let Some(path) = &self.config.ready_file {
-            // Not there is what it should be.
-            let _ = std::fs::remove_file(waits_for(path));
-            std::fs::write(path, "").with_context(|| format!("write {}", path.display()))?;
-        }
+        signs::serves(&self.config)?;
         tracing::info!("ready");
         Ok(())
     }
@@ -254,33 +250,14 @@ impl World {
         self.answer_plugin(&snapshot);
     }
 
-    /// For a plug-in that finds nobody to ask.
-    fn leave_life_sign(&self) {
-        let path = self.config.state_dir.join(LIFE_SIGN);
-        if let Err(error) = std::fs::write(&path, "") {
-            tracing::warn!(%error, path = %path.display(), "cannot be written");
-        }
-    }
-
-    /// For the kubelet's Event on a pod that does not become ready.
-    fn say_what_is_waited_for(&self) {
-        let refused = self.source.iter().flat_map(SourceFigures::refused);
-        let words: Vec<String> = refused.map(|(kind, words)| format!("{kind}: {words}")).collect();
-        if let Some(path) = &self.config.ready_file
-            && !words.is_empty()
-            && let Err(error) = std::fs::write(waits_for(path), words.join("; "))
-        {
-            tracing::warn!(%error, "cannot say what is waited for");
-        }
-    }
-
     fn tick(&mut self, ticks: u64) {
         if !self.ready() {
-            return self.say_what_is_waited_for();
+            let refused = self.source.iter().flat_map(SourceFigures::refused);
+            return signs::waits_for(&self.config, refused.collect());
         }
         self.node.tick();
         if ticks.is_multiple_of(SIGN_EVERY_TICKS) {
-            self.leave_life_sign();
+            signs::lives(&self.config);
         }
         if ticks.is_multiple_of(VERIFY_EVERY_TICKS)
             && let Err(error) = self.node.datapath().verify_effect()
@@ -288,12 +265,6 @@ impl World {
             tracing::error!(%error, "the data path is not in effect");
         }
     }
-}
-
-/// Where an agent that is not ready says what it waits for: beside the file of `--ready-file`.
-#[must_use]
-pub fn waits_for(ready_file: &Path) -> PathBuf {
-    ready_file.with_extension("waits-for")
 }
 
 /// Runs the agent until SIGTERM or SIGINT.

@@ -1,6 +1,6 @@
 //! `ready`: whether the agent of this container serves; for the kubelet's probe.
 
-use crate::app::control::waits_for;
+use crate::app::signs::reason_file;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     if args.file.exists() {
         ExitCode::SUCCESS
     } else {
-        match std::fs::read_to_string(waits_for(&args.file)) {
+        match std::fs::read_to_string(reason_file(&args.file)) {
             Ok(why) => eprintln!("the agent does not serve yet: {why}"),
             Err(_) => eprintln!("the agent does not serve yet, or another has taken over"),
         }

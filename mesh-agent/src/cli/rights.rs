@@ -18,7 +18,8 @@ struct Right {
     /// In the namespace of the installation only.
     own_namespace: bool,
     group: &'static str,
-    resource: &'static str,
+    /// `services`, or with a subresource `routes/status`.
+    resources: &'static [&'static str],
     /// The objects, where not all.
     names: &'static [&'static str],
     verbs: &'static [&'static str],
@@ -26,160 +27,88 @@ struct Right {
     purpose: &'static str,
 }
 
-const fn agent(group: &'static str, resource: &'static str, purpose: &'static str) -> Right {
-    Right {
-        account: "heddle-agent",
-        own_namespace: false,
-        group,
-        resource,
-        names: &[],
-        verbs: FOLLOW,
-        purpose,
-    }
-}
-
-const fn controller(
+const fn right(
+    account: &'static str,
     group: &'static str,
-    resource: &'static str,
+    resources: &'static [&'static str],
     verbs: &'static [&'static str],
     purpose: &'static str,
 ) -> Right {
     Right {
-        account: "heddle-controller",
+        account,
+        own_namespace: false,
+        group,
+        resources,
+        names: &[],
         verbs,
-        ..agent(group, resource, purpose)
+        purpose,
     }
 }
 
 /// The same in the namespace of the installation, for objects of these names.
-const fn own(right: Right, names: &'static [&'static str], verbs: &'static [&'static str]) -> Right {
+const fn own(right: Right, names: &'static [&'static str]) -> Right {
     Right {
         own_namespace: true,
         names,
-        verbs,
         ..right
     }
 }
 
+const AGENT: &str = "heddle-agent";
+const CONTROLLER: &str = "heddle-controller";
+const ISTIO: &[&str] = &[
+    "destinationrules",
+    "serviceentries",
+    "sidecars",
+    "virtualservices",
+    "workloadentries",
+];
+const GATEWAY: &str = "gateway.networking.k8s.io";
+const NOTHING_KNOWN: &str = "an agent that starts knows nothing";
+const NO_EFFECT: &str = "such objects have no effect";
+const NOT_TOLD: &str = "of wrong ones nobody is told";
+const NO_ROOTS: &str = "agents do not learn the CA's roots";
+const NO_LEADER: &str = "no replica leads";
+
+#[rustfmt::skip]
 const RIGHTS: &[Right] = &[
-    agent("", "namespaces", "agents that start know nothing"),
-    agent("", "pods", "agents that start know no pod of their node"),
-    agent("", "services", "agents that start know nothing"),
-    agent(
-        "discovery.k8s.io",
-        "endpointslices",
-        "agents that start know nothing",
-    ),
-    agent(
-        "mesh.heddle.io",
-        "workloadtemplates",
-        "pods of other nodes stay unknown",
-    ),
-    agent(
-        "networking.istio.io",
-        "destinationrules",
-        "DestinationRules have no effect",
-    ),
-    agent(
-        "networking.istio.io",
-        "virtualservices",
-        "VirtualServices have no effect",
-    ),
-    agent(
-        "security.istio.io",
-        "peerauthentications",
-        "PeerAuthentications have no effect",
-    ),
-    agent(
-        "apiextensions.k8s.io",
-        "customresourcedefinitions",
-        "kinds that are absent are polled",
-    ),
-    own(
-        agent("", "configmaps", "no certificate can be had"),
-        &["heddle-ca-root-cert"],
-        &["get"],
-    ),
-    own(
-        agent("apps", "daemonsets", "an uninstall cannot be told from a restart"),
-        &["heddle-agent"],
-        &["get"],
-    ),
-    controller(
-        "authentication.k8s.io",
-        "tokenreviews",
-        &["create"],
-        "no certificate is signed",
-    ),
-    controller("", "pods", FOLLOW, "no certificate is signed"),
-    controller(
-        "mesh.heddle.io",
-        "workloadtemplates",
-        &["list", "watch", "create", "patch", "delete"],
-        "pods of other nodes stay unknown, or are known as they were",
-    ),
-    controller(
-        "networking.istio.io",
-        "destinationrules",
-        FOLLOW,
-        "wrong ones are not told of",
-    ),
-    controller(
-        "networking.istio.io",
-        "virtualservices",
-        FOLLOW,
-        "wrong ones are not told of",
-    ),
-    controller(
-        "security.istio.io",
-        "peerauthentications",
-        FOLLOW,
-        "wrong ones are not told of",
-    ),
-    controller(
-        "events.k8s.io",
-        "events",
-        &["create", "patch"],
-        "wrong objects are not told of",
-    ),
-    own(
-        controller("", "secrets", FOLLOW, "the CA has no key"),
-        &["cacerts", "heddle-ca"],
-        FOLLOW,
-    ),
-    own(
-        controller("", "secrets", FOLLOW, "the CA cannot keep a key"),
-        &[],
-        &["create"],
-    ),
-    own(
-        controller("", "configmaps", FOLLOW, "agents do not learn the CA's roots"),
-        &["heddle-ca-root-cert"],
-        &["list", "watch", "patch"],
-    ),
-    own(
-        controller("", "configmaps", FOLLOW, "agents do not learn the CA's roots"),
-        &[],
-        &["create"],
-    ),
-    own(
-        controller("coordination.k8s.io", "leases", FOLLOW, "no replica leads"),
-        &["heddle-controller"],
-        &["get", "update"],
-    ),
-    own(
-        controller("coordination.k8s.io", "leases", FOLLOW, "no replica leads"),
-        &[],
-        &["create"],
-    ),
+    right(AGENT, "", &["namespaces", "pods", "services"], FOLLOW, NOTHING_KNOWN),
+    right(AGENT, "discovery.k8s.io", &["endpointslices"], FOLLOW, NOTHING_KNOWN),
+    right(AGENT, "mesh.heddle.io", &["workloadtemplates"], FOLLOW, "pods of other nodes stay unknown"),
+    right(AGENT, "networking.istio.io", ISTIO, FOLLOW, NO_EFFECT),
+    right(AGENT, "security.istio.io", &["peerauthentications"], FOLLOW, NO_EFFECT),
+    right(AGENT, GATEWAY, &["grpcroutes", "httproutes", "tcproutes", "tlsroutes"], FOLLOW, NO_EFFECT),
+    right(AGENT, "apiextensions.k8s.io", &["customresourcedefinitions"], FOLLOW, "kinds that are absent are polled"),
+    own(right(AGENT, "", &["configmaps"], &["get"], "no certificate can be had"), &["heddle-ca-root-cert"]),
+    own(right(AGENT, "apps", &["daemonsets"], &["get"], "an uninstall cannot be told from a restart"), &["heddle-agent"]),
+    right(CONTROLLER, "authentication.k8s.io", &["tokenreviews"], &["create"], "no certificate is signed"),
+    right(CONTROLLER, "", &["pods"], FOLLOW, "no certificate is signed"),
+    right(CONTROLLER, "mesh.heddle.io", &["workloadtemplates"], &["list", "watch", "create", "patch", "delete"],
+        "pods of other nodes stay unknown, or are known as they were"),
+    right(CONTROLLER, "networking.istio.io", ISTIO, FOLLOW, NOT_TOLD),
+    right(CONTROLLER, "security.istio.io", &["peerauthentications"], FOLLOW, NOT_TOLD),
+    right(CONTROLLER, "", &["namespaces", "services"], FOLLOW, "routes have no status"),
+    right(CONTROLLER, GATEWAY, &["grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"], FOLLOW,
+        "routes have no status"),
+    right(CONTROLLER, GATEWAY, &["grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status"],
+        &["patch"], "routes have no status"),
+    right(CONTROLLER, "apiextensions.k8s.io", &["customresourcedefinitions"], FOLLOW, "kinds that are absent are polled"),
+    right(CONTROLLER, "events.k8s.io", &["events"], &["create", "patch"], NOT_TOLD),
+    own(right(CONTROLLER, "", &["secrets"], FOLLOW, "the CA has no key"), &["cacerts", "heddle-ca"]),
+    own(right(CONTROLLER, "", &["secrets"], &["create"], "the CA cannot keep a key"), &[]),
+    own(right(CONTROLLER, "", &["configmaps"], &["list", "watch", "patch"], NO_ROOTS), &["heddle-ca-root-cert"]),
+    own(right(CONTROLLER, "", &["configmaps"], &["create"], NO_ROOTS), &[]),
+    own(right(CONTROLLER, "coordination.k8s.io", &["leases"], &["get", "update"], NO_LEADER), &["heddle-controller"]),
+    own(right(CONTROLLER, "coordination.k8s.io", &["leases"], &["create"], NO_LEADER), &[]),
 ];
 
 /// Only where the webhook is wanted.
 const WEBHOOK: Right = Right {
     names: &["heddle-validator"],
-    ..controller(
+    ..right(
+        CONTROLLER,
         "admissionregistration.k8s.io",
-        "validatingwebhookconfigurations",
+        &["validatingwebhookconfigurations"],
         &["get", "patch"],
         "rules are not validated when they are applied",
     )
@@ -220,49 +149,121 @@ pub(super) async fn missing(fleet: &Fleet, namespace: &str) -> Result<Vec<Findin
 }
 
 fn questions<'a>(right: &'a Right, namespace: &str) -> Vec<(&'a Right, SubjectAccessReview)> {
-    let names: Vec<Option<String>> = match right.names {
+    let names: Vec<Option<&str>> = match right.names {
         [] => vec![None],
-        names => names.iter().map(|name| Some((*name).to_owned())).collect(),
+        names => names.iter().copied().map(Some).collect(),
     };
-    let ask = |verb: &str, name: Option<String>| SubjectAccessReview {
+    let mut all = Vec::new();
+    for resource in right.resources {
+        for verb in right.verbs {
+            for name in &names {
+                all.push((right, question(right, namespace, resource, verb, *name)));
+            }
+        }
+    }
+    all
+}
+
+fn question(
+    right: &Right,
+    namespace: &str,
+    resource: &str,
+    verb: &str,
+    name: Option<&str>,
+) -> SubjectAccessReview {
+    let (resource, subresource) = match resource.split_once('/') {
+        Some((resource, part)) => (resource, Some(part.to_owned())),
+        None => (resource, None),
+    };
+    SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(format!("system:serviceaccount:{namespace}:{}", right.account)),
             resource_attributes: Some(ResourceAttributes {
                 namespace: right.own_namespace.then(|| namespace.to_owned()),
                 group: Some(right.group.to_owned()),
-                resource: Some(right.resource.to_owned()),
+                resource: Some(resource.to_owned()),
+                subresource,
                 verb: Some(verb.to_owned()),
-                name,
+                name: name.map(str::to_owned),
                 ..ResourceAttributes::default()
             }),
             ..SubjectAccessReviewSpec::default()
         },
         ..SubjectAccessReview::default()
-    };
-    let verbs = right.verbs.iter();
-    verbs
-        .flat_map(|verb| names.iter().map(|name| (right, ask(verb, name.clone()))))
-        .collect()
+    }
 }
 
 fn finding(right: &Right, review: &SubjectAccessReview) -> Finding {
     let asked = review.spec.resource_attributes.clone().unwrap_or_default();
-    let what = match right.group {
-        "" => right.resource.to_owned(),
-        group => format!("{}.{group}", right.resource),
-    };
-    let name = asked.name.map(|name| format!(" {name}")).unwrap_or_default();
-    let place = asked
-        .namespace
-        .map(|namespace| format!(" in namespace {namespace}"));
-    let verb = asked.verb.unwrap_or_default();
+    let mut what = format!(
+        "{} {}",
+        asked.verb.unwrap_or_default(),
+        asked.resource.unwrap_or_default()
+    );
+    if let Some(part) = asked.subresource {
+        what = format!("{what}/{part}");
+    }
+    if !right.group.is_empty() {
+        what = format!("{what}.{}", right.group);
+    }
+    if let Some(name) = asked.name {
+        what = format!("{what} {name}");
+    }
+    if let Some(namespace) = asked.namespace {
+        what = format!("{what} in namespace {namespace}");
+    }
     Finding::new(
-        format!(
-            "account {}: {verb} {what}{name}{}",
-            right.account,
-            place.unwrap_or_default()
-        ),
+        format!("account {}: {what}", right.account),
         true,
         Some(format!("is not allowed (RBAC): {}", right.purpose)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    fn line(account: &str, own: bool, group: &str, resource: &str, names: &[&str], verb: &str) -> String {
+        format!("{account} own={own} {group}/{resource} {names:?} {verb}")
+    }
+
+    #[test]
+    fn what_is_asked_for_is_what_the_charts_roles_give() {
+        let golden: Value =
+            serde_json::from_str(include_str!("../../../tests/tests/chart/rbac.golden.json")).unwrap();
+        let strings = |value: &'static Value| -> Vec<&'static str> {
+            value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect()
+        };
+        let golden: &'static Value = Box::leak(Box::new(golden));
+        let mut given = BTreeSet::new();
+        for (role, rules) in golden.as_object().unwrap() {
+            let (kind, account) = role.split_once(' ').unwrap();
+            for rule in rules.as_array().unwrap() {
+                for resource in strings(&rule["resources"]) {
+                    for verb in strings(&rule["verbs"]) {
+                        let names = strings(&rule["resourceNames"]);
+                        let group = strings(&rule["apiGroups"])[0];
+                        given.insert(line(account, kind == "Role", group, resource, &names, verb));
+                    }
+                }
+            }
+        }
+        let mut asked = BTreeSet::new();
+        for right in RIGHTS.iter().chain([&WEBHOOK]) {
+            for resource in right.resources {
+                for verb in right.verbs {
+                    let (account, own) = (right.account, right.own_namespace);
+                    asked.insert(line(account, own, right.group, resource, right.names, verb));
+                }
+            }
+        }
+        assert_eq!(asked, given);
+    }
 }

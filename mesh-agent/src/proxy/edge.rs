@@ -7,17 +7,17 @@ use super::detect::{self, Detected};
 use super::hello::{self, Hello};
 use super::http::{self, Side};
 use super::io::{Io, Prefixed, ServerTls};
-use super::outbound::{Outbound, Unreachable};
+use super::outbound::{Decided, Outbound, Unreachable};
 use super::upstream;
 use super::worker::{Command, Worker};
 use super::{LocalPod, Proxy, ProxyError};
 use crate::contract::{IdentityTls, PodHandle, certificate};
 use crate::drain::drain;
 use crate::errors::chain;
-use crate::telemetry::labels::{ServiceNames, UNKNOWN};
+use crate::telemetry::labels::UNKNOWN;
 use bytes::Bytes;
 use mesh_core::model::gateway::{Bind, Listener, ListenerOrigin, ListenerProtocol, TlsMode, Transport};
-use mesh_core::model::service::{Endpoint, Protocol};
+use mesh_core::model::service::Protocol;
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
 use mesh_core::routing::{self, ConnectionFacts, Refusal};
@@ -296,7 +296,7 @@ pub(super) fn decide(
     at: &EdgeConn,
     snapshot: &Snapshot,
     hello: &Hello,
-) -> Result<(Arc<ServiceNames>, Arc<[Arc<Endpoint>]>), Unreachable> {
+) -> Result<Decided, Unreachable> {
     let gone = || Refusal {
         status: 404,
         flag: "NR",

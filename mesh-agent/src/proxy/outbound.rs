@@ -214,12 +214,7 @@ impl Outbound {
     }
 
     /// Where the bytes go, and what that is called.
-    fn decide(
-        &self,
-        snapshot: &Snapshot,
-        target: &Target,
-        hello: &Hello,
-    ) -> Result<(Arc<ServiceNames>, Arc<[Arc<Endpoint>]>), Unreachable> {
+    fn decide(&self, snapshot: &Snapshot, target: &Target, hello: &Hello) -> Result<Decided, Unreachable> {
         if let Some(at) = &self.edge {
             return edge::decide(self, at, snapshot, hello);
         }
@@ -341,6 +336,9 @@ impl Outbound {
         TcpRecord::open(&self.worker, pair, error.flag()).fail(error);
     }
 }
+
+/// Where bytes go: what that is called, and the endpoints.
+pub(super) type Decided = (Arc<ServiceNames>, Arc<[Arc<Endpoint>]>);
 
 /// Why a connection or request has no endpoint that answers.
 #[derive(Debug, thiserror::Error)]

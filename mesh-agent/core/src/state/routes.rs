@@ -19,10 +19,11 @@ type Routes = HashMap<Arc<str>, Arc<RouteTable>>;
 
 /// Fills `routes` and `scoped_routes`: for each host the oldest VirtualService that a client sees (T-33).
 pub(super) fn routes(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<Warning>) {
-    next.routes = Routes::new();
+    next.routes = Routes::with_capacity(next.routes.len());
     next.scoped_routes = HashMap::new();
     let mut by_age: Vec<(&ObjectName, &VirtualServiceSpec)> = tables.virtual_services.iter().collect();
-    by_age.sort_by_key(|(name, spec)| (&spec.created, *name));
+    // They are in the order of their names, which decides among those of one age.
+    by_age.sort_by(|(_, a), (_, b)| a.created.cmp(&b.created));
     for (name, spec) in by_age {
         for (field, reason) in &spec.notes {
             warnings.push(warning("VirtualService", name, field.clone(), reason.clone()));
@@ -47,10 +48,12 @@ pub(super) fn routes(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<Wa
 fn claim(
     next: &mut Snapshot,
     seen_by: &Visibility,
-    host: &str,
+    host: &Arc<str>,
     table: &Arc<RouteTable>,
 ) -> Option<ObjectName> {
-    let key: Arc<str> = host.strip_prefix('*').unwrap_or(host).into();
+    let key = host
+        .strip_prefix('*')
+        .map_or_else(|| Arc::clone(host), Into::into);
     let Visibility::Namespaces(names) = seen_by else {
         return put(&mut next.routes, key, table);
     };
@@ -182,11 +185,10 @@ pub(super) fn references(tables: &Tables, snapshot: &Snapshot, warnings: &mut Ve
         .filter(|(_, v)| v.mesh || v.hosts.is_empty())
     {
         for rule in &spec.table.rules {
-            let at = rule.origin.field();
             destinations(snapshot, name, &rule.origin, rule.action.destinations(), warnings);
             for mirror in &rule.action.mirrors {
-                let at = format!("{at}.mirror");
-                reference(snapshot, name, &at, &mirror.destination, warnings);
+                let at = || format!("{}.mirror", rule.origin.field());
+                reference(snapshot, name, at, &mirror.destination, warnings);
             }
         }
         let connections = spec
@@ -208,8 +210,8 @@ fn destinations(
 ) {
     for route in routes {
         if let Some(to) = route.backend.host() {
-            let at = origin.destination_field(route.index);
-            reference(snapshot, name, &at, to, warnings);
+            let at = || origin.destination_field(route.index);
+            reference(snapshot, name, at, to, warnings);
         }
     }
 }
@@ -217,13 +219,18 @@ fn destinations(
 fn reference(
     snapshot: &Snapshot,
     name: &ObjectName,
-    at: &str,
+    at: impl Fn() -> String,
     wanted: &Destination,
     warnings: &mut Vec<Warning>,
 ) {
     let mut warn = |field: &str, reason: String| {
         let reason = format!("{reason}: requests that it takes are answered with 503 (NC)");
-        warnings.push(warning("VirtualService", name, format!("{at}.{field}"), reason));
+        warnings.push(warning(
+            "VirtualService",
+            name,
+            format!("{}.{field}", at()),
+            reason,
+        ));
     };
     let Some(service) = snapshot.service_by_host(&wanted.host, Some(&name.namespace)) else {
         return warn("host", format!("host {} is no service", wanted.host));

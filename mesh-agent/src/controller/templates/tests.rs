@@ -209,16 +209,15 @@ fn over_seconds(ledger: &mut Ledger, seconds: std::ops::Range<u64>) -> usize {
 fn the_first_fill_is_fast_until_everything_is_there() {
     let names = names(1_000);
     let mut crowd = ledger_of(&names);
-    assert!((899..=1_000).contains(&over_seconds(&mut crowd, 0..4)));
-    assert_eq!(
-        over_seconds(&mut crowd, 4..6) + crowd.len(),
-        1_000 + over_seconds(&mut crowd, 6..7)
-    );
+    let made = over_seconds(&mut crowd, 0..4);
+    assert!((890..=900).contains(&made), "100 at once, then 200/s: {made}");
+    over_seconds(&mut crowd, 4..6);
+    assert_eq!((crowd.len(), crowd.pending()), (1_000, 0));
     for name in &names {
         want(&mut crowd, name, "v2", 100_000);
     }
     let made = over_seconds(&mut crowd, 100..110);
-    assert!((299..=301).contains(&made), "the steady limit: {made}");
+    assert!((290..=301).contains(&made), "the steady limit: {made}");
 }
 
 #[test]
@@ -227,7 +226,10 @@ fn the_first_fill_is_slower_when_the_api_server_is_and_never_slower_than_the_ste
     let before = over_seconds(&mut crowd, 0..1);
     crowd.answered(Some(SLOW_MS + 1));
     let after = over_seconds(&mut crowd, 1..2);
-    assert!(before >= 299 && (99..=101).contains(&after), "{before} {after}");
+    assert!(
+        (290..=300).contains(&before) && (95..=101).contains(&after),
+        "{before} {after}"
+    );
     (0..10).for_each(|_| crowd.answered(Some(5_000)));
     assert!((19..=21).contains(&over_seconds(&mut crowd, 2..3)));
 }

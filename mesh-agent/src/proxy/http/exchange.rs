@@ -98,7 +98,13 @@ impl Exchange {
         match outcome {
             Ok((reply, hop)) => self.respond(reply, hop, plan, deadline).await,
             Err(fault) => {
+                let from_agent = matches!(&self.context.side, Side::Inbound(conn) if conn.peer.is_some());
+                let unsent = from_agent && fault.flag == Fault::CONNECT.flag;
                 let mut response = answer::fault(&fault, self.record);
+                if unsent {
+                    let yes = HeaderValue::from_static("1");
+                    response.headers_mut().insert(headers::UNSENT, yes);
+                }
                 if let Some(route) = plan.and_then(Plan::route) {
                     headers::dress(response.headers_mut(), &route.cors);
                 }
@@ -121,12 +127,21 @@ impl Exchange {
             let spare = self.spare(&request);
             let outcome = self.once(plan, hop.as_ref(), policy, request).await;
             let again = match outcome {
-                Ok(reply) => {
+                Ok(mut reply) => {
+                    // Taken off on both sides: an application's word on it goes nowhere.
+                    let said = reply.response.headers_mut().remove(headers::UNSENT).is_some();
+                    let unsent = said && matches!(&hop, Some(hop) if matches!(hop.path, Path::Tunnel(_)));
                     let wanted = left > 0
                         && spare.is_some()
                         && policy.is_some_and(|p| {
                             let head = &reply.response;
-                            retry::after_response(p, head.status().as_u16(), self.record.grpc, head.headers())
+                            unsent && retry::after_failure(p, Failed::Connect)
+                                || retry::after_response(
+                                    p,
+                                    head.status().as_u16(),
+                                    self.record.grpc,
+                                    head.headers(),
+                                )
                         });
                     match spare.filter(|_| wanted).and_then(|s| self.refill(s)) {
                         Some(request) => request,

@@ -99,7 +99,7 @@ enum Early {
     /// At once.
     Now(Response<ResponseBody>),
     /// As a rule says, perhaps after a delay.
-    Ruled(Answer, Record),
+    Ruled(Box<Answer>, Record),
 }
 
 impl Early {
@@ -133,7 +133,7 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
         }
         Side::Outbound(conn) => match planned(conn, &mut parts, &authority, &mut record) {
             Ok(plan) => Some(plan),
-            Err(Own::Answer(own, _)) => return Err(Box::new(Early::Ruled(*own, record))),
+            Err(Own::Answer(own, _)) => return Err(Box::new(Early::Ruled(own, record))),
             Err(Own::Refuse(refusal, _)) => {
                 let fault = Fault::refused(refusal.status, refusal.flag);
                 return Err(Box::new(Early::Now(answer::fault(&fault, record))));

@@ -194,6 +194,9 @@ fn request_id(random: u128) -> String {
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Where a rewritten request tells what path its client sent (Envoy).
 pub(super) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+/// On an answer of the agent of the destination's node, for the agent of the client's: nothing of the request was sent,
+/// because the application takes no connection.
+pub(super) const UNSENT: HeaderName = HeaderName::from_static("x-heddle-unsent");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CONTROLS: [&str; 2] = ["x-envoy-", "x-heddle-"];
 const HOP_FIELDS: usize = 16;

@@ -294,3 +294,23 @@ async fn security_a_server_of_another_identity_gets_nothing() {
     assert_eq!(*seen.connections.lock(), 0);
     Nodes::metric(&nodes.near, &["istio_requests_total", "response_flags=\"UF\""]).await;
 }
+
+#[tokio::test]
+async fn an_application_that_takes_no_connection_on_another_node_is_tried_again() {
+    let app = {
+        let listener = std::net::TcpListener::bind("127.0.77.2:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let nodes = start(77, Protocol::Http, app, None);
+    let mut stream = nodes.dial().await;
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert!(!head.contains("x-heddle"), "{head}");
+    Nodes::metric(&nodes.near, &["heddle_proxy_retries_total 2"]).await;
+    Nodes::metric(
+        &nodes.far,
+        &["istio_requests_total", "response_flags=\"UF\"", "} 3"],
+    )
+    .await;
+}

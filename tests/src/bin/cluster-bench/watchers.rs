@@ -112,6 +112,7 @@ fn busy(api: &Api, size: &Size, time: Duration, watchers: u32, writes: bool) -> 
                 .send(Request::get(path).body(Body::empty())?)
                 .await?
                 .into_body();
+            connected.set(connected.get() + 1);
             while let Some(Ok(frame)) = body.frame().await {
                 let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
                 received.set(received.get() + f64::from(u32::try_from(bytes)?));

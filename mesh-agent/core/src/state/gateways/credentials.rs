@@ -72,7 +72,7 @@ pub(super) fn certificate(
     };
     let secret = tables
         .material("Secret", &name)
-        .ok_or_else(|| format!("Secret {name} is not there"))?;
+        .ok_or_else(|| format!("Secret {name} is not there, or holds no certificate"))?;
     let pair = CERTIFICATE_KEYS.into_iter().find_map(|(certificate, key)| {
         Some(Credential {
             certificate: part(&name, secret, certificate)?,

@@ -153,9 +153,12 @@ fn specificity(by_host: &BTreeMap<Arc<str>, Arc<RouteTable>>, table: &Arc<RouteT
     host.map_or((false, 0), |(host, _)| (!host.starts_with('*'), host.len()))
 }
 
+/// A path, with name and age of its Ingress.
+type Dated<'a> = (&'a ObjectName, &'a Arc<str>, &'a IngressPath);
+
 /// All paths of all Ingresses: exact before prefix, long before short, old before young.
 fn tables_by_host(tables: &Tables, domain: &str) -> BTreeMap<Arc<str>, Arc<RouteTable>> {
-    let mut all: BTreeMap<&Arc<str>, Vec<(&ObjectName, &Arc<str>, &IngressPath)>> = BTreeMap::new();
+    let mut all: BTreeMap<&Arc<str>, Vec<Dated<'_>>> = BTreeMap::new();
     for (name, spec) in &tables.ingresses {
         for path in &spec.paths {
             all.entry(&path.host)
@@ -163,7 +166,7 @@ fn tables_by_host(tables: &Tables, domain: &str) -> BTreeMap<Arc<str>, Arc<Route
                 .push((name, &spec.created, path));
         }
     }
-    let table = |mut paths: Vec<(&ObjectName, &Arc<str>, &IngressPath)>| {
+    let table = |mut paths: Vec<Dated<'_>>| {
         paths.sort_by_key(|(name, created, p)| (!p.exact, std::cmp::Reverse(p.path.len()), *created, *name));
         let object = paths
             .first()

@@ -7,13 +7,17 @@ use crate::model::gateway::{ListenerOrigin, ListenerProtocol, pattern_intersecti
 use crate::model::route::{
     GatewayName, Origin, Outcome, Redirect, RequestMatch, RouteAction, RouteApi, RouteRule, RouteTable,
 };
+use crate::state::delegates;
 use crate::state::tables::Tables;
 use crate::translate::{ServerSpec, VirtualServiceSpec};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Gateway → VirtualServices bound to it that the gateway's namespace sees, oldest first.
-pub(super) struct Bound<'a>(HashMap<&'a ObjectName, Vec<(&'a ObjectName, &'a VirtualServiceSpec)>>);
+pub(super) struct Bound<'a> {
+    tables: &'a Tables,
+    bound: HashMap<&'a ObjectName, Vec<(&'a ObjectName, &'a VirtualServiceSpec)>>,
+}
 
 impl<'a> Bound<'a> {
     pub(super) fn index(tables: &'a Tables, namespace: &str) -> Self {
@@ -31,7 +35,7 @@ impl<'a> Bound<'a> {
                 }
             }
         }
-        Self(bound)
+        Self { tables, bound }
     }
 
     /// What a server has of them: the hosts that both name, with the rules that are for this gateway and port.
@@ -54,12 +58,16 @@ impl<'a> Bound<'a> {
                 .collect();
         }
         let mut sites = Vec::new();
-        for (name, spec) in self.0.get(gateway).into_iter().flatten() {
+        for (name, spec) in self.bound.get(gateway).into_iter().flatten() {
             let mut table = None;
             for host in &spec.hosts {
                 let usable = server.hosts.iter().filter(|h| h.admits(&name.namespace));
                 for pattern in usable.filter_map(|h| pattern_intersection(&h.pattern, host)) {
-                    let table = table.get_or_insert_with(|| for_server(spec, gateway, server.port));
+                    let table = table.get_or_insert_with(|| {
+                        // What is wrong with its delegates is told where all VirtualServices are looked at.
+                        let whole = delegates::table(self.tables, name, spec, &mut Vec::new());
+                        for_server(&whole, gateway, server.port)
+                    });
                     if !table.rules.is_empty() {
                         sites.push(draft(pattern, false, &spec.created, table));
                     }
@@ -82,7 +90,7 @@ impl<'a> Bound<'a> {
                     .any(|host| pattern_intersection(&h.pattern, host).is_some())
             })
         };
-        let bound = self.0.get(gateway).into_iter().flatten();
+        let bound = self.bound.get(gateway).into_iter().flatten();
         bound
             .filter(|(name, spec)| shares(name, spec))
             .filter_map(|(_, spec)| spec.connections.clone())
@@ -116,15 +124,15 @@ fn to_https(origin: &ListenerOrigin) -> Arc<RouteTable> {
 
 /// The rules of a VirtualService at one server: what `match.gateways` and `match.port` leave (T-13, T-15, T-16). The same
 /// table where they leave everything.
-fn for_server(spec: &VirtualServiceSpec, gateway: &ObjectName, port: u16) -> Arc<RouteTable> {
+fn for_server(table: &Arc<RouteTable>, gateway: &ObjectName, port: u16) -> Arc<RouteTable> {
     let conditional = |m: &RequestMatch| m.port.is_some() || !m.gateways.is_empty();
-    let rules = &spec.table.rules;
+    let rules = &table.rules;
     if !rules.iter().flat_map(|r| &r.matches).any(conditional) {
-        return Arc::clone(&spec.table);
+        return Arc::clone(table);
     }
     Arc::new(RouteTable {
-        api: spec.table.api,
-        object: spec.table.object.clone(),
+        api: table.api,
+        object: table.object.clone(),
         rules: rules
             .iter()
             .filter_map(|rule| rule_for(rule, gateway, port))

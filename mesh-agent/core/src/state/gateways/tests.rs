@@ -333,7 +333,10 @@ fn secrets_are_looked_for_beside_the_gateway_and_a_new_one_is_followed() {
     };
     let mut state = state(&[gateway("gw", "", TLS)]);
     let (_, _, broken) = parts(&mut state);
-    assert_eq!(broken.as_deref(), Some("Secret istio-system/shop is not there"));
+    assert_eq!(
+        broken.as_deref(),
+        Some("Secret istio-system/shop is not there, or holds no certificate")
+    );
     let problems = state.problems();
     assert_eq!(problems[0].rejected.field, "spec.servers[0].tls", "{problems:?}");
 

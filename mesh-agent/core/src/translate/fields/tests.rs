@@ -95,9 +95,9 @@ fn the_probe_tells_what_is_honoured_from_what_is_refused() {
         found("DestinationRule", "spec.subsets[].labels.*", Holds::Text),
         honoured
     );
-    let refused = found("VirtualService", "spec.http[].match[].statPrefix", Holds::Text);
+    let refused = found("VirtualService", "spec.http[].fault.abort.http2Error", Holds::Text);
     assert!(
-        matches!(&refused, Ok(Outcome::Refused { at, .. }) if at == "spec.http[].match[].statPrefix"),
+        matches!(&refused, Ok(Outcome::Refused { at, .. }) if at == "spec.http[].fault.abort.http2Error"),
         "{refused:?}"
     );
 }
