@@ -10,6 +10,7 @@ mod endpoints;
 mod entries;
 mod gateways;
 mod ids;
+mod listeners;
 mod mentions;
 mod peers;
 mod pods;
@@ -171,6 +172,24 @@ impl State {
         self
     }
 
+    /// Nothing known yet, and no pod ever: what a controller needs to say what becomes of objects. It is given no
+    /// Secrets, and says of certificates that it cannot check them.
+    #[must_use]
+    pub fn for_controller(settings: MeshSettings) -> Self {
+        // No node is called so.
+        let mut state = Self::with(settings, Some("".into()));
+        state.tables.blind = true;
+        state
+    }
+
+    /// The source gives Secrets, too.
+    #[must_use]
+    pub fn reading_secrets(mut self) -> Self {
+        self.tables.blind = false;
+        self.world.judge();
+        self
+    }
+
     fn with(settings: MeshSettings, node: Option<Arc<str>>) -> Self {
         Self {
             tables: Tables::default(),
@@ -321,7 +340,7 @@ impl State {
     }
 
     fn apply_named(&mut self, head: &Head, object: &Value, origin: &str) -> bool {
-        if !self.world.is_gateway() && only_gateways_read(&head.key) {
+        if !self.world.reads_material() && only_gateways_read(&head.key) {
             return false;
         }
         let translated = translate(head, object, self.world.settings());

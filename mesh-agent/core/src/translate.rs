@@ -26,7 +26,7 @@ use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
-pub use gateway_api::{ApiRouteSpec, ReferenceGrantSpec, RouteKind};
+pub use gateway_api::{ApiGatewaySpec, ApiRouteSpec, GatewayClassSpec, ReferenceGrantSpec, RouteKind};
 pub use head::{Head, describe};
 pub use ingress::{IngressPath, IngressSpec, IngressTls};
 pub(crate) use kubernetes::resolve_port;
@@ -93,6 +93,10 @@ pub enum Translated {
     PeerAuthentication(PeerAuthenticationSpec),
     /// A route of Gateway API.
     ApiRoute(ApiRouteSpec),
+    /// A Gateway of Gateway API.
+    ApiGateway(ApiGatewaySpec),
+    /// A GatewayClass.
+    GatewayClass(GatewayClassSpec),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
     /// A ServiceEntry.

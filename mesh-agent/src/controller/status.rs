@@ -81,8 +81,7 @@ impl Scribe {
     fn new(settings: MeshSettings) -> Self {
         let now = Instant::now();
         Self {
-            // No node is called so: the state is that of an agent without pods.
-            state: State::for_node(settings, ""),
+            state: State::for_controller(settings),
             book: Book::default(),
             started: now,
             reviewed: now,
@@ -135,10 +134,16 @@ impl Scribe {
 async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) {
     let key = &write.key;
     let (group, version) = write.api_version.split_once('/').unwrap_or_default();
-    let plural = format!("{}s", key.kind.to_ascii_lowercase());
+    let plural = match key.kind.as_str() {
+        "GatewayClass" => "gatewayclasses".to_owned(),
+        kind => format!("{}s", kind.to_ascii_lowercase()),
+    };
     let gvk = GroupVersionKind::gvk(group, version, &key.kind);
     let resource = ApiResource::from_gvk_with_plural(&gvk, &plural);
-    let api = Api::<DynamicObject>::namespaced_with(client, &key.namespace, &resource);
+    let api: Api<DynamicObject> = match key.namespace.as_str() {
+        "" => Api::all_with(client, &resource),
+        namespace => Api::namespaced_with(client, namespace, &resource),
+    };
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()

@@ -6,6 +6,37 @@ use serde_json::{Value, json};
 pub const MESH_CONTROLLER: &str = "heddle.io/controller";
 /// `controllerName` of GatewayClasses, and of what is said about their Gateways.
 pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
+/// Names of Gateway API's features that Gateways of ours have, sorted (`GatewayClass.status.supportedFeatures`).
+pub const SUPPORTED_FEATURES: &[&str] = &[
+    "GRPCRoute",
+    "Gateway",
+    "GatewayHTTPListenerIsolation",
+    "GatewayPort8080",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+];
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;
 
@@ -29,6 +60,65 @@ pub struct ParentStatus {
     pub controller: &'static str,
     /// The conditions.
     pub conditions: Vec<Condition>,
+}
+
+/// What there is of a Gateway: the objects that the controller made for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Addresses at which it is reached, as (type, value).
+    pub addresses: Vec<(&'static str, String)>,
+    /// Whether a pod of it is ready.
+    pub ready: bool,
+}
+
+/// What is said of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayStatus {
+    /// Of the Gateway as a whole.
+    pub conditions: Vec<Condition>,
+    /// Of each listener.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// What is said of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// `name`.
+    pub name: String,
+    /// `supportedKinds`, all of the API's own group.
+    pub kinds: Vec<&'static str>,
+    /// `attachedRoutes`.
+    pub attached: usize,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+}
+
+impl GatewayStatus {
+    /// `status` of the Gateway; `before` is what is there.
+    #[must_use]
+    pub fn to_json(&self, running: &Running, generation: i64, before: &Value, now: &str) -> Value {
+        let list = |value: &Value, field: &str| {
+            let found = value.get(field).and_then(Value::as_array);
+            found.cloned().unwrap_or_default()
+        };
+        let old_listeners = list(before, "listeners");
+        let listener = |said: &ListenerStatus| {
+            let same = |old: &&Value| old.get("name").and_then(Value::as_str) == Some(&said.name);
+            let old = old_listeners.iter().find(same).map(|old| list(old, "conditions"));
+            let kind = |kind: &&str| json!({"group": "gateway.networking.k8s.io", "kind": kind});
+            json!({
+                "name": said.name, "attachedRoutes": said.attached,
+                "supportedKinds": said.kinds.iter().map(kind).collect::<Vec<_>>(),
+                "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
+            })
+        };
+        let address = |(kind, value): &(&str, String)| json!({"type": kind, "value": value});
+        json!({
+            "addresses": running.addresses.iter().map(address).collect::<Vec<_>>(),
+            "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
+            "listeners": self.listeners.iter().map(listener).collect::<Vec<_>>(),
+        })
+    }
 }
 
 impl Condition {

@@ -1,5 +1,6 @@
 //! What a gateway process serves: the Gateways that select it, the VirtualServices bound to them, the Secrets they name.
 
+mod api;
 mod assemble;
 mod credentials;
 mod ingress;
@@ -25,7 +26,9 @@ pub(super) fn edge(
 ) -> Edge {
     let bound = Bound::index(tables, &role.pod.namespace);
     let mut drafts = Vec::new();
-    if role.gateway.is_none() {
+    if let Some(gateway) = &role.gateway {
+        drafts = api::drafts(role, tables, gateway);
+    } else {
         for (name, gateway) in selected(role, tables) {
             for (index, server) in gateway.servers.iter().enumerate() {
                 drafts.push(draft(

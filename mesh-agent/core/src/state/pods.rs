@@ -193,7 +193,7 @@ impl Pods {
     /// What the tables say of a pod; `None` if nothing names it.
     fn look_at(&mut self, tables: &Tables, pod: &ObjectName, settings: &MeshSettings) -> Option<Known> {
         let old = self.known.get(pod).and_then(Known::workload).cloned();
-        let namespace = tables.namespaces.get(&pod.namespace).copied();
+        let namespace = tables.namespaces.get(&pod.namespace).cloned();
         if let Some(spec) = tables.pod(pod) {
             let uid = workloads::uid(pod, spec.uid.as_ref());
             let facts = self.node.is_some().then(|| Facts {
@@ -204,7 +204,7 @@ impl Pods {
             let names = self
                 .names
                 .of(workloads::names(pod, spec.owner.as_ref(), &spec.labels));
-            let built = workloads::full(id, pod, names, spec, facts.as_ref(), namespace, settings);
+            let built = workloads::full(id, pod, names, spec, facts.as_ref(), &namespace, settings);
             return Some(Known {
                 pod: Knowledge::Workload(reuse(old.as_ref(), built)),
                 full: true,
@@ -247,7 +247,7 @@ impl Pods {
         let names = self
             .names
             .of(workloads::names(pod, template.owner.as_ref(), &template.labels));
-        let built = workloads::remote(id, pod, names, &seen, template, namespace, settings);
+        let built = workloads::remote(id, pod, names, &seen, template, &namespace, settings);
         Some(Known {
             pod: Knowledge::Workload(reuse(old.as_ref(), built)),
             full: false,

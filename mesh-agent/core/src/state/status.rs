@@ -1,11 +1,14 @@
 //! What is to be said of routes of Gateway API, from the same tables that the data path is built from.
 
+mod gateways;
+
 use super::tables::{RouteKey, Tables};
 use super::world::Warning;
 use super::{ObjectKey, State};
-use crate::model::status::{Condition, MESH_CONTROLLER, ParentStatus};
+use crate::model::ObjectName;
+use crate::model::status::{Condition, GATEWAY_CONTROLLER, MESH_CONTROLLER, ParentStatus};
 use crate::state::attached::key_of;
-use crate::translate::gateway_api::{ApiRouteSpec, ParentRef, Target};
+use crate::translate::gateway_api::{ApiRouteSpec, GROUP, ParentRef, Target};
 use crate::translate::{Rejected, RouteKind};
 
 /// A reference that cannot be followed.
@@ -18,8 +21,19 @@ pub(super) struct Unresolved {
 
 /// References of a route that lead nowhere. Without a ReferenceGrant they may still lead anywhere: in the mesh none is
 /// needed (GEP-1294).
-pub(super) fn unresolved(tables: &Tables, route: &ApiRouteSpec) -> Vec<Unresolved> {
+///
+/// `at_gateway` is the route's key where it is attached to a Gateway, and grants count.
+pub(super) fn unresolved(
+    tables: &Tables,
+    route: &ApiRouteSpec,
+    at_gateway: Option<&RouteKey>,
+) -> Vec<Unresolved> {
     let mut found = Vec::new();
+    let permitted = |name: &ObjectName| {
+        at_gateway.is_none_or(|(kind, route)| {
+            tables.permits((GROUP, kind.name(), &route.namespace), ("", "Service"), name)
+        })
+    };
     for reference in &route.references {
         let mut say = |reason, message| {
             found.push(Unresolved {
@@ -34,6 +48,13 @@ pub(super) fn unresolved(tables: &Tables, route: &ApiRouteSpec) -> Vec<Unresolve
                 format!("nothing can be sent to a {kind} of group {group:?}: expected a Service"),
             ),
             Target::Host(_) => {}
+            Target::Service { name, .. } if !permitted(name) => say(
+                "RefNotPermitted",
+                format!(
+                    "no ReferenceGrant in namespace {} permits Service {name}",
+                    name.namespace
+                ),
+            ),
             Target::Service { name, port, .. } => match tables.service(name) {
                 None => say("BackendNotFound", format!("Service {name} is not there")),
                 Some(service) if !service.ports.iter().any(|p| p.number == *port) => {
@@ -52,7 +73,7 @@ pub(super) fn unresolved(tables: &Tables, route: &ApiRouteSpec) -> Vec<Unresolve
 /// Reports every reference that leads nowhere.
 pub(super) fn references(tables: &Tables, warnings: &mut Vec<Warning>) {
     for (key, route) in &tables.api_routes {
-        for bad in unresolved(tables, route) {
+        for bad in unresolved(tables, route, None) {
             let status = match key.0 {
                 _ if bad.field.contains("requestMirror") => "it is not sent",
                 RouteKind::Grpc => "requests for it are answered with UNAVAILABLE",
@@ -78,15 +99,18 @@ impl State {
     ) -> Vec<Option<ParentStatus>> {
         self.world.rebuild(&self.tables);
         let problem = self.records.get(key).and_then(|r| r.problem.as_ref());
-        let name = crate::model::ObjectName::new(key.namespace.as_str(), key.name.as_str());
+        let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
         let route = (kind, name);
         let to_parent = |parent: &ParentRef| {
+            if parent.is_gateway(&parent.name) {
+                return self.gateway_parent(&route, parent, problem);
+            }
             if !parent.is_service() {
                 return None;
             }
             let conditions = match (problem, self.tables.api_routes.get(&route)) {
                 (Some(problem), known) => vec![refused(problem, known.is_some())],
-                (None, Some(spec)) => vec![self.accepted(&route, parent), resolved(&self.tables, spec)],
+                (None, Some(spec)) => vec![self.accepted(&route, parent), resolved(&self.tables, spec, None)],
                 (None, None) => return None,
             };
             Some(ParentStatus {
@@ -95,6 +119,27 @@ impl State {
             })
         };
         parents.iter().map(to_parent).collect()
+    }
+
+    /// What is said of a route to a Gateway, if that is ours.
+    fn gateway_parent(
+        &self,
+        route: &RouteKey,
+        parent: &ParentRef,
+        problem: Option<&Rejected>,
+    ) -> Option<ParentStatus> {
+        let class = &self.tables.api_gateways.get(&parent.name)?.class;
+        if !self.tables.is_our_class(class) {
+            return None;
+        }
+        match (problem, self.tables.api_routes.get(route)) {
+            (Some(problem), known) => Some(ParentStatus {
+                controller: GATEWAY_CONTROLLER,
+                conditions: vec![refused(problem, known.is_some())],
+            }),
+            (None, Some(spec)) => self.to_gateway(route, spec, parent),
+            (None, None) => None,
+        }
     }
 
     /// Whether any rule of a route applies to a Service.
@@ -145,8 +190,8 @@ fn refused(problem: &Rejected, known: bool) -> Condition {
     Condition::no("Accepted", "UnsupportedValue", message)
 }
 
-fn resolved(tables: &Tables, route: &ApiRouteSpec) -> Condition {
-    let bad = unresolved(tables, route);
+fn resolved(tables: &Tables, route: &ApiRouteSpec, at_gateway: Option<&RouteKey>) -> Condition {
+    let bad = unresolved(tables, route, at_gateway);
     match bad.first() {
         None => Condition::yes("ResolvedRefs", "ResolvedRefs", "every reference is there"),
         Some(first) => {

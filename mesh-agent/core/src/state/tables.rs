@@ -8,9 +8,9 @@ use crate::model::locality::Locality;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiRouteSpec, DestinationRuleSpec, GatewaySpec, IngressSpec, MaterialSpec, NamespaceSpec,
-    PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec,
-    SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
+    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, IngressSpec,
+    MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind,
+    ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -46,6 +46,12 @@ pub(super) struct Tables {
     pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
     /// Service → routes that name it as parent.
     attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    /// Whether Secrets are not given, so that none being there means nothing.
+    pub(super) blind: bool,
+    pub(super) api_gateways: BTreeMap<ObjectName, ApiGatewaySpec>,
+    /// Gateway → routes that name it as parent.
+    at_gateways: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    pub(super) gateway_classes: BTreeMap<Arc<str>, GatewayClassSpec>,
     pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
     pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
     pub(super) workload_entries: ByNamespace<WorkloadEntrySpec>,
@@ -120,6 +126,16 @@ impl Tables {
                 changed
             }
             Translated::ApiRoute(spec) => self.put_route((spec.kind, name), spec, dirty),
+            Translated::ApiGateway(spec) => {
+                let changed = put(&mut self.api_gateways, name, spec);
+                dirty.grants |= changed;
+                changed
+            }
+            Translated::GatewayClass(spec) => {
+                let changed = put(&mut self.gateway_classes, name.name, spec);
+                dirty.grants |= changed;
+                changed
+            }
             Translated::ReferenceGrant(spec) => {
                 let changed = put(&mut self.grants, name, spec);
                 dirty.grants |= changed;
@@ -185,6 +201,12 @@ impl Tables {
             (GROUP_OF_ROUTES, "ReferenceGrant") => {
                 dirty.grants |= self.grants.remove(&name).is_some();
             }
+            (GROUP_OF_ROUTES, "Gateway") => {
+                dirty.grants |= self.api_gateways.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, "GatewayClass") => {
+                dirty.grants |= self.gateway_classes.remove(&name.name).is_some();
+            }
             (GROUP_OF_ROUTES, kind) => {
                 if let Some(kind) = RouteKind::named(kind) {
                     self.remove_route(&(kind, name), dirty);
@@ -218,6 +240,10 @@ impl Tables {
             routes.insert(key.clone());
             dirty.attached.insert(parent.name.clone());
         }
+        for parent in spec.parents.iter().filter(|p| p.is_gateway(&p.name)) {
+            let routes = self.at_gateways.entry(parent.name.clone()).or_default();
+            routes.insert(key.clone());
+        }
         dirty.grants = true;
         self.api_routes.insert(key, spec);
         true
@@ -236,7 +262,24 @@ impl Tables {
             }
             dirty.attached.insert(parent.name.clone());
         }
+        for parent in old.parents.iter().filter(|p| p.is_gateway(&p.name)) {
+            if let Some(routes) = self.at_gateways.get_mut(&parent.name) {
+                routes.remove(key);
+                if routes.is_empty() {
+                    self.at_gateways.remove(&parent.name);
+                }
+            }
+        }
         dirty.grants = true;
+    }
+
+    /// The routes that name the Gateway as parent.
+    pub(super) fn routes_of_gateway<'a>(
+        &'a self,
+        gateway: &ObjectName,
+    ) -> impl Iterator<Item = (&'a RouteKey, &'a ApiRouteSpec)> + 'a {
+        let keys = self.at_gateways.get(gateway).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.api_routes.get(key)?)))
     }
 
     /// Whether any route names the service as parent.

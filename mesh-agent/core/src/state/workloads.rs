@@ -26,7 +26,7 @@ pub(super) fn full(
     names: Arc<Names>,
     spec: &PodSpec,
     facts: Option<&Facts<'_>>,
-    namespace: NamespaceSpec,
+    namespace: &NamespaceSpec,
     settings: &MeshSettings,
 ) -> Workload {
     let sandbox = facts.and_then(|f| f.sandbox);
@@ -74,7 +74,7 @@ pub(super) fn remote(
     names: Arc<Names>,
     seen: &Seen,
     template: &TemplateSpec,
-    namespace: NamespaceSpec,
+    namespace: &NamespaceSpec,
     settings: &MeshSettings,
 ) -> Workload {
     let traits = Traits {
@@ -159,7 +159,7 @@ fn identity(pod: &ObjectName, account: &Arc<str>, settings: &MeshSettings) -> Sp
     )
 }
 
-fn enrollment(pod: &Traits, namespace: NamespaceSpec) -> Enrollment {
+fn enrollment(pod: &Traits, namespace: &NamespaceSpec) -> Enrollment {
     match (pod.membership, namespace.membership) {
         (Some(Membership::Out), _) => Enrollment::OptedOut,
         (None, None | Some(Membership::Out)) => Enrollment::NotAsked,

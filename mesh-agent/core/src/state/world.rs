@@ -51,6 +51,8 @@ pub(super) struct World {
     services: Services,
     /// What a gateway process is; none in an agent.
     role: Option<GatewayRole>,
+    /// Whether this is a controller's.
+    judging: bool,
     /// What is wrong at the gateway, until it is looked at again.
     pub(super) edge_warnings: Vec<Warning>,
     attachments: Attachments,
@@ -71,6 +73,7 @@ impl World {
             pods: Pods::new(node),
             services: Services::default(),
             role: None,
+            judging: false,
             edge_warnings: Vec::new(),
             attachments: Attachments::default(),
             entries: Entries::default(),
@@ -83,8 +86,13 @@ impl World {
         self.role = Some(role);
     }
 
-    pub(super) fn is_gateway(&self) -> bool {
-        self.role.is_some()
+    /// From now on Secrets count.
+    pub(super) fn judge(&mut self) {
+        self.judging = true;
+    }
+
+    pub(super) fn reads_material(&self) -> bool {
+        self.role.is_some() || self.judging
     }
 
     pub(super) fn settings(&self) -> &MeshSettings {
@@ -117,7 +125,11 @@ impl World {
         let mut next = (*self.snapshot).clone();
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
-        let edge_changed = dirty.edge || dirty.routes || self.touches_edge(tables, &dirty);
+        let edge_changed = dirty.edge
+            || dirty.routes
+            || dirty.grants
+            || !dirty.namespaces.is_empty()
+            || self.touches_edge(tables, &dirty);
         let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));

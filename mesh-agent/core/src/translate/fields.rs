@@ -21,12 +21,13 @@ const LISTS: [&str; 2] = [
 ];
 
 /// Fields that are accepted and change nothing: kind (`*` = any), path, why that is right.
-pub const IGNORED: [(&str, &str, &str); 2] = [
+pub const IGNORED: [(&str, &str, &str); 3] = [
     (
         "VirtualService",
         "spec.http[].match[].statPrefix",
         "there are no statistics of single routes to prefix",
     ),
+    ("GatewayClass", "spec.description", "it is for people"),
     ("*", "spec.useDefaultGateways", "None is what holds anyway"),
 ];
 

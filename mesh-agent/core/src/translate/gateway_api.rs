@@ -7,11 +7,13 @@ mod common;
 mod connection_route;
 mod cors;
 mod filters;
+mod gateway;
 mod grpc_route;
 mod http_route;
 mod matches;
 mod raw;
 mod reference_grant;
+mod selector;
 
 use super::Translated;
 use super::head::Head;
@@ -23,6 +25,9 @@ use serde_json::Value;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+pub use gateway::{
+    ApiGatewaySpec, GatewayClassSpec, Infrastructure, ListenerKind, ListenerSpec, RoutesFrom, SecretRef,
+};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 
 /// Group of the API.
@@ -145,6 +150,12 @@ impl ParentRef {
         self.group.is_empty() && &*self.kind == "Service"
     }
 
+    /// Whether it names this Gateway of the API.
+    #[must_use]
+    pub fn is_gateway(&self, name: &ObjectName) -> bool {
+        &*self.group == GROUP && &*self.kind == "Gateway" && self.name == *name
+    }
+
     /// Whether it takes in a port of this number and name.
     #[must_use]
     pub fn covers(&self, number: u16, name: &str) -> bool {
@@ -219,7 +230,7 @@ pub fn parents_of(object: &Value) -> Vec<(Value, ParentRef)> {
 
 /// Whether [`translate`] reads this kind.
 pub(super) fn is_known(kind: &str) -> bool {
-    kind == "ReferenceGrant" || RouteKind::named(kind).is_some()
+    matches!(kind, "ReferenceGrant" | "Gateway" | "GatewayClass") || RouteKind::named(kind).is_some()
 }
 
 /// Translates an object of the API.
@@ -230,7 +241,11 @@ pub(super) fn translate(
 ) -> Result<Translated, FieldError> {
     known_version(head)?;
     let Some(kind) = RouteKind::named(&head.key.kind) else {
-        return reference_grant::reference_grant(value).map(Translated::ReferenceGrant);
+        return match head.key.kind.as_str() {
+            "Gateway" => gateway::gateway(head, value).map(Translated::ApiGateway),
+            "GatewayClass" => gateway::gateway_class(value).map(Translated::GatewayClass),
+            _ => reference_grant::reference_grant(value).map(Translated::ReferenceGrant),
+        };
     };
     let route = match kind {
         RouteKind::Grpc => grpc_route::grpc_route(head, value, settings),

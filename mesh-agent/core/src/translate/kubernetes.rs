@@ -19,7 +19,7 @@ pub enum Membership {
 }
 
 /// A Namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceSpec {
     /// Membership of its pods.
     pub membership: Option<Membership>,
@@ -27,6 +27,8 @@ pub struct NamespaceSpec {
     pub fail_mode: FailMode,
     /// `heddle.io/l7: disabled`.
     pub l4_only: bool,
+    /// `metadata.labels`, by which Gateways select namespaces.
+    pub labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
 /// A Pod.
@@ -210,6 +212,7 @@ pub(super) fn namespace(head: &Head) -> Result<NamespaceSpec, FieldError> {
         membership: membership(head)?,
         fail_mode,
         l4_only: l4_only(head)?,
+        labels: Arc::new(head.labels.clone()),
     })
 }
 

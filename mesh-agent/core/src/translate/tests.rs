@@ -1,3 +1,4 @@
+mod gateway_api;
 mod kubernetes;
 mod virtual_service;
 

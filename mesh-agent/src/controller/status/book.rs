@@ -1,6 +1,7 @@
 //! What the API server has of objects with a status, and which of them are to be written. Pure.
 
-use mesh_core::model::status::parents;
+use mesh_core::model::ObjectName;
+use mesh_core::model::status::{Running, SUPPORTED_FEATURES, conditions, parents};
 use mesh_core::state::{ObjectKey, State};
 use mesh_core::translate::RouteKind;
 use mesh_core::translate::gateway_api::{GROUP, ParentRef, parents_of};
@@ -21,67 +22,78 @@ pub(super) struct Write {
     pub(super) patch: Value,
 }
 
-/// The routes that are there.
+/// The objects that are there.
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    routes: BTreeMap<ObjectKey, Route>,
+    objects: BTreeMap<ObjectKey, Known>,
     queue: VecDeque<ObjectKey>,
 }
 
-/// One route, as far as its status is concerned.
+/// One object, as far as its status is concerned.
 #[derive(Debug)]
-struct Route {
-    kind: RouteKind,
+struct Known {
+    subject: Subject,
     api_version: String,
     resource_version: String,
     generation: i64,
-    parents: Vec<(Value, ParentRef)>,
-    /// `status.parents`.
-    said: Vec<Value>,
+    /// `status`.
+    said: Value,
     /// The resource version of the last try to write, and when it was.
     tried: Option<(String, u64)>,
 }
 
+/// What it is.
+#[derive(Debug)]
+enum Subject {
+    Route(RouteKind, Vec<(Value, ParentRef)>),
+    Gateway,
+    Class,
+}
+
 impl Book {
-    /// An object is like this now; others than routes have no status of ours.
+    /// An object is like this now; others than those of Gateway API have no status of ours.
     pub(super) fn put(&mut self, object: &Value) {
         let text = |pointer: &str| {
             let found = object.pointer(pointer).and_then(Value::as_str);
             found.unwrap_or_default().to_owned()
         };
-        let api_version = text("/apiVersion");
-        let Some(kind) = RouteKind::named(&text("/kind")).filter(|_| api_version.starts_with(GROUP)) else {
+        let (api_version, kind) = (text("/apiVersion"), text("/kind"));
+        if api_version.split('/').next() != Some(GROUP) {
             return;
+        }
+        let subject = match (kind.as_str(), RouteKind::named(&kind)) {
+            (_, Some(kind)) => Subject::Route(kind, parents_of(object)),
+            ("Gateway", None) => Subject::Gateway,
+            ("GatewayClass", None) => Subject::Class,
+            _ => return,
         };
         let key = ObjectKey {
-            kind: kind.name().into(),
+            kind,
             group: GROUP.into(),
             namespace: text("/metadata/namespace"),
             name: text("/metadata/name"),
         };
-        let said = object.pointer("/status/parents").and_then(Value::as_array);
-        let tried = self.routes.get_mut(&key).and_then(|old| old.tried.take());
+        let tried = self.objects.get_mut(&key).and_then(|old| old.tried.take());
         let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
-        let route = Route {
-            kind,
+        let known = Known {
+            subject,
             api_version,
             resource_version: text("/metadata/resourceVersion"),
             generation: generation.unwrap_or_default(),
-            parents: parents_of(object),
-            said: said.cloned().unwrap_or_default(),
+            said: object.get("status").cloned().unwrap_or_default(),
             tried,
         };
-        self.routes.insert(key, route);
+        self.objects.insert(key, known);
     }
 
     /// An object is gone.
     pub(super) fn remove(&mut self, key: &ObjectKey) {
-        self.routes.remove(key);
+        self.objects.remove(key);
     }
 
-    /// Looks at every route anew: anything may depend on anything.
+    /// Looks at every object anew: anything may depend on anything.
     pub(super) fn review(&mut self) {
-        self.queue = self.routes.keys().cloned().collect();
+        self.queue = self.objects.keys().cloned().collect();
     }
 
     /// How many are still to be looked at.
@@ -93,23 +105,23 @@ impl Book {
     /// The next write, `now` being both the time to write and a clock in milliseconds.
     pub(super) fn next(&mut self, state: &mut State, now: &str, now_ms: u64) -> Option<Write> {
         while let Some(key) = self.queue.pop_front() {
-            let Some(route) = self.routes.get_mut(&key) else {
+            let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            let (written, read): (Vec<Value>, Vec<ParentRef>) = route.parents.iter().cloned().unzip();
-            let said = state.route_status(route.kind, &key, &read);
-            let wanted = parents(&written, &said, route.generation, &route.said, now);
-            if wanted == route.said || route.waits(now_ms) {
+            let Some(wanted) = known.wanted(&key, state, now) else {
+                continue;
+            };
+            if known.says(&wanted) || known.waits(now_ms) {
                 continue;
             }
-            route.tried = Some((route.resource_version.clone(), now_ms));
+            known.tried = Some((known.resource_version.clone(), now_ms));
             let patch = json!({
-                "metadata": {"resourceVersion": route.resource_version},
-                "status": {"parents": wanted},
+                "metadata": {"resourceVersion": known.resource_version},
+                "status": wanted,
             });
             return Some(Write {
                 key,
-                api_version: route.api_version.clone(),
+                api_version: known.api_version.clone(),
                 patch,
             });
         }
@@ -117,7 +129,48 @@ impl Book {
     }
 }
 
-impl Route {
+impl Known {
+    /// The fields of `status` that are ours, as they should be.
+    fn wanted(&self, key: &ObjectKey, state: &mut State, now: &str) -> Option<Value> {
+        let list = |field: &str| {
+            let found = self.said.get(field).and_then(Value::as_array);
+            found.map_or(&[] as &[Value], Vec::as_slice)
+        };
+        match &self.subject {
+            Subject::Route(kind, given) => {
+                let (written, read): (Vec<Value>, Vec<ParentRef>) = given.iter().cloned().unzip();
+                let said = state.route_status(*kind, key, &read);
+                let wanted = parents(&written, &said, self.generation, list("parents"), now);
+                // Nothing of ours, before or now.
+                (!wanted.is_empty() || !list("parents").is_empty()).then(|| json!({"parents": wanted}))
+            }
+            Subject::Gateway => {
+                let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
+                // Nobody makes pods and Services for Gateways yet: none is ever programmed.
+                let running = Running::default();
+                let status = state.gateway_status(&name, &running)?;
+                Some(status.to_json(&running, self.generation, &self.said, now))
+            }
+            Subject::Class => {
+                let said = state.class_status(&key.name)?;
+                let features = SUPPORTED_FEATURES.iter().map(|name| json!({"name": name}));
+                Some(json!({
+                    "conditions": conditions(&said, self.generation, list("conditions"), now),
+                    "supportedFeatures": features.collect::<Vec<_>>(),
+                }))
+            }
+        }
+    }
+
+    /// Whether that is what is there. CRDs of before 1.4 have no `supportedFeatures`: what is dropped is not written again.
+    fn says(&self, wanted: &Value) -> bool {
+        let fields = wanted.as_object().into_iter().flatten();
+        fields.into_iter().all(|(field, value)| {
+            let said = self.said.get(field);
+            said == Some(value) || (said.is_none() && field == "supportedFeatures" && self.said.is_object())
+        })
+    }
+
     /// Whether this version of the object has been written to already: what came of it will be seen.
     fn waits(&self, now_ms: u64) -> bool {
         let tried = self.tried.as_ref();
@@ -199,7 +252,7 @@ mod tests {
             ),
         ] {
             let object = route(spec(rules.clone()));
-            book.routes.clear();
+            book.objects.clear();
             apply(&mut state, &mut book, object.clone());
             let write = book.next(&mut state, "2026-01-01T00:00:00Z", 0).expect("a write");
             assert_eq!(write.patch["metadata"]["resourceVersion"], "7");
@@ -255,7 +308,7 @@ mod tests {
                 reason,
                 "{parent}"
             );
-            book.routes.clear();
+            book.objects.clear();
         }
     }
 }

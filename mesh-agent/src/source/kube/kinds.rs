@@ -102,19 +102,20 @@ static KINDS: &[Kind] = &[
         metadata: false,
         readers: Readers::DATA_PATH,
     },
-    Kind::gateway_api("HTTPRoute", "httproutes", &["v1", "v1beta1"]).for_both(),
-    Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]).for_both(),
-    Kind::gateway_api("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]).for_both(),
-    Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]).for_both(),
+    Kind::gateway_api("HTTPRoute", "httproutes", &["v1", "v1beta1"]),
+    Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]),
+    Kind::gateway_api("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
+    Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]),
     // In the mesh no reference needs a grant: agents do not read them.
-    Kind {
-        readers: Readers {
-            agents: false,
-            controller: true,
-            gateways: Gateways::None,
-        },
-        ..Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"])
-    },
+    Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"])
+        .for_gateways(Gateways::All)
+        .for_both(),
+    Kind::gateway_api("Gateway", "gateways", &["v1", "v1beta1"])
+        .for_gateways(Gateways::All)
+        .for_both(),
+    Kind::gateway_api("GatewayClass", "gatewayclasses", &["v1", "v1beta1"])
+        .for_gateways(Gateways::All)
+        .for_both(),
 ];
 
 impl Kind {
@@ -147,6 +148,10 @@ impl Kind {
             group: "gateway.networking.k8s.io",
             versions,
             optional: true,
+            readers: Readers {
+                controller: true,
+                ..Readers::DATA_PATH
+            },
             ..Self::builtin(kind, plural, "")
         }
     }

@@ -56,7 +56,11 @@ pub(super) fn server_tls(tables: &Tables, namespace: &Arc<str>, spec: &ServerTls
     }
 }
 
-fn certificate(tables: &Tables, namespace: &Arc<str>, wanted: &CertificateRef) -> Result<Credential, String> {
+pub(super) fn certificate(
+    tables: &Tables,
+    namespace: &Arc<str>,
+    wanted: &CertificateRef,
+) -> Result<Credential, String> {
     let name = match wanted {
         CertificateRef::Files { certificate, key } => {
             return Ok(Credential {

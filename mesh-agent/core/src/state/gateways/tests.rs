@@ -1,3 +1,5 @@
+mod api;
+
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, EdgePort, GatewayRole, ListenerProtocol, TlsMode, Transport};
 use crate::model::snapshot::{MeshSettings, Snapshot, Target};

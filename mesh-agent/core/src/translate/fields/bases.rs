@@ -39,9 +39,7 @@ pub(super) fn specs(kind: &str, group: &str, path: &str) -> Vec<Value> {
         ("gateway.networking.k8s.io", "TCPRoute" | "UDPRoute") => &[("", L4_ROUTE)],
         ("gateway.networking.k8s.io", "Gateway") => &GATEWAY,
         ("gateway.networking.k8s.io", "ListenerSet") => &LISTENER_SET,
-        ("gateway.networking.k8s.io", "GatewayClass") => {
-            &[("", r#"{"controllerName": "heddle.io/gateway-controller"}"#)]
-        }
+        ("gateway.networking.k8s.io", "GatewayClass") => &GATEWAY_CLASS,
         ("gateway.networking.k8s.io", "ReferenceGrant") => &REFERENCE_GRANT,
         ("gateway.networking.k8s.io", "BackendTLSPolicy") => &BACKEND_TLS,
         ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy") => &BACKEND_TRAFFIC,
@@ -274,7 +272,31 @@ const WORKLOAD_GROUP: [(&str, &str); 2] = [
     ),
 ];
 
-const GATEWAY: [(&str, &str); 2] = [
+const GATEWAY_CLASS: [(&str, &str); 2] = [
+    ("", r#"{"controllerName": "heddle.io/gateway-controller"}"#),
+    (
+        "spec.parametersRef",
+        r#"{"controllerName": "heddle.io/gateway-controller", "parametersRef": {"group": "a.io", "kind": "B", "name": "c"}}"#,
+    ),
+];
+
+const GATEWAY: [(&str, &str); 6] = [
+    (
+        "spec.infrastructure.parametersRef",
+        r#"{"gatewayClassName": "heddle", "infrastructure": {"parametersRef": {"group": "a.io", "kind": "B", "name": "c"}}}"#,
+    ),
+    (
+        "spec.listeners[].allowedRoutes.kinds",
+        r#"{"gatewayClassName": "heddle", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"kinds": [{"kind": "HTTPRoute"}]}}]}"#,
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces.selector",
+        r#"{"gatewayClassName": "heddle", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {}}}}]}"#,
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces.selector.matchExpressions",
+        r#"{"gatewayClassName": "heddle", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}}]}"#,
+    ),
     (
         "",
         r#"{"gatewayClassName": "heddle", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}"#,

@@ -5,7 +5,7 @@ use crate::translate::{Head, Rejected, Translated, translate};
 use serde_json::{Map, Value, json};
 
 /// Texts that one field or another accepts; the first that it accepts is taken.
-const TEXTS: [&str; 22] = [
+const TEXTS: [&str; 23] = [
     "probe",
     "/probe",
     "7s",
@@ -27,6 +27,7 @@ const TEXTS: [&str; 22] = [
     "Secret",
     "ECDHE-RSA-AES256-GCM-SHA384",
     "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+    "NotIn",
     "ABEiM0RVZneImaq7zN3u/wARIjNEVWZ3iJmqu8zd7v8=",
 ];
 const INTEGERS: [i64; 7] = [7, 80, 503, 302, 50, 1, 65_537];

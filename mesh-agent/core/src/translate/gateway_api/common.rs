@@ -106,23 +106,26 @@ fn named(
 fn hostnames(given: &[String]) -> Result<Vec<Arc<str>>, FieldError> {
     let mut hostnames: Vec<Arc<str>> = Vec::new();
     for (i, given) in given.iter().enumerate() {
-        let field = format!("spec.hostnames[{i}]");
-        let name = given.trim_end_matches('.').to_ascii_lowercase();
-        if name.parse::<IpAddr>().is_ok() {
-            return Err(FieldError::new(field, "an IP address is no hostname"));
-        }
-        if !is_subdomain(name.strip_prefix("*.").unwrap_or(&name)) {
-            return Err(FieldError::new(
-                field,
-                "is no DNS name (RFC 1123 subdomain, perhaps with *. before it)",
-            ));
-        }
-        let name: Arc<str> = name.into();
+        let name = hostname(&format!("spec.hostnames[{i}]"), given)?;
         if !hostnames.contains(&name) {
             hostnames.push(name);
         }
     }
     Ok(hostnames)
+}
+
+/// A host pattern in lower case: a name, perhaps with `*.` before it.
+pub(super) fn hostname(at: &str, given: &str) -> Result<Arc<str>, FieldError> {
+    let name = given.trim_end_matches('.').to_ascii_lowercase();
+    if name.parse::<IpAddr>().is_ok() {
+        return Err(FieldError::new(at, "an IP address is no hostname"));
+    }
+    if is_subdomain(name.strip_prefix("*.").unwrap_or(&name)) {
+        Ok(name.into())
+    } else {
+        let reason = "is no DNS name (RFC 1123 subdomain, perhaps with *. before it)";
+        Err(FieldError::new(at, reason))
+    }
 }
 
 /// What a reference names, and what rules are told to do with it. The reference is kept for those who check it.

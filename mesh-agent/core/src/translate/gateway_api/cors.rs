@@ -49,7 +49,7 @@ fn origin(given: &str) -> Result<StringMatch, String> {
     if host.is_empty() || !host.chars().all(fits) {
         return Err(expected());
     }
-    let host = regex::escape(&host.to_ascii_lowercase()).replace(r"\*", "[^/:]*");
+    let host = regex::escape(&host.to_ascii_lowercase()).replace(r"\*", "[^/:?#]*");
     let port = match port == default {
         true => format!("(?::{port})?"),
         false => format!(":{port}"),

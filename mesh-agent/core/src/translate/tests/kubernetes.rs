@@ -5,6 +5,7 @@ use crate::model::service::Protocol;
 use crate::model::workload::FailMode;
 use crate::translate::{Membership, NamespaceSpec, Translated};
 use serde_json::json;
+use std::sync::Arc;
 
 #[test]
 fn the_protocol_of_a_port_comes_from_app_protocol_then_name_then_number() {
@@ -66,6 +67,7 @@ fn a_namespace_says_membership_fail_mode_and_depth() {
         membership: Some(Membership::In),
         fail_mode: FailMode::Open,
         l4_only: true,
+        labels: Arc::new([("istio.io/dataplane-mode".into(), "ambient".into())].into()),
     };
     assert_eq!(one(yaml), Ok(Translated::Namespace(expected)));
     let error = one(&yaml.replace("open", "opne")).unwrap_err();

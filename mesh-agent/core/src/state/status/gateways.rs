@@ -1,0 +1,175 @@
+//! What is to be said of GatewayClasses, Gateways and their listeners, and of routes to Gateways.
+
+use crate::model::ObjectName;
+use crate::model::status::{
+    Condition, GATEWAY_CONTROLLER, GatewayStatus, ListenerStatus, ParentStatus, Running,
+};
+use crate::state::listeners::{ListenerView, Reason, View, supported};
+use crate::state::tables::RouteKey;
+use crate::state::{ObjectKey, State};
+use crate::translate::gateway_api::{ApiRouteSpec, GROUP, ParentRef};
+
+impl State {
+    /// What is to be said of a GatewayClass; `None` if it is not ours.
+    #[must_use]
+    pub fn class_status(&self, name: &str) -> Option<Vec<Condition>> {
+        let spec = self.tables.gateway_classes.get(name)?;
+        if &*spec.controller != GATEWAY_CONTROLLER {
+            return None;
+        }
+        Some(vec![match &spec.parameters {
+            None => Condition::yes("Accepted", "Accepted", "Gateways of this class are served"),
+            Some(parameters) => {
+                let reason = format!("spec.parametersRef: {parameters} is not supported");
+                Condition::no("Accepted", "InvalidParameters", reason)
+            }
+        }])
+    }
+
+    /// The Gateways that are ours to serve.
+    pub fn gateways(&self) -> impl Iterator<Item = &ObjectName> {
+        let all = self.tables.api_gateways.iter();
+        all.filter(|(_, spec)| self.tables.is_our_class(&spec.class))
+            .map(|(name, _)| name)
+    }
+
+    /// What is to be said of a Gateway of ours, `running` being what there is of it; `None` for others.
+    #[must_use]
+    pub fn gateway_status(&self, name: &ObjectName, running: &Running) -> Option<GatewayStatus> {
+        let view = self.tables.gateway_view(name)?;
+        let key = ObjectKey {
+            kind: "Gateway".into(),
+            group: GROUP.into(),
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+        };
+        let refused = self.records.get(&key).and_then(|r| r.problem.as_ref());
+        let accepted = match refused {
+            Some(problem) => Condition::no(
+                "Accepted",
+                "Invalid",
+                format!("{}: {}", problem.field, problem.reason),
+            ),
+            None => accepted(&view),
+        };
+        let programmed = programmed(&accepted, running);
+        let listeners = view.listeners.iter().map(|listener| ListenerStatus {
+            name: listener.spec.name.to_string(),
+            kinds: listener.kinds.iter().map(|kind| kind.name()).collect(),
+            attached: listener.routes.len(),
+            conditions: listener_conditions(listener, &programmed),
+        });
+        Some(GatewayStatus {
+            listeners: listeners.collect(),
+            conditions: vec![accepted, programmed],
+        })
+    }
+
+    /// What is to be said of a route to a Gateway; `None` if that is not ours.
+    pub(super) fn to_gateway(
+        &self,
+        key: &RouteKey,
+        route: &ApiRouteSpec,
+        parent: &ParentRef,
+    ) -> Option<ParentStatus> {
+        let view = self.tables.gateway_view(&parent.name)?;
+        let mut refusal: Option<Reason> = None;
+        let mut accepted = false;
+        for listener in &view.listeners {
+            match self.tables.hosts_at(&parent.name, listener, key, route, parent) {
+                Ok(_) if listener.routes.iter().any(|bound| bound.key == key) => accepted = true,
+                Ok(_) => {
+                    let reason = "an older route of another kind has the same hosts";
+                    refusal = Some(("Conflicted", reason.into()));
+                }
+                // The reason of the listener that came nearest to taking it.
+                Err(reason) => match &refusal {
+                    Some((known, _)) if distance(known) <= distance(reason.0) => {}
+                    _ => refusal = Some(reason),
+                },
+            }
+        }
+        let accepted = match refusal {
+            _ if accepted => Condition::yes("Accepted", "Accepted", "served by the Gateway"),
+            Some((reason, message)) => Condition::no("Accepted", reason, message),
+            None => Condition::no("Accepted", "NoMatchingParent", "the Gateway has no listener"),
+        };
+        Some(ParentStatus {
+            controller: GATEWAY_CONTROLLER,
+            conditions: vec![accepted, super::resolved(&self.tables, route, Some(key))],
+        })
+    }
+}
+
+fn distance(reason: &str) -> u8 {
+    match reason {
+        "Conflicted" => 0,
+        "NoMatchingListenerHostname" => 1,
+        "NotAllowedByListeners" => 2,
+        _ => 3,
+    }
+}
+
+fn accepted(view: &View<'_>) -> Condition {
+    let no = |reason, message| Condition::no("Accepted", reason, message);
+    if let Some(parameters) = &view.spec.infrastructure.parameters {
+        let message = format!("spec.infrastructure.parametersRef: {parameters} is not supported");
+        return no("InvalidParameters", message);
+    }
+    if let Some((kind, value)) = view
+        .spec
+        .addresses
+        .iter()
+        .find(|(kind, value)| !value.is_empty() || !matches!(&**kind, "IPAddress" | "Hostname"))
+    {
+        let message = format!("spec.addresses: {kind} {value:?} cannot be chosen");
+        return no("UnsupportedAddress", message);
+    }
+    let usable = |l: &&ListenerView<'_>| supported(l.spec).is_ok() && l.conflict.is_none();
+    match view.listeners.iter().filter(usable).count() {
+        0 => no("ListenersNotValid", "no listener can be served".into()),
+        count if count < view.listeners.len() => Condition::yes(
+            "Accepted",
+            "ListenersNotValid",
+            "some listeners cannot be served: see their conditions",
+        ),
+        _ => Condition::yes("Accepted", "Accepted", "every listener is accepted"),
+    }
+}
+
+fn programmed(accepted: &Condition, running: &Running) -> Condition {
+    let no = |reason, message| Condition::no("Programmed", reason, message);
+    if !accepted.holds {
+        no("Invalid", "the Gateway is not accepted")
+    } else if running.addresses.is_empty() {
+        no("AddressNotAssigned", "the Gateway's Service has no address yet")
+    } else if !running.ready {
+        no("Pending", "no pod of the Gateway is ready yet")
+    } else {
+        Condition::yes("Programmed", "Programmed", "the Gateway is served")
+    }
+}
+
+fn listener_conditions(listener: &ListenerView<'_>, gateway: &Condition) -> Vec<Condition> {
+    let accepted = match (supported(listener.spec), &listener.conflict) {
+        (Err(reason), _) => Condition::no("Accepted", "UnsupportedProtocol", reason.to_string()),
+        (_, Some((reason, message))) => Condition::no("Accepted", reason, message.clone()),
+        (Ok(_), None) => Condition::yes("Accepted", "Accepted", ""),
+    };
+    let conflicted = match &listener.conflict {
+        Some((reason, message)) => Condition::yes("Conflicted", reason, message.clone()),
+        None => Condition::no("Conflicted", "NoConflicts", ""),
+    };
+    let resolved = match &listener.unresolved {
+        Some((reason, message)) => Condition::no("ResolvedRefs", reason, message.clone()),
+        None => Condition::yes("ResolvedRefs", "ResolvedRefs", ""),
+    };
+    let programmed = if listener.served().is_none() || listener.kinds.is_empty() {
+        Condition::no("Programmed", "Invalid", "the listener cannot be served")
+    } else if gateway.holds {
+        Condition::yes("Programmed", "Programmed", "")
+    } else {
+        Condition::no("Programmed", "Pending", gateway.message.clone())
+    };
+    vec![accepted, conflicted, resolved, programmed]
+}
