@@ -149,12 +149,7 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     }
     match target {
         Some(service) => {
-            trace.note(|| {
-                format!(
-                    "Host {host:?} is no rule's here: {} was dialled",
-                    service.name
-                )
-            });
+            trace.note(|| format!("Host {host:?} is no rule's here: {} was dialled", service.name));
             Addressed {
                 service: Some(service),
                 table: table(snapshot, &service.host, namespace),
