@@ -14,6 +14,7 @@ mod listeners;
 mod mentions;
 mod peers;
 mod pods;
+mod references;
 mod routes;
 mod scopes;
 mod services;
