@@ -204,7 +204,10 @@ fn of_gateway(role: &str) -> Planned {
     let name = format!("istio-{role}");
     Planned {
         node: 1,
-        labels: vec![("app".to_owned(), name.clone()), ("istio".to_owned(), role.to_owned())],
+        labels: vec![
+            ("app".to_owned(), name.clone()),
+            ("istio".to_owned(), role.to_owned()),
+        ],
         name,
         namespace: SYSTEM,
         program: "",
@@ -306,7 +309,8 @@ impl Guide {
     fn start_gateway(&self, role: &str) -> Result<Proc> {
         let pod = self.pod(&format!("istio-{role}"));
         // As container runtimes have it, so that the guides' port 80 needs no capability.
-        pod.netns.sysctl(&[("net/ipv4/ip_unprivileged_port_start", "0")])?;
+        pod.netns
+            .sysctl(&[("net/ipv4/ip_unprivileged_port_start", "0")])?;
         let spec = AgentSpec::new(self.ground.run(), &self.ground.nodes[0])?;
         gateway::spawn(
             pod,

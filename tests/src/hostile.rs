@@ -97,7 +97,8 @@ fn one(n: usize, random: &mut Random, target: Target<'_>) -> Hostile {
 type Made = (&'static str, bool, Value);
 
 fn many_rules(n: usize) -> Made {
-    let rule = |i: usize| json!({"match": [{"uri": {"exact": format!("/{i}")}}], "directResponse": {"status": 418}});
+    let rule =
+        |i: usize| json!({"match": [{"uri": {"exact": format!("/{i}")}}], "directResponse": {"status": 418}});
     let rules: Vec<Value> = (0..10_000).map(rule).collect();
     // The last one is wrong: nothing of such an object may be kept.
     let mut rules = json!(rules);
@@ -111,7 +112,8 @@ fn many_rules(n: usize) -> Made {
 
 fn cycle(n: usize) -> Made {
     let next = format!("hostile-{}", n + 16);
-    let http = json!([{"match": [{"uri": {"prefix": "/"}}], "delegate": {"name": next, "namespace": NAMESPACE}}]);
+    let http =
+        json!([{"match": [{"uri": {"prefix": "/"}}], "delegate": {"name": next, "namespace": NAMESPACE}}]);
     let mut object = virtual_service(n, "cycle.example", http);
     if let Some(spec) = object["spec"].as_object_mut().filter(|_| n % 32 == 16) {
         spec.remove("hosts");
@@ -206,9 +208,18 @@ fn number(n: usize, random: &mut Random) -> Made {
         ("retries", json!({"attempts": -1})),
         ("retries", json!({"attempts": 4_294_967_296_u64})),
         ("retries", json!({"attempts": 1, "perTryTimeout": "1y"})),
-        ("fault", json!({"abort": {"httpStatus": 99, "percentage": {"value": 1}}})),
-        ("fault", json!({"abort": {"httpStatus": 503, "percentage": {"value": 1e308}}})),
-        ("fault", json!({"delay": {"fixedDelay": "-5s", "percentage": {"value": 1}}})),
+        (
+            "fault",
+            json!({"abort": {"httpStatus": 99, "percentage": {"value": 1}}}),
+        ),
+        (
+            "fault",
+            json!({"abort": {"httpStatus": 503, "percentage": {"value": 1e308}}}),
+        ),
+        (
+            "fault",
+            json!({"delay": {"fixedDelay": "-5s", "percentage": {"value": 1}}}),
+        ),
         ("mirrorPercentage", json!({"value": -3})),
     ]);
     let mut rule = json!({"route": to("a.example"), "mirror": {"host": "a.example"}});
@@ -240,7 +251,11 @@ fn subsets(n: usize, random: &mut Random) -> Made {
         json!({"host": "", "trafficPolicy": {}}),
         json!({"subsets": []}),
     ]);
-    ("a DestinationRule that makes no sense", true, object(ISTIO, "DestinationRule", n, spec))
+    (
+        "a DestinationRule that makes no sense",
+        true,
+        object(ISTIO, "DestinationRule", n, spec),
+    )
 }
 
 fn address(n: usize, random: &mut Random, target: Target<'_>) -> Made {
@@ -307,7 +322,14 @@ fn mutated(n: usize, random: &mut Random, target: Target<'_>) -> Made {
     let mut object = virtual_service(n, &format!("mutated-{n}.example"), http);
     let mut wrong = Map::new();
     wrong.insert("x".into(), json!([null, {"y": 1e300}]));
-    let kinds = [json!(null), json!(true), json!(-7.25), json!("\u{0}"), json!([[[]]]), json!(wrong)];
+    let kinds = [
+        json!(null),
+        json!(true),
+        json!(-7.25),
+        json!("\u{0}"),
+        json!([[[]]]),
+        json!(wrong),
+    ];
     let other = random.of(&kinds);
     replace(&mut object["spec"], random, other);
     ("one value of another type", false, object)

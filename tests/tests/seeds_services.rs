@@ -32,7 +32,11 @@ fn converted(yaml: &str) -> String {
         .unwrap();
     child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -60,19 +64,28 @@ fn an_old_route_rule_shifts_a_service_to_its_new_version() {
     let guide = svcb("ALLOW_ANY");
     let of = |answer: &serde_json::Value, version: &str| -> u64 {
         let fields = answer["fields"].as_object().unwrap().iter();
-        fields.filter(|(pod, _)| pod.contains(version)).filter_map(|(_, n)| n.as_u64()).sum()
+        fields
+            .filter(|(pod, _)| pod.contains(version))
+            .filter_map(|(_, n)| n.as_u64())
+            .sum()
     };
     let plain = guide.curl(CLIENT, "svcb", &["--count", "100"]).unwrap();
     assert_eq!(plain["fields"].as_object().unwrap().len(), 4, "{plain}");
     let id = &plain["last"]["body"]["headers"]["x-request-id"];
-    assert!(id.is_string(), "a port without a name speaks HTTP all the same: {plain}");
+    assert!(
+        id.is_string(),
+        "a port without a name speaks HTTP all the same: {plain}"
+    );
     guide
         .apply("30-rule.yaml", &converted(seed!("route-rules-svcb-v0.2-50.yaml")))
         .unwrap();
     let half = guide.curl(CLIENT, "svcb", &["--count", "200"]).unwrap();
     assert!((50..=150).contains(&of(&half, "v0.2")), "{half}");
     guide
-        .apply("30-rule.yaml", &converted(seed!("route-rules-svcb-v0.2-100.yaml")))
+        .apply(
+            "30-rule.yaml",
+            &converted(seed!("route-rules-svcb-v0.2-100.yaml")),
+        )
         .unwrap();
     let all = guide.curl(CLIENT, "svcb", &["--count", "100"]).unwrap();
     assert_eq!(of(&all, "v0.2"), 100, "{all}");
@@ -95,17 +108,25 @@ fn a_service_outside_is_closed_until_the_old_egress_rule_opens_it() {
     let get = |to: SocketAddr| {
         let to = to.to_string();
         let path = "/send?msg=service_a:v0.1-pays-ok";
-        guide.pod("svcb-v0.1-a").podkit(&["get", "--to", &to, "--path", path]).unwrap()
+        guide
+            .pod("svcb-v0.1-a")
+            .podkit(&["get", "--to", &to, "--path", path])
+            .unwrap()
     };
     let closed = get(at);
     assert!(closed["statuses"]["200"].is_null(), "{closed}");
     let told = |node: usize| {
         let metrics = guide.metrics(node).unwrap();
-        metrics.iter().any(|sample| sample.labels.values().any(|v| v == "BlackHoleCluster"))
+        metrics
+            .iter()
+            .any(|sample| sample.labels.values().any(|v| v == "BlackHoleCluster"))
     };
-    eventually("the refusal to be counted", Duration::from_secs(5), || told(0).then_some(())).unwrap();
-    let rule = converted(seed!("enable-svcb-engress-rule.yaml"))
-        .replace("10.100.35.27", &at.ip().to_string());
+    eventually("the refusal to be counted", Duration::from_secs(5), || {
+        told(0).then_some(())
+    })
+    .unwrap();
+    let rule =
+        converted(seed!("enable-svcb-engress-rule.yaml")).replace("10.100.35.27", &at.ip().to_string());
     guide.apply("30-egress.yaml", &rule).unwrap();
     let open = eventually("the rule to open it", Duration::from_secs(5), || {
         let answer = get(at);
@@ -115,10 +136,17 @@ fn a_service_outside_is_closed_until_the_old_egress_rule_opens_it() {
     let seen = &open["last"]["body"];
     assert_eq!(seen["query"], "msg=service_a:v0.1-pays-ok", "{open}");
     assert!(seen["headers"]["x-request-id"].is_string(), "{open}");
-    let leaked = seen["headers"].as_object().unwrap().keys().find(|k| k.contains("istio-attributes"));
+    let leaked = seen["headers"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .find(|k| k.contains("istio-attributes"));
     assert_eq!(leaked, None, "{open}");
     let elsewhere = get(SocketAddr::new(at.ip(), 9998));
-    assert!(elsewhere["statuses"]["200"].is_null(), "another port: {elsewhere}");
+    assert!(
+        elsewhere["statuses"]["200"].is_null(),
+        "another port: {elsewhere}"
+    );
 }
 
 /// S160 to S162.
@@ -132,9 +160,18 @@ fn a_mirror_gets_what_the_first_version_gets_and_the_caller_does_not_notice() {
         .service("httpbin", 1, 8000, 80, "http")
         .start()
         .unwrap();
-    guide.apply("31-dr.yaml", seed!("mirrors-httpbin-vs-dr.yaml").split("---\n").nth(1).unwrap()).unwrap();
+    guide
+        .apply(
+            "31-dr.yaml",
+            seed!("mirrors-httpbin-vs-dr.yaml").split("---\n").nth(1).unwrap(),
+        )
+        .unwrap();
     let steps = [
-        ("none", seed!("mirrors-httpbin-vs-dr.yaml").split("---\n").next().unwrap(), 0),
+        (
+            "none",
+            seed!("mirrors-httpbin-vs-dr.yaml").split("---\n").next().unwrap(),
+            0,
+        ),
         ("all", seed!("mirrors-httpbin-v1-2-v2.yaml"), 20),
         ("unsaid", seed!("mirrors-httpbin-no-percentage.yaml"), 20),
     ];
@@ -146,7 +183,10 @@ fn a_mirror_gets_what_the_first_version_gets_and_the_caller_does_not_notice() {
         assert_eq!(answer["fields"], json!({"httpbin-v1": 20}), "{id}: {answer}");
         assert_eq!(guide.requests_at("httpbin-v1", 80, id).unwrap(), 20, "{id}");
         let of_copy = || guide.requests_at("httpbin-v2", 80, id).unwrap();
-        eventually("the copies", Duration::from_secs(5), || (of_copy() >= copies).then_some(())).unwrap();
+        eventually("the copies", Duration::from_secs(5), || {
+            (of_copy() >= copies).then_some(())
+        })
+        .unwrap();
         assert_eq!(of_copy(), copies, "{id}");
     }
 }
@@ -171,25 +211,52 @@ fn the_micro_services_are_reached_through_their_gateway_and_reach_each_other() {
         .gateway("ingressgateway")
         .start()
         .unwrap();
-    guide.apply("30-gateway.yaml", seed!("micro-gateway.yaml")).unwrap();
+    guide
+        .apply("30-gateway.yaml", seed!("micro-gateway.yaml"))
+        .unwrap();
     let create = ["--method", "POST", "--path", "/api/order/create", "--body", "66"];
     let create = [&create[..], &["--header", "x-request-id: 7b5c"]].concat();
-    let answer = eventually("the gateway to lead to micro-api", Duration::from_secs(10), || {
-        let answer = guide.visit("ingressgateway", 80, "10.211.55.12:32277", &create).ok()?;
-        (answer["statuses"]["200"] == 1).then_some(answer)
-    })
+    let answer = eventually(
+        "the gateway to lead to micro-api",
+        Duration::from_secs(10),
+        || {
+            let answer = guide
+                .visit("ingressgateway", 80, "10.211.55.12:32277", &create)
+                .ok()?;
+            (answer["statuses"]["200"] == 1).then_some(answer)
+        },
+    )
     .unwrap();
     assert_eq!(answer["last"]["body"]["server"], "micro-api", "{answer}");
     assert_eq!(answer["last"]["body"]["body_bytes"], 66, "{answer}");
-    assert_eq!(answer["last"]["body"]["headers"]["x-request-id"], "7b5c", "{answer}");
+    assert_eq!(
+        answer["last"]["body"]["headers"]["x-request-id"], "7b5c",
+        "{answer}"
+    );
     for path in ["/", "/api/order", "/api/order/create/", "/api/order/createx"] {
-        let other = guide.visit("ingressgateway", 80, "any", &["--path", path]).unwrap();
+        let other = guide
+            .visit("ingressgateway", 80, "any", &["--path", path])
+            .unwrap();
         assert_eq!(other["statuses"], json!({"404": 1}), "{path}: {other}");
     }
-    let more = ["--path", "/order/create", "--header", "x-request-id: 7b5c", "--count", "20"];
+    let more = [
+        "--path",
+        "/order/create",
+        "--header",
+        "x-request-id: 7b5c",
+        "--count",
+        "20",
+    ];
     let order = guide.curl("micro-api", "micro-order", &more).unwrap();
-    assert_eq!(order["fields"].as_object().unwrap().len(), 2, "both pods: {order}");
-    assert_eq!(order["last"]["body"]["headers"]["x-request-id"], "7b5c", "{order}");
+    assert_eq!(
+        order["fields"].as_object().unwrap().len(),
+        2,
+        "both pods: {order}"
+    );
+    assert_eq!(
+        order["last"]["body"]["headers"]["x-request-id"], "7b5c",
+        "{order}"
+    );
     let calls = ["--grpc", "--keepalive", "--count", "40", "--path", "/Pay/create"];
     let pay = guide.curl("micro-order-1", "micro-pay", &calls).unwrap();
     assert_eq!(pay["statuses"], json!({"200": 40}), "{pay}");
@@ -211,9 +278,15 @@ fn a_gateway_elsewhere_shifts_requests_of_phones_and_tcp_connections() {
         .pod(2, "frontend-v2", "frontend", "v2")
         .http(3000)
         .pod(1, "tcp-echo-v1", "tcp-echo", "v1")
-        .runs("podkit", &["echo-server", "--listen", "[::]:9000", "--name", "v1"])
+        .runs(
+            "podkit",
+            &["echo-server", "--listen", "[::]:9000", "--name", "v1"],
+        )
         .pod(2, "tcp-echo-v2", "tcp-echo", "v2")
-        .runs("podkit", &["echo-server", "--listen", "[::]:9000", "--name", "v2"])
+        .runs(
+            "podkit",
+            &["echo-server", "--listen", "[::]:9000", "--name", "v2"],
+        )
         .service("frontend", 1, 3000, 3000, "http")
         .service("tcp-echo", 2, 9000, 9000, "tcp")
         .gateway("ingressgateway")
@@ -221,11 +294,15 @@ fn a_gateway_elsewhere_shifts_requests_of_phones_and_tcp_connections() {
         .unwrap();
     let visits = |more: &[&str]| {
         let args = [&["--count", "100"][..], more].concat();
-        let answer = guide.visit("ingressgateway", 80, "weather.example", &args).unwrap();
+        let answer = guide
+            .visit("ingressgateway", 80, "weather.example", &args)
+            .unwrap();
         assert_eq!(answer["statuses"], json!({"200": 100}), "{answer}");
         answer["fields"]["frontend-v2"].as_u64().unwrap_or(0)
     };
-    guide.apply("30-gateway.yaml", seed!("weather-gateway.yaml")).unwrap();
+    guide
+        .apply("30-gateway.yaml", seed!("weather-gateway.yaml"))
+        .unwrap();
     eventually("the gateway to lead to frontend", Duration::from_secs(10), || {
         let answer = guide.visit("ingressgateway", 80, "weather.example", &[]).ok()?;
         (answer["statuses"]["200"] == 1).then_some(())
@@ -234,7 +311,9 @@ fn a_gateway_elsewhere_shifts_requests_of_phones_and_tcp_connections() {
     assert_eq!(visits(&[]), 0);
     let vs = seed!("vs-frontend-combined-condition.yaml");
     let gateway = seed!("weather-gateway.yaml").split("---\n").next().unwrap();
-    guide.apply("30-gateway.yaml", &format!("{gateway}---\n{vs}")).unwrap();
+    guide
+        .apply("30-gateway.yaml", &format!("{gateway}---\n{vs}"))
+        .unwrap();
     let phone = ["--header", "User-Agent: Mozilla/5.0 (Linux; Android 14) Mobile"];
     eventually("half of the phones", Duration::from_secs(5), || {
         (20..=80).contains(&visits(&phone)).then_some(())
@@ -244,14 +323,26 @@ fn a_gateway_elsewhere_shifts_requests_of_phones_and_tcp_connections() {
 
     guide.apply("40-tcp.yaml", seed!("tcp-echo-20-v2.yaml")).unwrap();
     let to = SocketAddr::new(guide.pod("istio-ingressgateway").v4.into(), 31400).to_string();
-    let greet = || guide.pod(VISITOR).podkit(&["connect", "--to", &to]).ok().map(|a| a.to_string());
+    let greet = || {
+        guide
+            .pod(VISITOR)
+            .podkit(&["connect", "--to", &to])
+            .ok()
+            .map(|a| a.to_string())
+    };
     eventually("the gateway's TCP port", Duration::from_secs(10), || {
         greet().filter(|answer| answer.contains("\"v1\"") || answer.contains("\"v2\""))
     })
     .unwrap();
-    let second = (0..150).filter(|_| greet().is_some_and(|answer| answer.contains("\"v2\""))).count();
+    let second = (0..150)
+        .filter(|_| greet().is_some_and(|answer| answer.contains("\"v2\"")))
+        .count();
     // 150 × 0.2 = 30, and six standard deviations of 5.
-    assert!((3..=60).contains(&second), "{second} of 150 connections: {:?}", greet());
+    assert!(
+        (3..=60).contains(&second),
+        "{second} of 150 connections: {:?}",
+        greet()
+    );
 }
 
 /// S107: to the outside by way of the egress gateway, which knows both steps of the VirtualService.
@@ -273,5 +364,8 @@ fn what_goes_outside_goes_through_the_egress_gateway() {
     });
     let answer = answer.unwrap_or_else(|error| panic!("{error}: {:?}", guide.pod(CLIENT).podkit(&args)));
     let peer = answer["last"]["body"]["peer"].as_str().unwrap();
-    assert!(peer.contains(&gateway.to_string()), "not through the gateway {gateway}: {answer}");
+    assert!(
+        peer.contains(&gateway.to_string()),
+        "not through the gateway {gateway}: {answer}"
+    );
 }

@@ -32,7 +32,13 @@ fn weather() -> Guide {
         "--advertisement-address",
         "10.96.2.2:3003",
     ];
-    let v2 = ["forecast", "--version", "v2", "--recommendation-address", "10.96.2.4:3005"];
+    let v2 = [
+        "forecast",
+        "--version",
+        "v2",
+        "--recommendation-address",
+        "10.96.2.4:3005",
+    ];
     let app = "weather-apps";
     let guide = Guide::of("weather")
         .pod(1, "frontend-v1", "frontend", "v1")
@@ -53,8 +59,13 @@ fn weather() -> Guide {
         .service("recommendation", 4, 3005, 3005, "http")
         .start()
         .unwrap();
-    guide.apply("30-vs.yaml", seed!("virtual-service-v1.yaml")).unwrap();
-    guide.apply("31-dr.yaml", seed!("destination-rule-v1.yaml")).unwrap();
+    // The other way round the rules lead nowhere for a moment, and the agents say so.
+    guide
+        .apply("31-dr.yaml", seed!("destination-rule-v1.yaml"))
+        .unwrap();
+    guide
+        .apply("30-vs.yaml", seed!("virtual-service-v1.yaml"))
+        .unwrap();
     guide
 }
 
@@ -63,13 +74,19 @@ fn pages(guide: &Guide, count: &str, more: &[&str]) -> Value {
     let answer = guide
         .curl(CLIENT, "frontend", &[&["--count", count][..], more].concat())
         .unwrap();
-    assert_eq!(answer["statuses"], json!({"200": count.parse::<u64>().unwrap()}), "{answer}");
+    assert_eq!(
+        answer["statuses"],
+        json!({"200": count.parse::<u64>().unwrap()}),
+        "{answer}"
+    );
     answer["fields"].clone()
 }
 
 /// The objects for all services, with the one file of forecast in the place of its part.
 fn only_forecast(all: &str, forecast: &str) -> String {
-    let others = all.split("\n---\n").filter(|document| !document.contains("name: forecast"));
+    let others = all
+        .split("\n---\n")
+        .filter(|document| !document.contains("name: forecast"));
     let mut documents: Vec<&str> = others.collect();
     documents.push(forecast);
     documents.join("\n---\n")
@@ -87,7 +104,11 @@ fn a_canary_moves_from_none_to_half_to_all_and_nobody_notices() {
         seed!("forecast-v2-destination.yaml"),
     );
     guide.apply("31-dr.yaml", &subsets).unwrap();
-    assert_eq!(pages(&guide, "20", &[]), json!({"v1": 20}), "subsets alone move nothing");
+    assert_eq!(
+        pages(&guide, "20", &[]),
+        json!({"v1": 20}),
+        "subsets alone move nothing"
+    );
     guide
         .apply("30-vs.yaml", &vs(seed!("vs-forecast-weight-based-50.yaml")))
         .unwrap();
@@ -99,7 +120,10 @@ fn a_canary_moves_from_none_to_half_to_all_and_nobody_notices() {
         .unwrap();
     let page = guide.curl(CLIENT, "frontend", &["--count", "20"]).unwrap();
     assert_eq!(page["fields"], json!({"v2": 20}));
-    assert_eq!(page["last"]["body"]["recommendation"]["carry"], "an umbrella", "{page}");
+    assert_eq!(
+        page["last"]["body"]["recommendation"]["carry"], "an umbrella",
+        "{page}"
+    );
     guide.write_pods(&["forecast-v1"]).unwrap();
     eventually("forecast v1 to be gone", Duration::from_secs(5), || {
         let status = guide.agents[1].spec.heddle_json(&["status"]).ok()?;
@@ -122,7 +146,10 @@ fn a_release_is_for_some_browsers_or_for_the_callers_of_one_version() {
         seed!("destination-rule-v1.yaml"),
         seed!("forecast-v2-destination.yaml"),
     )
-    .replace("host: frontend\n  subsets:\n", "host: frontend\n  subsets:\n  - name: v2\n    labels:\n      version: v2\n");
+    .replace(
+        "host: frontend\n  subsets:\n",
+        "host: frontend\n  subsets:\n  - name: v2\n    labels:\n      version: v2\n",
+    );
     guide.apply("31-dr.yaml", &subsets).unwrap();
     let vs = only_forecast(
         seed!("virtual-service-v1.yaml"),
@@ -137,7 +164,10 @@ fn a_release_is_for_some_browsers_or_for_the_callers_of_one_version() {
     );
     guide.apply("30-vs.yaml", &vs).unwrap();
     assert_eq!(pages(&guide, "20", &[]), json!({"v1": 20}));
-    let front = vs.replace("host: frontend\n        subset: v1", "host: frontend\n        subset: v2");
+    let front = vs.replace(
+        "host: frontend\n        subset: v1",
+        "host: frontend\n        subset: v2",
+    );
     guide.apply("30-vs.yaml", &front).unwrap();
     assert_eq!(pages(&guide, "20", &[]), json!({"v2": 20}));
 }
@@ -175,7 +205,9 @@ fn advertisement() -> Guide {
         .service("forecast", 3, 3002, 3002, "http")
         .start()
         .unwrap();
-    guide.apply("31-dr.yaml", seed!("destination-rule-v1.yaml")).unwrap();
+    let mut all = seed!("destination-rule-v1.yaml").split("\n---\n");
+    let own = all.find(|rule| rule.contains("name: advertisement-dr"));
+    guide.apply("31-dr.yaml", own.unwrap()).unwrap();
     guide
 }
 
@@ -183,30 +215,27 @@ fn advertisement() -> Guide {
 #[test]
 fn requests_go_round_at_random_or_stay_where_their_cookie_says() {
     let guide = advertisement();
-    let dr = |own| {
-        let all = seed!("destination-rule-v1.yaml").split("\n---\n");
-        let mut others: Vec<&str> = all.filter(|d| !d.contains("name: advertisement-dr")).collect();
-        others.push(own);
-        others.join("\n---\n")
-    };
     guide
-        .apply("31-dr.yaml", &dr(seed!("dr-advertisement-round-robin.yaml")))
+        .apply("31-dr.yaml", seed!("dr-advertisement-round-robin.yaml"))
         .unwrap();
     let even = guide.curl(CLIENT, "advertisement", &["--count", "100"]).unwrap();
     // Each worker of the agent goes round by itself.
     let near = even["fields"]["near"].as_u64().unwrap();
     assert!((45..=55).contains(&near), "{even}");
     guide
-        .apply("31-dr.yaml", &dr(seed!("dr-advertisement-random.yaml")))
+        .apply("31-dr.yaml", seed!("dr-advertisement-random.yaml"))
         .unwrap();
     let random = guide.curl(CLIENT, "advertisement", &["--count", "200"]).unwrap();
     let near = random["fields"]["near"].as_u64().unwrap();
     assert!((50..=150).contains(&near), "{random}");
     guide
-        .apply("31-dr.yaml", &dr(seed!("dr-advertisement-consistent-hash.yaml")))
+        .apply("31-dr.yaml", seed!("dr-advertisement-consistent-hash.yaml"))
         .unwrap();
     let first = guide.curl(CLIENT, "advertisement", &[]).unwrap();
-    let cookie = first["last"]["headers"]["set-cookie"].as_str().unwrap_or_default().to_owned();
+    let cookie = first["last"]["headers"]["set-cookie"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     assert!(cookie.starts_with("user=") && cookie.contains("60"), "{first}");
     let own = format!("cookie: {}", cookie.split(';').next().unwrap());
     let same = guide
@@ -217,7 +246,9 @@ fn requests_go_round_at_random_or_stay_where_their_cookie_says() {
     let mut met = 0;
     for n in 0..20 {
         let other = format!("cookie: user=visitor-{n}");
-        let answer = guide.curl(CLIENT, "advertisement", &["--header", &other]).unwrap();
+        let answer = guide
+            .curl(CLIENT, "advertisement", &["--header", &other])
+            .unwrap();
         met += u32::from(answer["fields"]["near"] == 1);
     }
     assert!((1..20).contains(&met), "all of 20 cookies lead to one pod");
@@ -232,20 +263,33 @@ fn faults_retries_redirects_and_rewrites_are_as_the_guide_shows_them() {
         .unwrap();
     let slow = guide.curl(CLIENT, "advertisement", &[]).unwrap();
     assert_eq!(slow["statuses"], json!({"200": 1}), "{slow}");
-    assert!((2_990.0..4_500.0).contains(&slow["max_ms"].as_f64().unwrap()), "{slow}");
+    assert!(
+        (2_990.0..4_500.0).contains(&slow["max_ms"].as_f64().unwrap()),
+        "{slow}"
+    );
     guide
         .apply("30-vs.yaml", seed!("vs-advertisement-fault-abort.yaml"))
         .unwrap();
     let aborted = guide.curl(CLIENT, "advertisement", &["--count", "10"]).unwrap();
     assert_eq!(aborted["statuses"], json!({"521": 10}), "{aborted}");
     // The field of the repository's old files.
-    let old = seed!("vs-advertisement-fault-abort.yaml")
-        .replace("        percentage:\n          value: 100\n", "        percent: 100\n");
-    guide.config.write("30-vs.yaml", old.replacen("metadata:\n", "metadata:\n  namespace: weather\n", 1)).unwrap();
+    let old = seed!("vs-advertisement-fault-abort.yaml").replace(
+        "        percentage:\n          value: 100\n",
+        "        percent: 100\n",
+    );
+    guide
+        .config
+        .write(
+            "30-vs.yaml",
+            old.replacen("metadata:\n", "metadata:\n  namespace: weather\n", 1),
+        )
+        .unwrap();
     let aborted = guide.curl(CLIENT, "advertisement", &["--count", "10"]).unwrap();
     assert_eq!(aborted["statuses"], json!({"521": 10}), "{aborted}");
 
-    guide.apply("30-vs.yaml", seed!("vs-advertisement-retry.yaml")).unwrap();
+    guide
+        .apply("30-vs.yaml", seed!("vs-advertisement-retry.yaml"))
+        .unwrap();
     let id = ["--path", "/status/503", "--header", "x-test-id: retried"];
     let failed = guide.curl(CLIENT, "advertisement", &id).unwrap();
     assert_eq!(failed["statuses"], json!({"503": 1}), "{failed}");
@@ -258,8 +302,7 @@ fn faults_retries_redirects_and_rewrites_are_as_the_guide_shows_them() {
     let moved = guide.curl(CLIENT, "advertisement", &["--path", "/ad"]).unwrap();
     assert_eq!(moved["statuses"], json!({"301": 1}), "{moved}");
     assert_eq!(
-        moved["last"]["headers"]["location"],
-        "http://advertisement.weather.svc.cluster.local/maintenanced",
+        moved["last"]["headers"]["location"], "http://advertisement.weather.svc.cluster.local/maintenanced",
         "{moved}"
     );
     let left = guide.curl(CLIENT, "advertisement", &["--path", "/else"]).unwrap();
@@ -281,9 +324,9 @@ fn faults_retries_redirects_and_rewrites_are_as_the_guide_shows_them() {
 #[test]
 fn a_circuit_breaker_answers_what_is_too_much_at_a_time_and_lets_the_rest_through() {
     let guide = advertisement();
-    let others = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: forecast-dr\nspec:\n  host: forecast\n";
-    let dr = format!("{others}---\n{}", seed!("dr-circuit-breaking.yaml"));
-    guide.apply("31-dr.yaml", &dr).unwrap();
+    guide
+        .apply("31-dr.yaml", seed!("dr-circuit-breaking.yaml"))
+        .unwrap();
     let calm = guide.curl(CLIENT, "advertisement", &["--count", "20"]).unwrap();
     assert_eq!(calm["statuses"], json!({"200": 20}), "{calm}");
     let mut load = guide
@@ -293,9 +336,20 @@ fn a_circuit_breaker_answers_what_is_too_much_at_a_time_and_lets_the_rest_throug
     let summary = last_json(&load.stdout()).unwrap();
     let of = |status: &str| summary["statuses"][status].as_u64().unwrap_or(0);
     assert!(of("503") > 30 && of("200") > 10, "{summary}");
-    assert_eq!(of("503") + of("200"), summary["sent"].as_u64().unwrap(), "{summary}");
-    let labels = [("reporter", "source"), ("response_code", "503"), ("response_flags", "UO")];
-    assert_eq!(guide.sum("istio_requests_total", &labels).unwrap(), of("503") as f64);
+    assert_eq!(
+        of("503") + of("200"),
+        summary["sent"].as_u64().unwrap(),
+        "{summary}"
+    );
+    let labels = [
+        ("reporter", "source"),
+        ("response_code", "503"),
+        ("response_flags", "UO"),
+    ];
+    assert_eq!(
+        guide.sum("istio_requests_total", &labels).unwrap(),
+        of("503") as f64
+    );
     let after = guide.curl(CLIENT, "advertisement", &["--count", "20"]).unwrap();
     assert_eq!(after["statuses"], json!({"200": 20}), "{after}");
 }
@@ -315,17 +369,34 @@ fn a_pod_that_fails_twice_is_left_out() {
     .enumerate()
     {
         // What has been counted is forgotten with the rule that wanted it.
-        guide.apply("31-dr.yaml", seed!("forecast-v2-destination.yaml")).unwrap();
+        guide
+            .apply("31-dr.yaml", seed!("forecast-v2-destination.yaml"))
+            .unwrap();
         let text = dr.replacen("metadata:\n", "metadata:\n  namespace: weather\n", 1);
         guide.config.write("31-dr.yaml", text).unwrap();
         // Answers of 500 come from whoever is asked; without retries, as the guide's own clients see them.
         guide.apply("30-vs.yaml", &once(n)).unwrap();
         let failing = guide
-            .curl(CLIENT, "advertisement", &["--count", "40", "--path", "/status/500"])
+            .curl(
+                CLIENT,
+                "advertisement",
+                &["--count", "40", "--path", "/status/500"],
+            )
             .unwrap();
-        assert_eq!(failing["statuses"]["500"].as_u64().unwrap_or(0) + failing["statuses"]["503"].as_u64().unwrap_or(0), 40, "{failing}");
+        assert_eq!(
+            failing["statuses"]["500"].as_u64().unwrap_or(0)
+                + failing["statuses"]["503"].as_u64().unwrap_or(0),
+            40,
+            "{failing}"
+        );
         let ejected: f64 = (0..2)
-            .map(|node| promtext::sum(&guide.metrics(node).unwrap(), "heddle_outlier_ejections_total", &[]))
+            .map(|node| {
+                promtext::sum(
+                    &guide.metrics(node).unwrap(),
+                    "heddle_outlier_ejections_total",
+                    &[],
+                )
+            })
             .sum();
         assert!(ejected >= 1.0, "nobody was left out: {failing}");
     }
@@ -355,7 +426,9 @@ fn a_sidecar_leaves_its_pods_what_it_lists() {
         let answer = guide.curl(CLIENT, service, &[]).unwrap();
         assert_eq!(answer["statuses"], json!({"200": 1}), "{service}: {answer}");
     }
-    guide.apply("40-sidecar.yaml", seed!("sidecar-frontend.yaml")).unwrap();
+    guide
+        .apply("40-sidecar.yaml", seed!("sidecar-frontend.yaml"))
+        .unwrap();
     let hidden = eventually("forecast to be hidden", Duration::from_secs(5), || {
         let answer = guide.curl(CLIENT, "forecast", &[]).ok()?;
         (answer["statuses"]["200"].is_null()).then_some(answer)

@@ -116,7 +116,11 @@ impl References {
             routes.extend(self.api_routes.naming(service).cloned());
         }
         for name in &rules {
-            match tables.virtual_services.get(name).filter(|v| v.mesh || v.hosts.is_empty()) {
+            match tables
+                .virtual_services
+                .get(name)
+                .filter(|v| v.mesh || v.hosts.is_empty())
+            {
                 Some(spec) => {
                     let (names, warnings) = look(next, name, spec);
                     self.virtual_services.put(name, names, warnings);
@@ -163,7 +167,10 @@ fn look(
         for route in rule.action.destinations() {
             route.backend.host().map(&mut note);
         }
-        rule.action.mirrors.iter().for_each(|mirror| note(&mirror.destination));
+        rule.action
+            .mirrors
+            .iter()
+            .for_each(|mirror| note(&mirror.destination));
         destinations(
             snapshot,
             name,
@@ -184,7 +191,13 @@ fn look(
         for route in &rule.split.destinations {
             route.backend.host().map(&mut note);
         }
-        destinations(snapshot, name, &rule.origin, &rule.split.destinations, &mut warnings);
+        destinations(
+            snapshot,
+            name,
+            &rule.origin,
+            &rule.split.destinations,
+            &mut warnings,
+        );
     }
     (names, warnings)
 }

@@ -34,12 +34,21 @@ fn a_thousand_hostile_objects_are_refused_by_name_or_honoured_and_a_good_rule_go
     }
     assert_eq!(outcome(&mut state), good);
     let problems = state.problems();
-    silent.retain(|(origin, _)| !problems.iter().any(|p| p.origin == *origin && !p.rejected.reason.is_empty()));
+    silent.retain(|(origin, _)| {
+        !problems
+            .iter()
+            .any(|p| p.origin == *origin && !p.rejected.reason.is_empty())
+    });
     let silent: Vec<String> = silent
         .iter()
         .map(|(_, h)| format!("{}: {:.300}", h.what, h.object.to_string()))
         .collect();
-    assert!(silent.is_empty(), "taken without a word: {}\n{}", silent.len(), silent.join("\n"));
+    assert!(
+        silent.is_empty(),
+        "taken without a word: {}\n{}",
+        silent.len(),
+        silent.join("\n")
+    );
     let long = problems.iter().find(|p| p.rejected.to_string().len() > 2_000);
     assert!(long.is_none(), "{long:?}");
     for kind in ["VirtualService", "DestinationRule", "ServiceEntry"] {
