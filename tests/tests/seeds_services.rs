@@ -115,14 +115,13 @@ fn a_service_outside_is_closed_until_the_old_egress_rule_opens_it() {
     };
     let closed = get(at);
     assert!(closed["statuses"]["200"].is_null(), "{closed}");
-    let told = |node: usize| {
-        let metrics = guide.metrics(node).unwrap();
-        metrics
-            .iter()
-            .any(|sample| sample.labels.values().any(|v| v == "BlackHoleCluster"))
+    let told = || {
+        guide
+            .sum("heddle_bpf_decisions_total", &[("reason", "registry_only")])
+            .ok()
     };
-    eventually("the refusal to be counted", Duration::from_secs(5), || {
-        told(0).then_some(())
+    eventually("the refusal with its reason", Duration::from_secs(10), || {
+        (told()? >= 1.0).then_some(())
     })
     .unwrap();
     let rule =
