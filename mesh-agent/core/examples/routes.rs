@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         let mark = if value <= goal { "✔" } else { "✘" };
         println!("{mark} {what:<58} {value:>9.2} {unit:<4} goal ≤ {goal}");
     };
+    // First: later the allocator has free memory, of which more is used without a trace.
+    let kept = memory();
     row(
         "route choice, 1 host, 10 rules, the last one matches",
         choice(1),
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
         3.0,
         "µs",
     );
-    row("memory of a simple rule (10,000 rules)", memory(), 1.0, "KiB");
+    row("memory of a simple rule (10,000 rules)", kept, 1.0, "KiB");
     let (p50, p99) = change();
     row(
         "one of 5,000 VirtualServices changes: new snapshot, p50",
