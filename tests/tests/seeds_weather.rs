@@ -375,14 +375,12 @@ fn a_pod_that_fails_twice_is_left_out() {
         let text = dr.replacen("metadata:\n", "metadata:\n  namespace: weather\n", 1);
         guide.config.write("31-dr.yaml", text).unwrap();
         let before = ejections();
+        // The old field counted answers of a gateway that gets none.
+        let status = ["/status/500", "/status/503"][n];
         // Answers of 500 come from whoever is asked; without retries, as the guide's own clients see them.
         guide.apply("30-vs.yaml", &once(n)).unwrap();
         let failing = guide
-            .curl(
-                CLIENT,
-                "advertisement",
-                &["--count", "40", "--path", "/status/500"],
-            )
+            .curl(CLIENT, "advertisement", &["--count", "40", "--path", status])
             .unwrap();
         assert_eq!(
             failing["statuses"]["500"].as_u64().unwrap_or(0)

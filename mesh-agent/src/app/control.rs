@@ -456,6 +456,11 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
             _ = terminate.recv() => return Ok(End::Signal),
             _ = interrupt.recv() => return Ok(End::Signal),
             Some(handover) = inputs.successors.recv() => return Ok(End::HandedOver(handover)),
+            // Before the changes: however many there are, the kernel must hear that the agent lives.
+            _ = ticker.tick() => {
+                ticks += 1;
+                world.borrow_mut().tick(ticks);
+            }
             Some(batch) = inputs.changes.recv() => {
                 world.borrow_mut().take_batch(Batch::New(batch), &inputs.netns_files, &plugins)?;
             }
@@ -463,10 +468,6 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
             () = certificates.issued(), if unsettled(&world) => world.borrow_mut().look_again(),
             _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),
-            _ = ticker.tick() => {
-                ticks += 1;
-                world.borrow_mut().tick(ticks);
-            }
         }
     }
 }

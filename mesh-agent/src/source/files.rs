@@ -52,10 +52,8 @@ pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(
                 let fingerprint = fingerprint(&files);
                 if last != Some(fingerprint) {
                     last = Some(fingerprint);
-                    for batch in listing(files) {
-                        if changes.send(batch).await.is_err() {
-                            return Ok(());
-                        }
+                    if !hand_over(files, &changes).await {
+                        return Ok(());
                     }
                 }
             }
@@ -68,6 +66,31 @@ pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(
             () = watched.any() => watched.settle(QUIET).await,
             () = tokio::time::sleep(RESCAN) => {}
             () = changes.closed() => return Ok(()),
+        }
+    }
+}
+
+/// Sends a listing; whether anyone still takes it. Large files are read aside: the thread that watches them has to say all
+/// the time that the agent lives.
+async fn hand_over(files: Vec<FoundFile>, changes: &mpsc::Sender<Vec<Change>>) -> bool {
+    let mut batches = listing(files);
+    loop {
+        let read = tokio::task::spawn_blocking(move || {
+            let batch = batches.next();
+            (batch, batches)
+        });
+        match read.await {
+            Ok((Some(batch), rest)) => {
+                if changes.send(batch).await.is_err() {
+                    return false;
+                }
+                batches = rest;
+            }
+            Ok((None, _)) => return true,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the config folder to its end");
+                return true;
+            }
         }
     }
 }
@@ -132,7 +155,7 @@ fn read(path: &Path) -> Result<String, String> {
 
 /// The folder as batches. Objects take several times the memory of their text: those of a file are gone before many more
 /// are read.
-fn listing(files: Vec<FoundFile>) -> impl Iterator<Item = Vec<Change>> {
+fn listing(files: Vec<FoundFile>) -> impl Iterator<Item = Vec<Change>> + Send + use<> {
     let mut files = files.into_iter();
     let mut begun = false;
     let mut done = false;
