@@ -39,8 +39,6 @@ fn a_thousand_hostile_objects_leave_traffic_and_memory_as_they_were() {
     );
     shop.apply("30-both.yaml", &good).unwrap();
     let load = load(&shop, "both", "50");
-    std::thread::sleep(Duration::from_secs(2));
-    let before = shop.resident(0).unwrap();
     let (host, address) = (
         "both.shop.svc.cluster.local",
         vips("both", shop::HTTP)[0].ip().to_string(),
@@ -49,6 +47,24 @@ fn a_thousand_hostile_objects_leave_traffic_and_memory_as_they_were() {
         host,
         address: &address,
     };
+    // A few first, so that what is compared is objects, and not code that runs for the first time.
+    for (n, hostile) in hostile::objects(3, 64, target).into_iter().enumerate() {
+        let file = format!("40-hostile-{n}.yaml");
+        shop.config.write(&file, hostile.object.to_string()).unwrap();
+    }
+    let counted = || promtext::sum(&shop.metrics(0).unwrap(), "heddle_agent_config_problems", &[]);
+    eventually("the first few to be counted", Duration::from_secs(20), || {
+        (counted() >= 30.0).then_some(())
+    })
+    .unwrap();
+    for n in 0..64 {
+        shop.config.remove(&format!("40-hostile-{n}.yaml")).unwrap();
+    }
+    eventually("the first few to be gone", Duration::from_secs(20), || {
+        (counted() == 0.0).then_some(())
+    })
+    .unwrap();
+    let before = shop.resident(0).unwrap();
     let mut expected = BTreeSet::new();
     let (peak, ()) = peak_while(shop.agents[0].proc.pid(), || {
         for (n, hostile) in hostile::objects(7, 1_000, target).into_iter().enumerate() {
@@ -69,13 +85,12 @@ fn a_thousand_hostile_objects_leave_traffic_and_memory_as_they_were() {
         })
     })
     .unwrap();
-    let problems = promtext::sum(&shop.metrics(0).unwrap(), "heddle_agent_config_problems", &[]);
+    let problems = counted();
     assert!(
         problems >= expected.len() as f64,
         "{problems} are counted of {}",
         expected.len()
     );
-    let after = shop.resident(0).unwrap();
     let summary = ended(load);
     assert_eq!(summary["statuses"]["200"], summary["sent"], "{summary}");
     assert_eq!(
@@ -83,11 +98,13 @@ fn a_thousand_hostile_objects_leave_traffic_and_memory_as_they_were() {
         json!({"near": summary["sent"]}),
         "misrouted: {summary}"
     );
-    println!("resident: {before} before, {peak} at most, {after} after");
-    assert!(
-        after * 10 <= before * 12,
-        "{before} grew to {after}, {peak} at most"
-    );
+    // What is free goes back within a second or so.
+    let settled = eventually("memory to be as before", Duration::from_secs(10), || {
+        let after = shop.resident(0).ok()?;
+        (after * 10 <= before * 12).then_some(after)
+    });
+    println!("resident: {before} before, {peak} at most, {settled:?} after");
+    settled.unwrap();
 }
 
 /// Routes, DestinationRules and endpoints of one service change all the time, at once.
