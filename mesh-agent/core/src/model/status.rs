@@ -69,6 +69,8 @@ pub struct Running {
     pub addresses: Vec<(&'static str, String)>,
     /// Whether a pod of it is ready.
     pub ready: bool,
+    /// Why something of it is not there.
+    pub problem: Option<String>,
 }
 
 /// What is said of a Gateway.

@@ -197,12 +197,6 @@ impl Tables {
             let reason = format!("Secret {name} cannot be checked: the controller may not read Secrets");
             return Some(("InvalidCertificateRef", reason));
         }
-        if name.namespace != gateway.namespace {
-            let reason = format!(
-                "Secret {name} is in another namespace, whose Secrets the Gateway's pods do not read"
-            );
-            return Some(("InvalidCertificateRef", reason));
-        }
         let Some(secret) = self.material("Secret", name) else {
             return Some(("InvalidCertificateRef", format!("Secret {name} is not there")));
         };

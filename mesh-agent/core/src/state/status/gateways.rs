@@ -8,6 +8,9 @@ use crate::state::listeners::{ListenerView, Reason, View, supported};
 use crate::state::tables::RouteKey;
 use crate::state::{ObjectKey, State};
 use crate::translate::gateway_api::{ApiRouteSpec, GROUP, ParentRef};
+use crate::state::gateways::wanted_addresses;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 impl State {
     /// What is to be said of a GatewayClass; `None` if it is not ours.
@@ -52,7 +55,7 @@ impl State {
             ),
             None => accepted(&view),
         };
-        let programmed = programmed(&accepted, running);
+        let programmed = programmed(&view, &accepted, running);
         let listeners = view.listeners.iter().map(|listener| ListenerStatus {
             name: listener.spec.name.to_string(),
             kinds: listener.kinds.iter().map(|kind| kind.name()).collect(),
@@ -116,13 +119,15 @@ fn accepted(view: &View<'_>) -> Condition {
         let message = format!("spec.infrastructure.parametersRef: {parameters} is not supported");
         return no("InvalidParameters", message);
     }
-    if let Some((kind, value)) = view
-        .spec
-        .addresses
-        .iter()
-        .find(|(kind, value)| !value.is_empty() || !matches!(&**kind, "IPAddress" | "Hostname"))
-    {
-        let message = format!("spec.addresses: {kind} {value:?} cannot be chosen");
+    // An empty value asks for any address of that type.
+    let supported_address = |(kind, value): &&(Arc<str>, Arc<str>)| match &**kind {
+        "IPAddress" => value.is_empty() || value.parse::<IpAddr>().is_ok(),
+        "Hostname" => value.is_empty(),
+        _ => false,
+    };
+    let mut addresses = view.spec.addresses.iter();
+    if let Some((kind, value)) = addresses.find(|a| !supported_address(a)) {
+        let message = format!("spec.addresses: {kind} {value:?} cannot be chosen: expected an IPAddress");
         return no("UnsupportedAddress", message);
     }
     let usable = |l: &&ListenerView<'_>| supported(l.spec).is_ok() && l.conflict.is_none();
@@ -137,10 +142,17 @@ fn accepted(view: &View<'_>) -> Condition {
     }
 }
 
-fn programmed(accepted: &Condition, running: &Running) -> Condition {
-    let no = |reason, message| Condition::no("Programmed", reason, message);
+fn programmed(view: &View<'_>, accepted: &Condition, running: &Running) -> Condition {
+    let no = |reason, message: &str| Condition::no("Programmed", reason, message);
+    let lacking = wanted_addresses(view.spec)
+        .find(|wanted| !running.addresses.iter().any(|(_, has)| has.parse() == Ok(*wanted)));
     if !accepted.holds {
         no("Invalid", "the Gateway is not accepted")
+    } else if let Some(problem) = &running.problem {
+        no("Pending", problem)
+    } else if let Some(lacking) = lacking {
+        let message = format!("spec.addresses: the Gateway's Service was not given {lacking}");
+        no("AddressNotUsable", &message)
     } else if running.addresses.is_empty() {
         no("AddressNotAssigned", "the Gateway's Service has no address yet")
     } else if !running.ready {
