@@ -14,8 +14,8 @@ pub use plan::Plan;
 
 use super::metrics::Metrics;
 use super::watching::events;
+use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll};
-use futures_util::{FutureExt, StreamExt};
 use kube::Api;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::{Config, Event};
@@ -183,3 +183,6 @@ impl Tokens {
         self.left -= 1.0;
     }
 }
+
+#[cfg(test)]
+mod tests;

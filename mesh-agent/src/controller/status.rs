@@ -71,7 +71,13 @@ pub async fn run(
         Some(gateways) => {
             let watched = WatchSettings::default();
             let figures = metrics.source.clone();
-            tokio::spawn(secrets::follow(client.clone(), watched, figures, namespaces, told));
+            tokio::spawn(secrets::follow(
+                client.clone(),
+                watched,
+                figures,
+                namespaces,
+                told,
+            ));
             (gateways.plans, gateways.made)
         }
     };

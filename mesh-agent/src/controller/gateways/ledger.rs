@@ -187,7 +187,9 @@ impl Ledger {
                 continue;
             }
             let write = match (&entry.wanted, &entry.seen) {
-                (Some((hash, _)), Some(seen)) if entry.settled == Some((*hash, fingerprint(seen))) => continue,
+                (Some((hash, _)), Some(seen)) if entry.settled == Some((*hash, fingerprint(seen))) => {
+                    continue;
+                }
                 (Some((_, object)), seen) => Write::Apply {
                     key: key.clone(),
                     object: object.clone(),

@@ -78,7 +78,9 @@ fn service(template: &Template, name: &ObjectName, needs: &GatewayNeeds, metadat
     }
     let mut ports = Vec::new();
     if !needs.ports.contains_key(&STATUS_PORT) {
-        ports.push(json!({"name": "status-port", "port": STATUS_PORT, "targetPort": STATUS_PORT, "protocol": "TCP"}));
+        ports.push(
+            json!({"name": "status-port", "port": STATUS_PORT, "targetPort": STATUS_PORT, "protocol": "TCP"}),
+        );
     }
     let mut taken: BTreeSet<u16> = needs.ports.keys().copied().chain(OWN_PORTS).collect();
     for (port, kind) in &needs.ports {
@@ -99,7 +101,13 @@ fn deployment(template: &Template, name: &ObjectName, needs: &GatewayNeeds, meta
     let selector = labelled(name);
     // What keeps the pod what it is comes last: no label of the Gateway's may enrol it.
     let given = std::mem::take(&mut pod["metadata"]);
-    let section = |field: &str| given.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
+    let section = |field: &str| {
+        given
+            .get(field)
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
     let mut labels = infrastructure(needs.labels.iter());
     labels.extend(section("labels"));
     labels.extend(selector.clone());

@@ -53,7 +53,11 @@ impl Plan {
 
     /// Gateways whose objects can go, as the objects are labelled.
     pub(super) fn leaving(&self) -> BTreeSet<(String, String)> {
-        let label = |name: &ObjectName| labelled(name).values().find_map(|v| v.as_str().map(str::to_owned));
+        let label = |name: &ObjectName| {
+            labelled(name)
+                .values()
+                .find_map(|v| v.as_str().map(str::to_owned))
+        };
         let leaving = self.leaving.iter();
         leaving
             .filter_map(|name| Some((name.namespace.to_string(), label(name)?)))
@@ -63,7 +67,9 @@ impl Plan {
     /// What there is of each Gateway.
     pub(super) fn running(&self, ledger: &Ledger) -> BTreeMap<ObjectName, Running> {
         let gateways = self.gateways.keys();
-        gateways.map(|name| (name.clone(), running(name, ledger))).collect()
+        gateways
+            .map(|name| (name.clone(), running(name, ledger)))
+            .collect()
     }
 }
 
@@ -79,7 +85,10 @@ fn running(name: &ObjectName, ledger: &Ledger) -> Running {
     let available = ledger.seen(&key(Kind::Deployment));
     let available = available.and_then(|d| d.pointer("/status/availableReplicas")?.as_u64());
     Running {
-        addresses: ledger.seen(&key(Kind::Service)).map(addresses).unwrap_or_default(),
+        addresses: ledger
+            .seen(&key(Kind::Service))
+            .map(addresses)
+            .unwrap_or_default(),
         ready: available.is_some_and(|count| count > 0),
         problem: problem.map(str::to_owned),
     }

@@ -152,10 +152,7 @@ async fn attempt(client: Client, write: &Write) -> Result<Option<Value>, String>
 
 /// An object that is there without the controller's label is a user's, and is not touched.
 async fn nobody_elses(api: &Api<DynamicObject>, name: &str) -> Result<(), String> {
-    let found = api
-        .get_metadata_opt(name)
-        .await
-        .map_err(|error| chain(&error))?;
+    let found = api.get_metadata_opt(name).await.map_err(|error| chain(&error))?;
     let Some(found) = found else { return Ok(()) };
     let labels = found.metadata.labels.unwrap_or_default();
     match labels.get(MANAGED_BY).map(String::as_str) {

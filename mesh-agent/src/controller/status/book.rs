@@ -179,7 +179,10 @@ impl Known {
             Subject::Gateway => {
                 let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
                 // Where nobody makes pods and Services for Gateways none is ever programmed.
-                let running = running.and_then(|all| all.get(&name)).cloned().unwrap_or_default();
+                let running = running
+                    .and_then(|all| all.get(&name))
+                    .cloned()
+                    .unwrap_or_default();
                 let status = state.gateway_status(&name, &running)?;
                 Some(status.to_json(&running, self.generation, &self.said, now))
             }
@@ -286,7 +289,9 @@ mod tests {
             let object = route(spec(rules.clone()));
             book.objects.clear();
             apply(&mut state, &mut book, object.clone());
-            let write = book.next(&mut state, true, "2026-01-01T00:00:00Z", 0).expect("a write");
+            let write = book
+                .next(&mut state, true, "2026-01-01T00:00:00Z", 0)
+                .expect("a write");
             assert_eq!(write.patch["metadata"]["resourceVersion"], "7");
             let row =
                 |kind: &str, (status, reason): (&str, &str)| (kind.into(), status.into(), reason.into());
@@ -294,7 +299,11 @@ mod tests {
             expected.extend(resolved.map(|r| row("ResolvedRefs", r)));
             assert_eq!(conditions(&write), expected, "{rules}");
             book.review();
-            assert_eq!(book.next(&mut state, true, "", 1), None, "the write is on its way");
+            assert_eq!(
+                book.next(&mut state, true, "", 1),
+                None,
+                "the write is on its way"
+            );
             book.review();
             assert!(
                 book.next(&mut state, true, "", AGAIN_MS + 1).is_some(),

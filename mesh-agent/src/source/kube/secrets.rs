@@ -39,7 +39,9 @@ pub async fn follow(
     let mut followed: BTreeMap<Arc<str>, (watch::Sender<()>, JoinHandle<()>)> = BTreeMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();
-        let left: Vec<_> = followed.extract_if(.., |namespace, _| !now.contains(namespace)).collect();
+        let left: Vec<_> = followed
+            .extract_if(.., |namespace, _| !now.contains(namespace))
+            .collect();
         for (_, (until, follower)) in left {
             drop(until);
             // Had it not ended, it would forget what its successor finds. It cannot panic.

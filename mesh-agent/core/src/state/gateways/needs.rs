@@ -96,8 +96,7 @@ impl State {
         for (gateway, spec) in ours {
             let from = (GROUP, "Gateway", &*gateway.namespace);
             let terminating = spec.listeners.iter();
-            let terminating =
-                terminating.filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
+            let terminating = terminating.filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
             for secret in terminating.flat_map(|l| &l.certificates) {
                 let is_secret = (&*secret.kind.0, &*secret.kind.1) == ("", "Secret");
                 if is_secret && self.tables.permits(from, ("", "Secret"), &secret.name) {

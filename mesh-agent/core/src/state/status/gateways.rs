@@ -4,11 +4,11 @@ use crate::model::ObjectName;
 use crate::model::status::{
     Condition, GATEWAY_CONTROLLER, GatewayStatus, ListenerStatus, ParentStatus, Running,
 };
+use crate::state::gateways::wanted_addresses;
 use crate::state::listeners::{ListenerView, Reason, View, supported};
 use crate::state::tables::RouteKey;
 use crate::state::{ObjectKey, State};
 use crate::translate::gateway_api::{ApiRouteSpec, GROUP, ParentRef};
-use crate::state::gateways::wanted_addresses;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -144,8 +144,12 @@ fn accepted(view: &View<'_>) -> Condition {
 
 fn programmed(view: &View<'_>, accepted: &Condition, running: &Running) -> Condition {
     let no = |reason, message: &str| Condition::no("Programmed", reason, message);
-    let lacking = wanted_addresses(view.spec)
-        .find(|wanted| !running.addresses.iter().any(|(_, has)| has.parse() == Ok(*wanted)));
+    let lacking = wanted_addresses(view.spec).find(|wanted| {
+        !running
+            .addresses
+            .iter()
+            .any(|(_, has)| has.parse() == Ok(*wanted))
+    });
     if !accepted.holds {
         no("Invalid", "the Gateway is not accepted")
     } else if let Some(problem) = &running.problem {
