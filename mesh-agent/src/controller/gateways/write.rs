@@ -78,7 +78,7 @@ pub(super) async fn class(client: &Client) {
         "metadata": {"name": CLASS, "labels": {MANAGED_BY: MANAGER, "app.kubernetes.io/part-of": "heddle"}},
         "spec": {
             "controllerName": GATEWAY_CONTROLLER,
-            "description": "Gateways that Heddle deploys: <gateway>-heddle in the Gateway's namespace",
+            "description": "served by Heddle: Deployment and Service <gateway>-heddle",
         },
     });
     let Ok(object) = serde_json::from_value(object) else {
