@@ -139,7 +139,7 @@ pub(crate) struct Choice {
     /// The CRDs and features of the experimental channel.
     #[arg(long)]
     pub(crate) experimental: bool,
-    /// An address that a Gateway can be given (a node's), for GatewayStaticAddresses.
+    /// An address that a Gateway can be given, for GatewayStaticAddresses; known of the cluster that is made for the run.
     #[arg(long, value_name = "ADDRESS", requires = "unusable_address")]
     pub(crate) usable_address: Option<String>,
     /// An address that no Gateway can have, for GatewayStaticAddresses.

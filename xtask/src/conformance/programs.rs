@@ -39,7 +39,7 @@ impl Programs {
         Ok(programs)
     }
 
-    /// A program of the suite: `suite`, `test2json`.
+    /// A program that runs beside the cluster: `suite`, `test2json`, `loadbalancer`.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.dir.join("bin").join(name)
     }
@@ -62,6 +62,7 @@ impl Programs {
             ("client", "istio.io/istio/pkg/test/echo/cmd/client"),
             ("server", "istio.io/istio/pkg/test/echo/cmd/server"),
             ("test2json", "cmd/test2json"),
+            ("loadbalancer", "./loadbalancer"),
         ];
         let strip = ["-ldflags", "-s -w"];
         let mut suite = go_command()?;
@@ -168,7 +169,13 @@ impl Programs {
 fn stamp() -> Result<String> {
     let folder = shell::root().join("tests/conformance");
     let mut all = include_bytes!("programs.rs").to_vec();
-    for name in ["go.mod", "go.sum", "programs.go", "suite_test.go"] {
+    for name in [
+        "go.mod",
+        "go.sum",
+        "programs.go",
+        "suite_test.go",
+        "loadbalancer/main.go",
+    ] {
         all.extend(read(&folder.join(name))?);
     }
     Ok(digest(&all))
