@@ -5,7 +5,7 @@ mod outcome;
 mod plan;
 mod programs;
 
-use crate::cluster::{self, Cluster, Layout};
+use crate::cluster::{Cluster, Layout};
 use crate::{image, setup, shell};
 use anyhow::{Context, Result, bail, ensure};
 use balancer::Balancer;
@@ -178,7 +178,7 @@ impl Stage {
             return Ok(());
         };
         cluster.up(&Layout::default())?;
-        let mut images = self.programs.images(&cluster::built())?;
+        let mut images = self.programs.images()?;
         images.push(heddle.to_path_buf());
         cluster.load(&images)?;
         let kubectl = |args: &[&str]| {
@@ -258,6 +258,9 @@ impl Stage {
         let mut outcomes = Vec::new();
         for run in runs {
             let _balancer = self.balancer(run.part)?;
+            if run.part == Part::Gateway {
+                self.await_class(&options.gateway_class);
+            }
             let outcome = self.run(run, options)?;
             if options.write_report {
                 self.keep_report(&outcome, options.choice.channel())?;
@@ -289,6 +292,18 @@ impl Stage {
         shell::run("routing the load balancers' addresses to a node", &mut route)?;
         let program = self.reaching(&self.programs.program("loadbalancer"));
         Balancer::start(program, &out()?.join("loadbalancer.log")).map(Some)
+    }
+
+    /// The suite waits for a GatewayClass to be accepted, but not for it to be there, and a fresh controller makes it only
+    /// once it leads. If it does not come, the suite says so.
+    fn await_class(&self, name: &str) {
+        let Place::Own(cluster) = &self.place else {
+            return;
+        };
+        let class = format!("gatewayclass/{name}");
+        let mut wait = cluster.script();
+        wait.args(["kubectl", "wait", "--for=create", "--timeout=30s", &class]);
+        let _ = shell::run("waiting for the GatewayClass", &mut wait);
     }
 
     fn run(&self, run: &Run, options: &Options) -> Result<Outcome> {
