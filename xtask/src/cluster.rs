@@ -256,7 +256,7 @@ impl Cluster {
 }
 
 /// Folder of programs and images, which all clusters of this tree share.
-fn built() -> PathBuf {
+pub(crate) fn built() -> PathBuf {
     let build = std::env::var_os("KC_BUILD").map(PathBuf::from);
     build.unwrap_or_else(|| shell::root().join("target/cluster"))
 }
