@@ -165,7 +165,10 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
     );
     let (authority, path) = edited.map_err(refused)?;
     let came_so = context.version == Detected::Http2;
-    exchange.http2 = !exchange.switches() && plan.as_ref().map_or(came_so, |p| p.wants_http2(came_so));
+    let edge = matches!(&context.side, Side::Outbound(conn) if conn.edge.is_some());
+    let follows = came_so && (!edge || grpc);
+    let wanted = plan.as_ref().map_or(came_so, |p| p.wants_http2(came_so, follows));
+    exchange.http2 = wanted && !exchange.switches();
     if exchange.http2 || context.version == Detected::Http2 {
         parts.headers.remove(header::EXPECT);
     }
