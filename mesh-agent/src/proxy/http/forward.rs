@@ -306,6 +306,7 @@ pub(super) fn address(
     if !http2 {
         *head.uri_mut() = Uri::from(path);
         head.headers_mut().insert(header::HOST, authority);
+        headers::join_cookies(head.headers_mut());
         return Ok(());
     }
     let mut uri = http::uri::Parts::default();
