@@ -70,15 +70,11 @@ const MESH: &[&str] = &[
     "HTTPRouteResponseHeaderModification",
 ];
 
-/// All of the standard channel but [`STATIC_ADDRESSES`].
+/// What Gateways of class `heddle` say of themselves (`GatewayClass.status.supportedFeatures`), beyond the core of the
+/// profiles and but for [`STATIC_ADDRESSES`].
 const GATEWAY: &[&str] = &[
-    "BackendTLSPolicy",
-    "BackendTLSPolicySANValidation",
     "GRPCRouteNamedRouteRule",
     "GatewayAddressEmpty",
-    "GatewayBackendClientCertificate",
-    "GatewayFrontendClientCertificateValidation",
-    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructurePropagation",
@@ -105,7 +101,6 @@ const GATEWAY: &[&str] = &[
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
-    "ListenerSet",
     "TLSRouteModeTerminate",
 ];
 

@@ -9,9 +9,14 @@ pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
 /// Names of Gateway API's features that Gateways of ours have, sorted (`GatewayClass.status.supportedFeatures`).
 pub const SUPPORTED_FEATURES: &[&str] = &[
     "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayAddressEmpty",
     "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructurePropagation",
     "GatewayPort8080",
+    "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
@@ -36,6 +41,8 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
+    "TLSRoute",
+    "TLSRouteModeTerminate",
 ];
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;

@@ -49,7 +49,8 @@ struct Known {
 #[derive(Debug)]
 enum Subject {
     Route(RouteKind, Vec<(Value, ParentRef)>),
-    Gateway,
+    /// With its class.
+    Gateway(String),
     Class,
 }
 
@@ -66,7 +67,7 @@ impl Book {
         }
         let subject = match (kind.as_str(), RouteKind::named(&kind)) {
             (_, Some(kind)) => Subject::Route(kind, parents_of(object)),
-            ("Gateway", None) => Subject::Gateway,
+            ("Gateway", None) => Subject::Gateway(text("/spec/gatewayClassName")),
             ("GatewayClass", None) => Subject::Class,
             _ => return,
         };
@@ -131,7 +132,7 @@ impl Book {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            if !gateways && matches!(known.subject, Subject::Gateway) {
+            if !gateways && matches!(known.subject, Subject::Gateway(_)) {
                 continue;
             }
             let Some(wanted) = known.wanted(&key, state, self.running.as_ref(), now) else {
@@ -176,14 +177,15 @@ impl Known {
                 // Nothing of ours, before or now.
                 (!wanted.is_empty() || !list("parents").is_empty()).then(|| json!({"parents": wanted}))
             }
-            Subject::Gateway => {
+            Subject::Gateway(class) => {
                 let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
                 // Where nobody makes pods and Services for Gateways none is ever programmed.
                 let running = running
                     .and_then(|all| all.get(&name))
                     .cloned()
                     .unwrap_or_default();
-                let status = state.gateway_status(&name, &running)?;
+                let status = state.gateway_status(&name, &running);
+                let status = status.or_else(|| state.unread_gateway_status(&name, class))?;
                 Some(status.to_json(&running, self.generation, &self.said, now))
             }
             Subject::Class => {

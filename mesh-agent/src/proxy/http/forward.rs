@@ -245,15 +245,18 @@ fn edit(
     else {
         return Ok((authority, path));
     };
-    let mut rewritten = route
-        .authority
-        .as_ref()
-        .and_then(|a| HeaderValue::from_str(a).ok());
-    for ops in rule.headers() {
-        if let Some(new) = headers::edit(headers, &ops.request) {
-            authority = new;
-        }
-        authority = rewritten.take().unwrap_or(authority);
+    let rewritten = route.authority.as_ref();
+    let rewritten = rewritten.and_then(|a| HeaderValue::from_str(a).ok());
+    let of_route = rule.action().headers.as_deref();
+    let mut edits = rule.headers();
+    if of_route.is_some()
+        && let Some(new) = edits.next().and_then(|ops| headers::edit(headers, &ops.request))
+    {
+        authority = new;
+    }
+    authority = rewritten.unwrap_or(authority);
+    for ops in edits {
+        authority = headers::edit(headers, &ops.request).unwrap_or(authority);
     }
     if let Some(new) = &route.path {
         let original = path.as_ref().and_then(|p| HeaderValue::from_str(p.as_str()).ok());

@@ -40,21 +40,7 @@ impl State {
     #[must_use]
     pub fn gateway_status(&self, name: &ObjectName, running: &Running) -> Option<GatewayStatus> {
         let view = self.tables.gateway_view(name)?;
-        let key = ObjectKey {
-            kind: "Gateway".into(),
-            group: GROUP.into(),
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
-        };
-        let refused = self.records.get(&key).and_then(|r| r.problem.as_ref());
-        let accepted = match refused {
-            Some(problem) => Condition::no(
-                "Accepted",
-                "Invalid",
-                format!("{}: {}", problem.field, problem.reason),
-            ),
-            None => accepted(&view),
-        };
+        let accepted = self.refused_gateway(name).unwrap_or_else(|| accepted(&view));
         let programmed = programmed(&view, &accepted, running);
         let listeners = view.listeners.iter().map(|listener| ListenerStatus {
             name: listener.spec.name.to_string(),
@@ -66,6 +52,29 @@ impl State {
             listeners: listeners.collect(),
             conditions: vec![accepted, programmed],
         })
+    }
+
+    /// As [`State::gateway_status`], of a Gateway of class `class` of which no version was ever right.
+    #[must_use]
+    pub fn unread_gateway_status(&self, name: &ObjectName, class: &str) -> Option<GatewayStatus> {
+        let accepted = self.refused_gateway(name)?;
+        let programmed = Condition::no("Programmed", "Invalid", "the Gateway is not accepted");
+        self.tables.is_our_class(class).then(|| GatewayStatus {
+            listeners: Vec::new(),
+            conditions: vec![accepted, programmed],
+        })
+    }
+
+    fn refused_gateway(&self, name: &ObjectName) -> Option<Condition> {
+        let key = ObjectKey {
+            kind: "Gateway".into(),
+            group: GROUP.into(),
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+        };
+        let problem = self.records.get(&key)?.problem.as_ref()?;
+        let words = format!("{}: {}", problem.field, problem.reason);
+        Some(Condition::no("Accepted", "Invalid", words))
     }
 
     /// What is to be said of a route to a Gateway; `None` if that is not ours.
