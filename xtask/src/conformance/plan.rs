@@ -101,6 +101,7 @@ const GATEWAY: &[&str] = &[
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
+    "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
 ];
 
@@ -110,7 +111,6 @@ const GATEWAY_EXPERIMENTAL: &[&str] = &[
     "HTTPRouteRetry",
     "HTTPRouteRetryBackendTimeout",
     "HTTPRouteRetryConnectionError",
-    "TLSRouteModeMixed",
 ];
 
 /// Its test wants an address that a Gateway can have, and one that it cannot.
