@@ -77,7 +77,7 @@ const GATEWAY: &[&str] = &[
     "GatewayAddressEmpty",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
-    "GatewayInfrastructurePropagation",
+    "GatewayInfrastructure",
     "GatewayPort8080",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
