@@ -98,7 +98,7 @@ pub async fn run(client: kube::Client, wiring: Wiring) {
                 let due = class_tried.is_none_or(|at| at.elapsed() > Duration::from_secs(2));
                 if class_can_be && !plan.has_class && due {
                     class_tried = Some(Instant::now());
-                    write::class(&client).await;
+                    write::class(&client, &owner).await;
                 }
                 while writing.len() < PARALLEL && tokens.any() {
                     let Some(write) = ledger.next(now()) else { break };

@@ -70,12 +70,20 @@ pub(super) fn class_definition(
     })
 }
 
-/// Makes the GatewayClass. One that is there, whoever's it is, stays.
-pub(super) async fn class(client: &Client) {
+/// Makes the GatewayClass; it goes with the ClusterRole of this UID, and so with the chart. One that is there, whoever's it
+/// is, stays.
+pub(super) async fn class(client: &Client, owner: &str) {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &class_resource());
     let object = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
-        "metadata": {"name": CLASS, "labels": {MANAGED_BY: MANAGER, "app.kubernetes.io/part-of": "heddle"}},
+        "metadata": {
+            "name": CLASS,
+            "labels": {MANAGED_BY: MANAGER, "app.kubernetes.io/part-of": "heddle"},
+            "ownerReferences": [{
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+                "name": SECRETS_ROLE, "uid": owner,
+            }],
+        },
         "spec": {
             "controllerName": GATEWAY_CONTROLLER,
             "description": "served by Heddle: Deployment and Service <gateway>-heddle",

@@ -91,8 +91,10 @@ impl State {
     ) -> BTreeMap<Arc<str>, BTreeSet<ObjectName>> {
         let mut namespaces: BTreeMap<Arc<str>, BTreeSet<ObjectName>> = BTreeMap::new();
         let gateways = self.tables.api_gateways.iter();
-        let ours = gateways
-            .filter(|(name, spec)| self.tables.is_our_class(&spec.class) && only.is_none_or(|o| o == *name));
+        let ours = gateways.filter(|(name, spec)| match only {
+            None => self.tables.is_our_class(&spec.class),
+            Some(only) => only == *name && !self.tables.is_others_class(&spec.class),
+        });
         for (gateway, spec) in ours {
             let from = (GROUP, "Gateway", &*gateway.namespace);
             let terminating = spec.listeners.iter();
@@ -111,13 +113,9 @@ impl State {
     /// Gateways of classes that are known to be others': what was made for them while they were ours can go.
     #[must_use]
     pub fn gateways_of_others(&self) -> BTreeSet<ObjectName> {
-        let foreign = |class: &str| {
-            let known = self.tables.gateway_classes.contains_key(class);
-            known && !self.tables.is_our_class(class)
-        };
         let gateways = self.tables.api_gateways.iter();
         gateways
-            .filter(|(_, spec)| foreign(&spec.class))
+            .filter(|(_, spec)| self.tables.is_others_class(&spec.class))
             .map(|(name, _)| name.clone())
             .collect()
     }

@@ -270,6 +270,11 @@ fn a_class_of_another_controller_is_not_ours() {
         None
     );
     assert_eq!(judging.class_status("other"), None);
+    // A class that is gone is nobody's: who serves goes on.
+    let theirs = gateway("[{name: a, port: 80, protocol: HTTP}]")
+        .replace("gatewayClassName: heddle", "gatewayClassName: gone");
+    let (mut going_on, _) = states(&[theirs]);
+    assert_eq!(going_on.snapshot().edge.ports.len(), 1);
     assert!(judging.class_status("heddle").unwrap()[0].holds);
 }
 
