@@ -207,7 +207,8 @@ impl Ledger {
         None
     }
 
-    /// What came of a write: the object as it is now, nothing if it is gone, or why nothing came of it.
+    /// What came of a write: the object as it was then, nothing if it is gone, or why nothing came of it. What is there now is
+    /// for the watch to say, which may have told of more already.
     pub(super) fn done(&mut self, write: Write, outcome: Result<Option<Value>, String>, now: u64) {
         let Some(entry) = self.entries.get_mut(write.key()) else {
             return;
@@ -222,8 +223,7 @@ impl Ledger {
                     Write::Apply { object, .. } => fingerprint(object),
                     Write::Delete { .. } => 0,
                 };
-                entry.settled = found.as_ref().map(|found| (object, fingerprint(found)));
-                entry.seen = found;
+                entry.settled = found.map(|found| (object, fingerprint(&found)));
             }
             Err(problem) => {
                 let pause = APART_MS << entry.errors.min(6);

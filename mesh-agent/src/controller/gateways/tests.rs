@@ -240,6 +240,30 @@ fn what_is_as_wanted_is_not_written_again_and_what_another_hand_changes_is_put_b
 }
 
 #[test]
+fn an_answer_to_a_write_does_not_undo_what_was_seen_since() {
+    let mut ledger = Ledger::default();
+    let ours = account(&json!({(MANAGED_BY): MANAGER}));
+    let key = super::ledger::Key::of(&ours).unwrap();
+    ledger.want(vec![ours.clone()], BTreeSet::new());
+    listed(&mut ledger);
+    let write = ledger.next(0).unwrap();
+    let mut newer = ours.clone();
+    newer["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    ledger.see(newer.clone());
+    ledger.done(write, Ok(Some(ours.clone())), 0);
+    assert_eq!(ledger.seen(&key), Some(&newer));
+    assert_eq!(ledger.next(10_000), None);
+    ledger.lose(&key);
+    let write = ledger.next(20_000).unwrap();
+    ledger.lose(&key);
+    ledger.done(write, Ok(Some(ours)), 20_000);
+    assert!(
+        ledger.next(30_000).is_some(),
+        "it was deleted before the answer came"
+    );
+}
+
+#[test]
 fn objects_go_when_their_gateway_is_anothers_and_never_for_anything_else() {
     let mut ledger = Ledger::default();
     listed(&mut ledger);
