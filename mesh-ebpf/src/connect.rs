@@ -1,13 +1,14 @@
 //! `cgroup/connect4|6`: what becomes of a connection that a process of this node opens.
 
-use crate::context::{addr_socket, is_tcp, mark, record, record_or_insert, set_user_addr, user_addr};
+use crate::context::{addr_socket, is_tcp, is_udp, mark, record, record_or_insert, set_user_addr, user_addr};
 use crate::emit::{count, event, now_ns, with_pod};
 use crate::maps::{AGENT, BACKENDS, SERVICES, WORKLOADS};
+use crate::names;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::maps::{CAPTURE_PORT_BASE, CAPTURE_PORTS};
-use mesh_common::verdict::{Reason, Verdict, draw, outbound_backend, outbound_service, outbound_shortcut};
+use mesh_common::verdict::{Reason, Verdict, asks_name, draw, outbound_backend, outbound_service, outbound_shortcut};
 use mesh_common::{
     AddrPort, Agent, Backend, BackendKey, EventKind, Ip, Service, SocketRecord, Workload, record_kind,
 };
@@ -40,7 +41,16 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     let mut facts =
         Facts { dst: user_addr(ctx, v6), v6, workload: *workload, service: 0, backend: AddrPort::default() };
     let own = agent.mark != 0 && mark(addr_socket(ctx)) == agent.mark;
-    let verdict = decide(ctx, &mut facts, own, &agent);
+    let asks = asks_name(own, workload.flags, &facts.dst, &workload.ip4, &workload.ip6);
+    if asks && is_udp(ctx) {
+        names::take(ctx, cookie, &facts.dst, v6, &agent);
+        return ALLOW;
+    }
+    let verdict = if asks && is_tcp(ctx) && names::served(ctx, facts.dst.ip.is_v4(), &agent) {
+        Verdict::Proxy(Reason::NameAsked)
+    } else {
+        decide(ctx, &mut facts, own, &agent)
+    };
     count(verdict.reason());
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
