@@ -163,7 +163,7 @@ struct Answers {
 }
 
 impl Answers {
-    /// `most` is what the way back carries, bytes; `None` = any length.
+    /// The answer to a pod as it is known now: its labels, and with them its Sidecar, may have changed since it was enrolled.
     fn to(&self, enrolled: &Workload, question: &[u8], over_udp: bool) -> Option<Vec<u8>> {
         let snapshot = self.snapshots.load();
         let known = enrolled.ips.first().and_then(|ip| snapshot.workload_by_ip(*ip));
