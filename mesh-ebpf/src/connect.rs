@@ -20,7 +20,6 @@ const ECONNREFUSED: i32 = 111;
 /// Everything a verdict is carried out with.
 struct Facts {
     dst: AddrPort,
-    v6: bool,
     workload: Workload,
     service: u32,
     backend: AddrPort,
@@ -39,7 +38,7 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     };
     let agent = AGENT.get(0).copied().unwrap_or_default();
     let mut facts =
-        Facts { dst: user_addr(ctx, v6), v6, workload: *workload, service: 0, backend: AddrPort::default() };
+        Facts { dst: user_addr(ctx, v6), workload: *workload, service: 0, backend: AddrPort::default() };
     let own = agent.mark != 0 && mark(addr_socket(ctx)) == agent.mark;
     let asks = asks_name(own, workload.flags, &facts.dst, &workload.ip4, &workload.ip6);
     if asks && is_udp(ctx) {
@@ -60,7 +59,7 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
         facts.dst.port,
         verdict.reason() as u32
     );
-    carry_out(ctx, &facts, verdict)
+    carry_out(ctx, &facts, v6, verdict)
 }
 
 #[inline(always)]
@@ -127,7 +126,7 @@ fn backend<'a>(service: u32, slot: u32) -> Option<&'a Backend> {
 }
 
 #[inline(always)]
-fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
+fn carry_out(ctx: &SockAddrContext, facts: &Facts, v6: bool, verdict: Verdict) -> i32 {
     let id = facts.workload.id;
     match verdict {
         Verdict::Pass(reason) => {
@@ -145,7 +144,7 @@ fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
         }
         Verdict::Deny(reason) => refuse(facts, reason),
         Verdict::Direct(reason) => {
-            if !rewrite(ctx, facts, record_kind::DIRECT, facts.backend) {
+            if !rewrite(ctx, facts, v6, record_kind::DIRECT, facts.backend) {
                 return refuse(facts, Reason::HelperFailed);
             }
             with_pod(id, |pod| pod.direct += 1);
@@ -155,7 +154,7 @@ fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
         Verdict::Proxy(_) => {
             let own_ip = if facts.dst.ip.is_v4() { facts.workload.ip4 } else { facts.workload.ip6 };
             let port = CAPTURE_PORT_BASE + (facts.dst.mix() % CAPTURE_PORTS as u32) as u16;
-            if own_ip.is_unspecified() || !rewrite(ctx, facts, record_kind::PROXY, AddrPort::new(own_ip, port)) {
+            if own_ip.is_unspecified() || !rewrite(ctx, facts, v6, record_kind::PROXY, AddrPort::new(own_ip, port)) {
                 return refuse(facts, Reason::HelperFailed);
             }
             with_pod(id, |pod| pod.proxied += 1);
@@ -166,11 +165,11 @@ fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
 
 /// Writes the record first: a rewritten socket without one could not be told what it is.
 #[inline(always)]
-fn rewrite(ctx: &SockAddrContext, facts: &Facts, kind: u32, actual: AddrPort) -> bool {
+fn rewrite(ctx: &SockAddrContext, facts: &Facts, v6: bool, kind: u32, actual: AddrPort) -> bool {
     let mut new = SocketRecord { kind, workload: facts.workload.id, original: facts.dst, actual };
     let Some(stored) = record_or_insert(addr_socket(ctx), &mut new) else { return false };
     *stored = new;
-    set_user_addr(ctx, facts.v6, &actual);
+    set_user_addr(ctx, v6, &actual);
     true
 }
 
