@@ -145,7 +145,8 @@ fn two_databases_on_one_port_are_told_apart_by_the_addresses_of_their_names() {
     assert!(text.contains(&addresses[0].to_string()), "{output:?}");
     assert!(
         world.times_asked("svc.cluster.local") > 0,
-        "its search list is the name server's"
+        "its search list is the name server's: {output:?} {}",
+        world.name_server.stdout()
     );
     assert_eq!(world.times_asked("red.example.com\""), 0);
 }
@@ -168,7 +169,7 @@ fn every_kind_of_socket_is_answered_by_whom_it_asked_and_other_questions_arrive_
             }
             let ours = &world.ask_from("client", server, "RED.example.com", way)[0];
             assert_eq!(ours["records"][0], *vip, "{way:?} {server}: {ours}");
-            assert_eq!(ours["name"], "RED.example.com", "in its letters");
+            assert_eq!(ours["name"], "RED.example.com.", "in its letters");
             let theirs = &world.ask_from("client", server, "real.example.org", way)[0];
             assert_eq!(theirs["records"][0], "192.0.2.7", "{way:?} {server}: {theirs}");
             assert_eq!(world.last_asked()["hex"], theirs["sent"], "byte for byte");
