@@ -6,6 +6,7 @@
 pub mod app;
 pub mod bpf;
 pub mod ca;
+mod changes;
 pub mod cli;
 pub mod cni;
 pub mod contract;

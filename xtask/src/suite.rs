@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 /// Which of the tests to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Skips the suites on a Kubernetes cluster, for quick turns.
+    /// Skips the suites on a Kubernetes cluster, the Gateway API's among them, for quick turns.
     #[arg(long)]
     no_cluster: bool,
     /// Runs those suites and nothing else.
@@ -19,9 +19,6 @@ pub(crate) struct Options {
     /// Runs those suites on a cluster that you have, with Heddle's image loaded, in place of one made for them.
     #[arg(long, env = "HEDDLE_KUBECONFIG", conflicts_with = "no_cluster")]
     kubeconfig: Option<PathBuf>,
-    /// Runs the mesh part of the Gateway API's conformance suite as well, on a cluster of its own.
-    #[arg(long, conflicts_with = "no_cluster")]
-    conformance: bool,
 }
 
 /// Feature of the suites that need a cluster.
@@ -74,9 +71,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("✘ NOT RUN: the suites on a cluster (--no-cluster)");
     } else {
         on_cluster(&mut tally, options)?;
-    }
-    if options.conformance {
-        conformance(&mut tally);
     }
     for broken in &tally.broken {
         eprintln!("✘ {broken}");
@@ -175,10 +169,12 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
     if let Err(error) = cluster.down() {
         tally.fail(&format!("{error:#}"));
     }
-    ran
+    ran?;
+    conformance(tally);
+    Ok(())
 }
 
-/// The mesh part of the Gateway API's suite.
+/// The mesh part of the Gateway API's suite, on a cluster of its own.
 fn conformance(tally: &mut Tally) {
     match conformance::mesh() {
         Ok((passed, failed)) => {

@@ -94,6 +94,8 @@ const RIGHTS: &[Right] = &[
         "routes have no status"),
     right(CONTROLLER, GATEWAY, &["grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status"],
         &["patch"], "routes have no status"),
+    right(CONTROLLER, GATEWAY, &["gatewayclasses", "gateways"], FOLLOW, "Gateways have no status"),
+    right(CONTROLLER, GATEWAY, &["gatewayclasses/status", "gateways/status"], &["patch"], "Gateways have no status"),
     right(CONTROLLER, "apiextensions.k8s.io", &["customresourcedefinitions"], FOLLOW, "kinds that are absent are polled"),
     right(CONTROLLER, "events.k8s.io", &["events"], &["create", "patch"], NOT_TOLD),
     own(right(CONTROLLER, "", &["secrets"], FOLLOW, "the CA has no key"), &["cacerts", "heddle-ca"]),

@@ -3,8 +3,9 @@
 //! Each look at the folder is one listing: `Init`, an `Apply` per object, `InitDone`. A file that cannot be read or
 //! parsed yields `Unreadable`, so that what it said last stays in force.
 
+use crate::changes::Changes;
 use mesh_core::state::Change;
-use notify::{RecursiveMode, Watcher};
+use notify::RecursiveMode;
 use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -36,15 +37,11 @@ pub enum FilesError {
 /// # Errors
 /// The folder cannot be watched or, at the start, listed.
 pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(), FilesError> {
-    let (wake, mut woken) = mpsc::channel::<()>(1);
-    let mut watcher = notify::recommended_watcher(move |_event| {
-        // A full channel means that a look is already due.
-        let _ = wake.try_send(());
-    })
-    .map_err(|error| FilesError::Watch(dir.clone(), error))?;
-    watcher
-        .watch(&dir, RecursiveMode::Recursive)
-        .map_err(|error| FilesError::Watch(dir.clone(), error))?;
+    let watched = Changes::new().and_then(|mut watched| {
+        watched.watch(&dir, RecursiveMode::Recursive)?;
+        Ok(watched)
+    });
+    let mut watched = watched.map_err(|error| FilesError::Watch(dir.clone(), error))?;
     let mut last = None;
     let mut first = true;
     loop {
@@ -64,10 +61,7 @@ pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(
         }
         first = false;
         tokio::select! {
-            _ = woken.recv() => {
-                tokio::time::sleep(QUIET).await;
-                while woken.try_recv().is_ok() {}
-            }
+            () = watched.any() => watched.settle(QUIET).await,
             () = tokio::time::sleep(RESCAN) => {}
             () = changes.closed() => return Ok(()),
         }

@@ -83,7 +83,8 @@ fn described(decision: &Decision) -> String {
     }
 }
 
-/// The Host header first; the original destination where it names nothing that has the dialled port (T-09).
+/// What a VirtualService routes is found by the Host header, everything else by the address that was dialled, as the
+/// Gateway API asks (`MeshClusterIPMatching`, T-09); of an address that no service has, the Host header tells more.
 fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut impl Trace) -> Addressed<'a> {
     let namespace = request.client.map(|c| &*c.pod.namespace);
     if let Some((service, table)) = attached(snapshot, request, namespace) {
@@ -118,19 +119,21 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     }
     let by_host = host::service_named(snapshot, &host, namespace)
         .filter(|s| s.port(request.port).is_some() && snapshot.sees(request.client, s));
-    if let Some(service) = by_host {
-        trace.note(|| format!("Host {host:?} names service {}", service.name));
-        let table =
-            table(snapshot, &service.host, namespace).or_else(|| table_named(snapshot, &host, namespace));
-        return Addressed {
-            service: Some(service),
-            table,
-        };
-    }
     let target = match request.target {
         Target::Service(service, _) => Some(service),
         _ => None,
     };
+    if let Some(service) = by_host {
+        let table =
+            table(snapshot, &service.host, namespace).or_else(|| table_named(snapshot, &host, namespace));
+        if table.is_some() || target.is_none() {
+            trace.note(|| format!("Host {host:?} names service {}", service.name));
+            return Addressed {
+                service: Some(service),
+                table,
+            };
+        }
+    }
     if let Some(table) = table_named(snapshot, &host, namespace) {
         trace.note(|| {
             format!(
@@ -146,12 +149,7 @@ fn address<'a>(snapshot: &'a Snapshot, request: &RequestFacts<'a>, trace: &mut i
     }
     match target {
         Some(service) => {
-            trace.note(|| {
-                format!(
-                    "Host {host:?} names no service here: {} was dialled",
-                    service.name
-                )
-            });
+            trace.note(|| format!("Host {host:?} is no rule's here: {} was dialled", service.name));
             Addressed {
                 service: Some(service),
                 table: table(snapshot, &service.host, namespace),

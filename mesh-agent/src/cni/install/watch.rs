@@ -1,9 +1,10 @@
 //! Keeps the plug-in installed while others write to the same directory.
 
 use super::{CniStatus, Install, InstallError, install};
-use notify::{RecursiveMode, Watcher};
+use crate::changes::Changes;
+use notify::RecursiveMode;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// CNIs write their file in several steps; looking once after they are quiet sees the whole.
 const QUIET: Duration = Duration::from_millis(20);
@@ -18,44 +19,40 @@ const RESCAN: Duration = Duration::from_secs(10);
 /// # Errors
 /// The directory cannot be watched.
 pub async fn keep(what: Install, status: watch::Sender<CniStatus>) -> Result<(), InstallError> {
-    let (wake, mut woken) = mpsc::channel::<()>(1);
-    let mut watcher = notify::recommended_watcher(move |_event| {
-        // A full channel means that a look is already due.
-        let _ = wake.try_send(());
-    })
-    .and_then(|mut watcher| {
-        watcher.watch(&what.conf_dir, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    })
-    .map_err(|source| InstallError::Watch {
+    let watched = Changes::new().and_then(|mut watched| {
+        watched.watch(&what.conf_dir, RecursiveMode::NonRecursive)?;
+        Ok(watched)
+    });
+    let mut watched = watched.map_err(|source| InstallError::Watch {
         path: what.conf_dir.clone(),
         source,
     })?;
     // The program may be deleted, too. Without this watch the next look finds out.
-    if let Err(error) = watcher.watch(&what.bin_dir, RecursiveMode::NonRecursive) {
+    if let Err(error) = watched.watch(&what.bin_dir, RecursiveMode::NonRecursive) {
         tracing::warn!(dir = %what.bin_dir.display(), %error, "cannot watch the plug-in directory");
     }
     let mut pause = QUIET;
     loop {
-        let now = match install(&what) {
-            Ok((Some(file), changed)) => {
+        let wanted = what.clone();
+        // It reads two programs of megabytes, for which no pod and no connection should wait.
+        let now = match tokio::task::spawn_blocking(move || install(&wanted)).await {
+            Ok(Ok((Some(file), changed))) => {
                 if changed {
                     tracing::info!(file = %file.display(), "CNI plug-in installed");
                     pause = (pause * 2).min(RESCAN);
                 }
                 CniStatus::Installed { file }
             }
-            Ok((None, _)) => CniStatus::NoConfiguration,
-            Err(error) => CniStatus::Failed {
+            Ok(Ok((None, _))) => CniStatus::NoConfiguration,
+            Ok(Err(error)) => CniStatus::Failed {
                 reason: error.to_string(),
             },
+            // The runtime is going.
+            Err(_) => return Ok(()),
         };
         publish(&status, now);
         tokio::select! {
-            Some(()) = woken.recv() => {
-                tokio::time::sleep(pause).await;
-                while woken.try_recv().is_ok() {}
-            }
+            () = watched.any() => watched.settle(pause).await,
             () = tokio::time::sleep(RESCAN) => pause = QUIET,
             () = status.closed() => return Ok(()),
         }

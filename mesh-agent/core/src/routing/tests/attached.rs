@@ -119,7 +119,8 @@ fn the_address_dialled_decides_and_not_the_host_header() {
         ("forecast", "10.96.0.1:80", "attached"),
         ("database", "10.96.0.1:80", "attached"),
         ("example.com", "[fd00:96::1]:8081", "attached"),
-        ("forecast", "10.96.0.3:80", "default"),
+        // The service that was dialled has no endpoint: that Host names another one is no way out.
+        ("forecast", "10.96.0.3:80", "503 UH"),
         ("forecast", "10.1.0.2:8080", "default"),
         ("peers", "10.1.0.2:8080", "default"),
     ] {
