@@ -5,6 +5,7 @@ use crate::contract::PodHandle;
 use crate::drain::DrainWatch;
 use crate::sys::datagrams_to;
 use mesh_common::maps::NAME_PORT;
+use socket2::SockRef;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -118,7 +119,7 @@ impl Place {
         let connected = self
             .socket
             .local_addr()
-            .and_then(|own| socket2::SockRef::from(&self.socket).connect(&own.into()));
+            .and_then(|own| SockRef::from(&self.socket).connect(&own.into()));
         if let Err(error) = connected {
             tracing::debug!(%error, "a socket for names cannot be retired");
         }
@@ -152,7 +153,8 @@ impl Place {
 
     /// A reply that does not fit into the socket's buffer is lost, as it would be in a network.
     fn reply(&self, message: &[u8], client: SocketAddr) {
-        if let Err(error) = self.socket.try_send_to(message, client) {
+        // Not by tokio, which knows of a new socket only after a while that it can send.
+        if let Err(error) = SockRef::from(&self.socket).send_to(message, &client.into()) {
             tracing::debug!(%error, %client, pod = %self.pod.workload.pod, "an answer could not be sent");
         }
     }
@@ -168,7 +170,7 @@ impl Place {
         last.extend_from_slice(question);
         drop(last);
         // The first try may report what became of an earlier datagram.
-        let send = || session.server.try_send(question);
+        let send = || SockRef::from(&session.server).send(question);
         send().or_else(|_| send()).is_ok()
     }
 
