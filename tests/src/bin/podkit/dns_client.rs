@@ -112,9 +112,11 @@ fn connected(options: &Options, message: &[u8]) -> Result<Vec<Value>> {
         let socket = socket(options, *server)?;
         socket.connect(dialled(options, *server))?;
         let peer = socket.peer_addr()?;
-        socket.send(message)?;
         let mut buffer = vec![0; 65_535];
-        let (length, from) = socket.recv_from(&mut buffer)?;
+        let (length, from) = insist(|| {
+            socket.send(message)?;
+            socket.recv_from(&mut buffer)
+        })?;
         let mut answer = read(message, &buffer[..length], from)?;
         answer["peer"] = json!(peer.to_string());
         answers.push(answer);
@@ -129,14 +131,34 @@ fn unconnected(options: &Options, message: &[u8]) -> Result<Vec<Value>> {
         socket.send_to(message, dialled(options, *server))?;
     }
     let mut answers = Vec::new();
-    let end = Instant::now() + Duration::from_millis(options.timeout_ms);
+    let end = Instant::now() + Duration::from_millis(options.timeout_ms) * 3;
     while answers.len() < options.server.len() && Instant::now() < end {
         let mut buffer = vec![0; 65_535];
-        let (length, from) = socket.recv_from(&mut buffer)?;
+        let received = insist(|| {
+            let received = socket.recv_from(&mut buffer);
+            if received.is_err() {
+                socket.send_to(message, dialled(options, first))?;
+            }
+            received
+        });
+        let (length, from) = received?;
         answers.push(read(message, &buffer[..length], from)?);
     }
     Ok(answers)
 }
+
+/// Asks again after silence, as every resolver does: the first datagram to a neighbour may be lost while it is looked for.
+fn insist<T>(mut ask: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    for _ in 1..TRIES {
+        match ask() {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            answered => return answered,
+        }
+    }
+    ask()
+}
+
+const TRIES: usize = 3;
 
 /// All questions on one connection.
 fn stream(options: &Options) -> Result<Vec<Value>> {
