@@ -37,10 +37,18 @@ pub struct DnsDeps {
 
 /// The running edge. Dropping it ends it at once.
 pub struct Dns {
-    commands: Option<mpsc::UnboundedSender<Command>>,
+    commands: Option<mpsc::Sender<Command>>,
     answers: Arc<Answers>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// Why a command is not carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that answers names takes no commands")]
+pub struct DnsBusy;
+
+/// Commands waiting; there are no more pods on a node.
+const COMMANDS: usize = 16_384;
 
 enum Command {
     Serve(Arc<PodHandle>, u64),
@@ -66,7 +74,7 @@ impl Dns {
             snapshots: Arc::clone(&deps.snapshots),
             questions: Questions::default(),
         });
-        let (commands, inbox) = mpsc::unbounded_channel();
+        let (commands, inbox) = mpsc::channel(COMMANDS);
         let for_thread = Arc::clone(&answers);
         let thread = std::thread::Builder::new()
             .name("dns".into())
@@ -79,20 +87,24 @@ impl Dns {
     }
 
     /// Takes the questions of a pod, known by the cookie of its network namespace, from now on.
-    pub fn serve(&self, pod: Arc<PodHandle>, cookie: u64) {
-        if !pod.resolver.is_empty() {
-            self.tell(Command::Serve(pod, cookie));
+    ///
+    /// # Errors
+    /// The thread takes no commands: the sockets must not stay open, or the pod's questions would end there.
+    pub fn serve(&self, pod: Arc<PodHandle>, cookie: u64) -> Result<(), DnsBusy> {
+        if pod.resolver.is_empty() {
+            return Ok(());
         }
+        self.tell(Command::Serve(pod, cookie))
     }
 
     /// Takes no more questions of a pod; those that are open are still answered for a few seconds.
     pub fn leave(&self, cookie: u64) {
-        self.tell(Command::Leave(cookie));
+        self.ask(Command::Leave(cookie));
     }
 
     /// As [`Dns::leave`], for every pod.
     pub fn end(&self) {
-        self.tell(Command::End);
+        self.ask(Command::End);
     }
 
     /// The same answers, for questions that come another way.
@@ -110,13 +122,15 @@ impl Dns {
         );
     }
 
-    fn tell(&self, command: Command) {
-        // Only a thread that has panicked does not listen; the kernel then leaves questions alone once its sockets are gone.
-        if let Some(commands) = &self.commands
-            && commands.send(command).is_err()
-        {
-            tracing::error!("questions for names are not taken any more");
+    fn ask(&self, command: Command) {
+        if let Err(error) = self.tell(command) {
+            tracing::error!(%error, "questions for names are still taken");
         }
+    }
+
+    fn tell(&self, command: Command) -> Result<(), DnsBusy> {
+        let commands = self.commands.as_ref().ok_or(DnsBusy)?;
+        commands.try_send(command).map_err(|_| DnsBusy)
     }
 }
 
@@ -129,7 +143,7 @@ impl Drop for Dns {
     }
 }
 
-async fn run(deps: DnsDeps, answers: Arc<Answers>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+async fn run(deps: DnsDeps, answers: Arc<Answers>, mut inbox: mpsc::Receiver<Command>) {
     let shared = Rc::new(Shared::new(deps, answers));
     let mut pods: HashMap<u64, DrainTrigger> = HashMap::new();
     // Those that leave, until what they had open is answered: a trigger that is dropped cuts.

@@ -226,19 +226,11 @@ fn every_kind_of_socket_is_answered_by_whom_it_asked_and_other_questions_arrive_
     ];
     let answers = world.mesh.pod("client").podkit(&args).unwrap()["answers"].clone();
     let from = |server: &str| {
-        answers
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|a| a["from"] == server)
-            .cloned()
+        let found = answers.as_array().unwrap().iter().find(|a| a["from"] == server);
+        found.unwrap_or_else(|| panic!("{server}: {answers}")).clone()
     };
-    assert_eq!(from(&second).unwrap()["records"][0], "192.0.2.7", "{answers}");
-    assert_eq!(
-        from(&dead).unwrap()["code"],
-        "Server Failure",
-        "at once: {answers}"
-    );
+    assert_eq!(from(&second)["records"][0], "192.0.2.7", "{answers}");
+    assert_eq!(from(&dead)["code"], "Server Failure", "at once: {answers}");
 }
 
 #[test]

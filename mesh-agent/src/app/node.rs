@@ -181,11 +181,21 @@ impl Node {
         self.datapath.add_pod_counters(workload.id).map_err(refused)?;
         set_listeners(&mut self.datapath, cookie, &handle).map_err(refused)?;
         let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
-        if let Err(error) = self.proxy.add_pod(Arc::clone(&handle)) {
+        let failed = |error: &dyn std::error::Error| CaptureError::Datapath(chain(error));
+        let dns = &self.dns;
+        let taken = dns
+            .serve(Arc::clone(&handle), cookie)
+            .map_err(|error| failed(&error))
+            .and_then(|()| {
+                self.proxy
+                    .add_pod(Arc::clone(&handle))
+                    .map_err(|error| failed(&error))
+            });
+        if let Err(error) = taken {
+            self.dns.leave(cookie);
             self.datapath.detach_netns(&link);
-            return Err(CaptureError::Datapath(chain(&error)));
+            return Err(error);
         }
-        self.dns.serve(Arc::clone(&handle), cookie);
         tracing::info!(pod = %workload.pod, cookie, preexisting, "captured");
         self.live.insert(
             workload.id,

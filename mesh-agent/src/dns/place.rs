@@ -4,15 +4,18 @@ use super::{Answers, DnsDeps, message};
 use crate::contract::PodHandle;
 use crate::drain::DrainWatch;
 use crate::sys::datagrams_to;
+use futures_util::FutureExt as _;
 use mesh_common::maps::NAME_PORT;
 use socket2::SockRef;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::AbortHandle;
 
@@ -64,7 +67,7 @@ pub(super) fn serve(shared: &Rc<Shared>, pod: &Arc<PodHandle>, cookie: u64, watc
             server: OnceCell::new(),
             sessions: RefCell::default(),
         };
-        tokio::task::spawn_local(Rc::new(place).run(watch.clone()));
+        tokio::task::spawn_local(Rc::new(place).serve(watch.clone()));
     }
 }
 
@@ -88,6 +91,17 @@ struct Session {
 }
 
 impl Place {
+    /// As long as the socket is there, the kernel sends questions to it: not even a panic may end this.
+    async fn serve(self: Rc<Self>, watch: DrainWatch) {
+        loop {
+            let run = AssertUnwindSafe(Rc::clone(&self).run(watch.clone()));
+            match run.catch_unwind().await {
+                Ok(()) => return,
+                Err(_) => self.shared.answers.count("panicked"),
+            }
+        }
+    }
+
     async fn run(self: Rc<Self>, watch: DrainWatch) {
         loop {
             tokio::select! {
@@ -216,11 +230,10 @@ impl Place {
             if left.is_zero() {
                 break;
             }
-            if tokio::time::timeout(left, session.server.readable())
-                .await
-                .is_ok()
-            {
+            let ready = session.server.ready(Interest::READABLE | Interest::ERROR);
+            if tokio::time::timeout(left, ready).await.is_ok() {
                 self.answers_of(&session, client);
+                self.failures_of(&session, client);
                 tokio::task::yield_now().await;
             }
         }
@@ -236,15 +249,23 @@ impl Place {
                     self.reply(&buffer[..length], client);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Nobody listens there: the client would see that itself if it had asked itself.
-                Err(_) => {
-                    self.shared.answers.count("failed");
-                    let question = session.last.borrow();
-                    if let Some(answer) = message::failure(&question) {
-                        self.reply(&answer, client);
-                    }
-                    return;
-                }
+                Err(error) => return tracing::debug!(%error, "an answer could not be read"),
+            }
+        }
+    }
+
+    /// Nobody listens there: the client would see that itself if it had asked itself.
+    fn failures_of(&self, session: &Session, client: SocketAddr) {
+        let error = || {
+            session
+                .server
+                .take_error()?
+                .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        };
+        while session.server.try_io(Interest::ERROR, error).is_ok() {
+            self.shared.answers.count("failed");
+            if let Some(answer) = message::failure(&session.last.borrow()) {
+                self.reply(&answer, client);
             }
         }
     }

@@ -303,6 +303,7 @@ impl Mesh {
             snapshots: Arc::clone(&snapshots),
             certs: Arc::new(NoCertificates),
             sockets: Arc::clone(&records) as Arc<dyn SocketRecords>,
+            names: Arc::new(crate::contract::NoNames),
             telemetry: Arc::clone(&telemetry),
             node: "n1".into(),
             mark: 0,
