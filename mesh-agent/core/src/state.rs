@@ -24,6 +24,7 @@ mod subsets;
 mod tables;
 mod templates;
 mod versions;
+mod vips;
 mod workloads;
 mod world;
 
