@@ -40,6 +40,7 @@ use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
 
+pub use gateways::{GatewayNeeds, GatewayPort};
 pub use pods::HeldOut;
 pub use versions::{ObjectVersion, Versions};
 
