@@ -15,7 +15,7 @@ mod tls;
 
 use crate::app::certificates;
 use crate::ca::CertificateStore;
-use crate::contract::{Certificates, EdgeTls, NoCredentials, PodHandle, SocketRecords};
+use crate::contract::{Certificates, EdgeTls, NoCredentials, NoNames, PodHandle, SocketRecords};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::source::{files, kube, names};
@@ -104,6 +104,7 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         workload: Arc::clone(&me),
         netns: NetNs::own().context("open the own network namespace")?,
         listeners: None,
+        resolver: Vec::new(),
     });
     proxy
         .add_pod(Arc::clone(&handle))
@@ -229,6 +230,7 @@ fn start_proxy(
         snapshots: Arc::clone(snapshots),
         certs: Arc::clone(store) as Arc<dyn Certificates>,
         sockets: Arc::new(NothingCaptured),
+        names: Arc::new(NoNames),
         telemetry: Arc::clone(telemetry),
         node: itself::NO_NODE.into(),
         mark: 0,

@@ -1,5 +1,6 @@
 //! A gateway in front of a mesh, without a privilege, and clients that speak TLS to it.
 
+use crate::agent::AgentSpec;
 use crate::mesh::{Builder, Mesh, PLAIN};
 use crate::process::{Proc, built};
 use crate::promtext::{self, Sample};
@@ -125,18 +126,25 @@ impl Edge {
 }
 
 fn start(mesh: &Mesh) -> Result<Proc> {
-    let pod: &Pod = mesh.pod(GATEWAY);
-    let spec = mesh.spec(1)?;
-    let ips = pod.ips().map(|ip| ip.to_string()).join(",");
     let labels = format!("app={GATEWAY},{}={}", SELECTOR.0, SELECTOR.1);
+    let spec = mesh.spec(1)?;
+    spawn(mesh.pod(GATEWAY), &spec, PLAIN, "istio-ingressgateway", &labels)
+}
+
+/// Starts a gateway in a pod: config and CA are those of the agent that `spec` is of.
+///
+/// # Errors
+/// It is not built.
+pub fn spawn(pod: &Pod, spec: &AgentSpec, namespace: &str, workload: &str, labels: &str) -> Result<Proc> {
+    let ips = pod.ips().map(|ip| ip.to_string()).join(",");
     let program = built("mesh-agent")?;
     let own = [
-        ("--name", GATEWAY),
-        ("--namespace", PLAIN),
-        ("--service-account", GATEWAY),
-        ("--workload", "istio-ingressgateway"),
+        ("--name", &*pod.name),
+        ("--namespace", namespace),
+        ("--service-account", &*pod.name),
+        ("--workload", workload),
         ("--ips", &ips),
-        ("--labels", &labels),
+        ("--labels", labels),
         ("--drain-delay-seconds", "1"),
         ("--drain-seconds", "5"),
         ("--log-format", "text"),

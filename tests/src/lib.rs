@@ -13,6 +13,8 @@ pub mod cluster_app;
 pub mod cluster_ip;
 pub mod cluster_prometheus;
 pub mod gateway;
+pub mod guide;
+pub mod hostile;
 pub mod manifests;
 pub mod mesh;
 pub mod netns;

@@ -14,6 +14,7 @@ mod listeners;
 mod mentions;
 mod peers;
 mod pods;
+mod references;
 mod routes;
 mod scopes;
 mod services;
@@ -23,6 +24,7 @@ mod subsets;
 mod tables;
 mod templates;
 mod versions;
+mod vips;
 mod workloads;
 mod world;
 

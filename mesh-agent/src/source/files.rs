@@ -1,6 +1,6 @@
 //! A folder of ordinary Kubernetes, Istio and Gateway API YAML (or JSON), watched for change.
 //!
-//! Each look at the folder is one listing: `Init`, an `Apply` per object, `InitDone`. A file that cannot be read or
+//! Each look at the folder is one listing, in batches: `Init`, an `Apply` per object, `InitDone`. A file that cannot be read or
 //! parsed yields `Unreadable`, so that what it said last stays in force.
 
 use crate::changes::Changes;
@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 /// Files larger than this are refused: an object of the API server is at most 1.5 MiB (etcd), so this is a folder of
 /// objects in one file and not a mistake.
 const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
+/// Text of which the objects are handed over together.
+const BATCH_BYTES: usize = 64 * 1024;
 /// Editors write in several steps; looking once after they are quiet sees the whole.
 const QUIET: Duration = Duration::from_millis(20);
 /// Changes that the watch missed (network file systems, a full inotify queue) are found by this.
@@ -50,7 +52,7 @@ pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(
                 let fingerprint = fingerprint(&files);
                 if last != Some(fingerprint) {
                     last = Some(fingerprint);
-                    if changes.send(listing(files)).await.is_err() {
+                    if !hand_over(files, &changes).await {
                         return Ok(());
                     }
                 }
@@ -64,6 +66,31 @@ pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(
             () = watched.any() => watched.settle(QUIET).await,
             () = tokio::time::sleep(RESCAN) => {}
             () = changes.closed() => return Ok(()),
+        }
+    }
+}
+
+/// Sends a listing; whether anyone still takes it. Large files are read aside: the thread that watches them has to say all
+/// the time that the agent lives.
+async fn hand_over(files: Vec<FoundFile>, changes: &mpsc::Sender<Vec<Change>>) -> bool {
+    let mut batches = listing(files);
+    loop {
+        let read = tokio::task::spawn_blocking(move || {
+            let batch = batches.next();
+            (batch, batches)
+        });
+        match read.await {
+            Ok((Some(batch), rest)) => {
+                if changes.send(batch).await.is_err() {
+                    return false;
+                }
+                batches = rest;
+            }
+            Ok((None, _)) => return true,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the config folder to its end");
+                return true;
+            }
         }
     }
 }
@@ -126,21 +153,39 @@ fn read(path: &Path) -> Result<String, String> {
         .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
 
-fn listing(files: Vec<FoundFile>) -> Vec<Change> {
-    let mut changes = vec![Change::Init];
-    for (origin, text) in files {
-        match text.and_then(|text| parse(&text)) {
-            Ok(objects) => {
-                changes.extend(objects.into_iter().map(|object| Change::Apply {
+/// The folder as batches. Objects take several times the memory of their text: those of a file are gone before many more
+/// are read.
+fn listing(files: Vec<FoundFile>) -> impl Iterator<Item = Vec<Change>> + Send + use<> {
+    let mut files = files.into_iter();
+    let mut begun = false;
+    let mut done = false;
+    std::iter::from_fn(move || {
+        if done {
+            return None;
+        }
+        let mut batch = Vec::new();
+        if !begun {
+            batch.push(Change::Init);
+            begun = true;
+        }
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES {
+            let Some((origin, text)) = files.next() else {
+                done = true;
+                batch.push(Change::InitDone);
+                break;
+            };
+            bytes += text.as_ref().map_or(0, String::len);
+            match text.and_then(|text| parse(&text)) {
+                Ok(objects) => batch.extend(objects.into_iter().map(|object| Change::Apply {
                     object,
                     origin: origin.clone(),
-                }));
+                })),
+                Err(reason) => batch.push(Change::Unreadable { origin, reason }),
             }
-            Err(reason) => changes.push(Change::Unreadable { origin, reason }),
         }
-    }
-    changes.push(Change::InitDone);
-    changes
+        Some(batch)
+    })
 }
 
 /// All documents of a file, the items of a `List` each on its own.

@@ -49,7 +49,7 @@ impl Attachments {
         let mut concerned = dirty.attached.clone();
         let touched = dirty.services.iter().filter(|name| tables.has_routes(name));
         concerned.extend(touched.cloned());
-        if dirty.routes {
+        if !dirty.routes.is_empty() {
             concerned.extend(self.services.keys().cloned());
         }
         concerned

@@ -1,5 +1,6 @@
 //! What changed since the last snapshot.
 
+use super::tables::RouteKey;
 use crate::model::ObjectName;
 use crate::translate::{PodMatch, SliceSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,9 @@ pub(super) struct Dirty {
     /// Pods of which another template speaks now: namespace and which.
     pub(super) templates: BTreeSet<(Arc<str>, PodMatch)>,
     /// VirtualServices.
-    pub(super) routes: bool,
+    pub(super) routes: BTreeSet<ObjectName>,
+    /// Routes of Gateway API.
+    pub(super) api_routes: BTreeSet<RouteKey>,
     /// Services to which other routes of Gateway API are attached now.
     pub(super) attached: BTreeSet<ObjectName>,
     /// Whether a ReferenceGrant or what such routes refer to changed.
@@ -45,7 +48,8 @@ impl Dirty {
             && self.services.is_empty()
             && self.slices.is_empty()
             && self.templates.is_empty()
-            && !self.routes
+            && self.routes.is_empty()
+            && self.api_routes.is_empty()
             && self.attached.is_empty()
             && !self.grants
             && !self.subsets

@@ -5,7 +5,7 @@ use super::delegates;
 use super::tables::Tables;
 use super::world::Warning;
 use crate::model::ObjectName;
-use crate::model::route::{Destination, Origin, RouteTable, Visibility, WeightedDestination};
+use crate::model::route::{RouteTable, Visibility};
 use crate::model::snapshot::Snapshot;
 use crate::translate::VirtualServiceSpec;
 use std::collections::HashMap;
@@ -79,80 +79,6 @@ fn put(routes: &mut Routes, key: Arc<str>, table: &Arc<RouteTable>) -> Option<Ob
             place.insert(Arc::clone(table));
             None
         }
-    }
-}
-
-/// Destinations that are not there: the rule applies, and answers 503 `NC` where it leads to them.
-pub(super) fn references(tables: &Tables, snapshot: &Snapshot, warnings: &mut Vec<Warning>) {
-    for (name, spec) in tables
-        .virtual_services
-        .iter()
-        .filter(|(_, v)| v.mesh || v.hosts.is_empty())
-    {
-        for rule in &spec.table.rules {
-            destinations(snapshot, name, &rule.origin, rule.action.destinations(), warnings);
-            for mirror in &rule.action.mirrors {
-                let at = || format!("{}.mirror", rule.origin.field());
-                reference(snapshot, name, at, &mirror.destination, warnings);
-            }
-        }
-        let connections = spec
-            .connections
-            .iter()
-            .flat_map(|table| table.tls.iter().chain(&table.tcp));
-        for rule in connections {
-            destinations(snapshot, name, &rule.origin, &rule.split.destinations, warnings);
-        }
-    }
-}
-
-fn destinations(
-    snapshot: &Snapshot,
-    name: &ObjectName,
-    origin: &Origin,
-    routes: &[WeightedDestination],
-    warnings: &mut Vec<Warning>,
-) {
-    for route in routes {
-        if let Some(to) = route.backend.host() {
-            let at = || origin.destination_field(route.index);
-            reference(snapshot, name, at, to, warnings);
-        }
-    }
-}
-
-fn reference(
-    snapshot: &Snapshot,
-    name: &ObjectName,
-    at: impl Fn() -> String,
-    wanted: &Destination,
-    warnings: &mut Vec<Warning>,
-) {
-    let mut warn = |field: &str, reason: String| {
-        let reason = format!("{reason}: requests that it takes are answered with 503 (NC)");
-        warnings.push(warning(
-            "VirtualService",
-            name,
-            format!("{}.{field}", at()),
-            reason,
-        ));
-    };
-    let Some(service) = snapshot.service_by_host(&wanted.host, Some(&name.namespace)) else {
-        return warn("host", format!("host {} is no service", wanted.host));
-    };
-    if let Some(number) = wanted.port.filter(|number| service.port(*number).is_none()) {
-        warn(
-            "port.number",
-            format!("service {} has no port {number}", service.name),
-        );
-    }
-    let Some(subset) = &wanted.subset else { return };
-    let rules = snapshot.subsets.get(&wanted.host).into_iter().flatten();
-    if !rules.flat_map(|r| &r.subsets).any(|s| s.name == *subset) {
-        warn(
-            "subset",
-            format!("no DestinationRule defines subset {subset} of {}", wanted.host),
-        );
     }
 }
 

@@ -70,23 +70,22 @@ pub(super) fn unresolved(
     found
 }
 
-/// Reports every reference that leads nowhere.
-pub(super) fn references(tables: &Tables, warnings: &mut Vec<Warning>) {
-    for (key, route) in &tables.api_routes {
-        for bad in unresolved(tables, route, None) {
-            let status = match key.0 {
-                _ if bad.field.contains("requestMirror") => "it is not sent",
-                RouteKind::Grpc => "requests for it are answered with UNAVAILABLE",
-                RouteKind::Http => "requests for it are answered with 500",
-                RouteKind::Tls | RouteKind::Tcp => "connections for it are closed",
-            };
-            warnings.push(Warning {
-                key: key_of(key),
-                field: bad.field,
-                reason: format!("{}: {status}", bad.message),
-            });
+/// What is said of the references of one route that lead nowhere.
+pub(super) fn references(tables: &Tables, key: &RouteKey, route: &ApiRouteSpec) -> Vec<Warning> {
+    let warning = |bad: Unresolved| {
+        let status = match key.0 {
+            _ if bad.field.contains("requestMirror") => "it is not sent",
+            RouteKind::Grpc => "requests for it are answered with UNAVAILABLE",
+            RouteKind::Http => "requests for it are answered with 500",
+            RouteKind::Tls | RouteKind::Tcp => "connections for it are closed",
+        };
+        Warning {
+            key: key_of(key),
+            field: bad.field,
+            reason: format!("{}: {status}", bad.message),
         }
-    }
+    };
+    unresolved(tables, route, None).into_iter().map(warning).collect()
 }
 
 impl State {

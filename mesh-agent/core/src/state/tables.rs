@@ -96,8 +96,10 @@ impl Tables {
                 changed
             }
             Translated::VirtualService(spec) => {
-                let changed = put(&mut self.virtual_services, name, spec);
-                dirty.routes |= changed;
+                let changed = put(&mut self.virtual_services, name.clone(), spec);
+                if changed {
+                    dirty.routes.insert(name);
+                }
                 changed
             }
             Translated::DestinationRule(spec) => {
@@ -186,7 +188,8 @@ impl Tables {
             (GROUP, WORKLOAD_TEMPLATE) => self.templates.remove(&name, dirty),
             ("", "Node") => dirty.nodes |= self.nodes.remove(&name.name).is_some(),
             ("networking.istio.io", "VirtualService") => {
-                dirty.routes |= self.virtual_services.remove(&name).is_some();
+                let gone = self.virtual_services.remove(&name);
+                dirty.routes.extend(gone.map(|_| name));
             }
             ("networking.istio.io", "DestinationRule") => {
                 dirty.subsets |= self.destination_rules.remove(&name).is_some();
@@ -235,6 +238,7 @@ impl Tables {
             return false;
         }
         self.remove_route(&key, dirty);
+        dirty.api_routes.insert(key.clone());
         for parent in spec.parents.iter().filter(|p| p.is_service()) {
             let routes = self.attached.entry(parent.name.clone()).or_default();
             routes.insert(key.clone());
@@ -253,6 +257,7 @@ impl Tables {
         let Some(old) = self.api_routes.remove(key) else {
             return;
         };
+        dirty.api_routes.insert(key.clone());
         for parent in old.parents.iter().filter(|p| p.is_service()) {
             if let Some(routes) = self.attached.get_mut(&parent.name) {
                 routes.remove(key);

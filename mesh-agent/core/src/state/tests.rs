@@ -1,4 +1,5 @@
 mod history;
+mod hostile;
 mod peers;
 mod remote;
 mod virtual_services;

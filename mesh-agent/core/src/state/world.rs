@@ -8,10 +8,10 @@ use super::entries::Entries;
 use super::gateways;
 use super::peers;
 use super::pods::{HeldOut, Pods};
+use super::references::{References, Touched};
 use super::routes;
 use super::scopes;
 use super::services::Services;
-use super::status;
 use super::subsets;
 use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
@@ -57,6 +57,7 @@ pub(super) struct World {
     pub(super) edge_warnings: Vec<Warning>,
     attachments: Attachments,
     entries: Entries,
+    references: References,
 }
 
 impl World {
@@ -77,6 +78,7 @@ impl World {
             edge_warnings: Vec::new(),
             attachments: Attachments::default(),
             entries: Entries::default(),
+            references: References::default(),
         }
     }
 
@@ -126,17 +128,19 @@ impl World {
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
         let edge_changed = dirty.edge
-            || dirty.routes
+            || !dirty.routes.is_empty()
             || dirty.grants
             || !dirty.namespaces.is_empty()
             || self.touches_edge(tables, &dirty);
         let concerned = self.attachments.concerned(tables, &dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
+        let mut touched = Touched::of(&dirty);
         let services = mem::take(&mut dirty.services);
         self.services
             .rebuild(tables, &self.pods, services, effects, &mut next);
         if entries {
+            touched.any_host();
             self.entries
                 .rebuild(tables, &self.pods, &mut self.services, &mut next);
         }
@@ -147,7 +151,7 @@ impl World {
         self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
-        if dirty.routes {
+        if !dirty.routes.is_empty() {
             self.route_warnings = Vec::new();
             routes::routes(tables, &mut next, &mut self.route_warnings);
             connections::routes(tables, &mut next);
@@ -166,7 +170,8 @@ impl World {
             next.peers = peers::policies(tables);
         }
         peers::conflicts(tables, &mut self.warnings);
-        routes::references(tables, &next, &mut self.warnings);
+        self.references.rebuild(tables, touched, &next);
+        self.references.warn_rules(&mut self.warnings);
         if let Some(role) = self.role.as_ref().filter(|_| edge_changed) {
             self.edge_warnings = Vec::new();
             next.edge = Arc::new(gateways::edge(
@@ -176,7 +181,7 @@ impl World {
                 &mut self.edge_warnings,
             ));
         }
-        status::references(tables, &mut self.warnings);
+        self.references.warn_routes(&mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
     }

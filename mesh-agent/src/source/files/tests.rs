@@ -23,7 +23,7 @@ fn a_broken_file_is_reported_with_line_and_reason_and_the_others_are_read() {
             Ok(r#"{"metadata": {"name": "c"}}"#.to_owned()),
         ),
     ];
-    let changes = listing(files);
+    let changes: Vec<Change> = listing(files).flatten().collect();
     assert_eq!(
         applied(&changes),
         ["a.yaml:\"a1\"", "a.yaml:\"a2\"", "c.json:\"c\""]
@@ -38,6 +38,17 @@ fn a_broken_file_is_reported_with_line_and_reason_and_the_others_are_read() {
     assert_eq!(unreadable.len(), 1);
     assert_eq!(unreadable[0].0, "b.yaml");
     assert!(unreadable[0].1.contains("line 1"), "{}", unreadable[0].1);
+}
+
+#[test]
+fn a_listing_is_handed_over_in_pieces_and_is_one_listing_all_the_same() {
+    let large = format!("metadata: {{name: large}}\nx: {}\n", "y".repeat(2 * BATCH_BYTES));
+    let files = ["a", "b", "c"].map(|name| (format!("{name}.yaml"), Ok(large.clone())));
+    let batches: Vec<Vec<Change>> = listing(files.into()).collect();
+    assert!(batches.iter().all(|batch| applied(batch).len() <= 1));
+    let all: Vec<Change> = batches.into_iter().flatten().collect();
+    assert!(matches!(all.first(), Some(Change::Init)) && matches!(all.last(), Some(Change::InitDone)));
+    assert_eq!((applied(&all).len(), all.len()), (3, 5));
 }
 
 #[test]
