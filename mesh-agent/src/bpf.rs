@@ -13,6 +13,7 @@ mod load;
 mod maps;
 mod records;
 mod residue;
+mod servers;
 mod sys;
 
 pub use apply::ApplyError;
@@ -24,6 +25,7 @@ pub use load::{BpfConfig, Datapath, agent_is_locked};
 pub use maps::{MapUsage, PodTotals};
 pub use records::Records;
 pub use residue::{Residue, find_residue, remove_residue};
+pub use servers::Servers;
 
 use std::io;
 use std::path::PathBuf;

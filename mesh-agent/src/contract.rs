@@ -11,7 +11,7 @@ use mesh_core::model::workload::Workload;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +27,9 @@ pub struct PodHandle {
     pub netns: NetNs,
     /// Listeners, non-blocking, already in the `LISTENERS` map; none in a gateway, where nothing is captured.
     pub listeners: Option<Listeners>,
+    /// Where questions for names are taken, with the slot of the name server that was asked
+    /// (`mesh_common::verdict::resolver_at`); none in a gateway, and where the mesh answers no names.
+    pub resolver: Vec<(u32, UdpSocket)>,
 }
 
 /// The agent's listening sockets inside one pod; dual-stack where the pod is.
@@ -54,6 +57,29 @@ pub trait SocketRecords: Send + Sync {
     /// # Errors
     /// The kernel refuses the record.
     fn announce(&self, socket: BorrowedFd<'_>, record: &SocketRecord) -> io::Result<()>;
+}
+
+/// The name servers that the kernel programs saw pods ask (`RESOLVERS`). Implemented by `bpf`.
+pub trait NameServers: Send + Sync {
+    /// The name server with this slot of the pod with this network namespace; it stays the same as long as the pod lives.
+    fn server(&self, cookie: u64, slot: u32) -> Option<IpAddr>;
+}
+
+/// What the mesh answers to questions for names. Implemented by `dns`.
+pub trait NameAnswers: Send + Sync {
+    /// The answer to a message of `client` (RFC 1035 § 4, without TCP's length); `None` if the pod's own name server is to be
+    /// asked. Never blocks.
+    fn answer(&self, client: &Workload, message: &[u8]) -> Option<Vec<u8>>;
+}
+
+/// A process that answers no names.
+#[derive(Debug)]
+pub struct NoNames;
+
+impl NameAnswers for NoNames {
+    fn answer(&self, _: &Workload, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// Certificates of the workloads of this node. Implemented by `ca`.

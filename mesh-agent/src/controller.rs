@@ -9,6 +9,7 @@ pub mod config;
 pub mod crd;
 pub mod csr;
 pub mod decision;
+pub mod gateways;
 pub mod lease;
 pub mod metrics;
 pub mod pods;
@@ -121,12 +122,7 @@ pub async fn serve(
             Arc::clone(&metrics),
         ));
     }
-    tasks.spawn(status::run(
-        client.clone(),
-        config.settings(),
-        leader.clone(),
-        Arc::clone(&metrics),
-    ));
+    start_status(&mut tasks, &config, &client, &leader, &metrics);
     tasks.spawn(refusals::report(client.clone(), me, board, leader.clone()));
     tasks.spawn(webhook::register(
         client.clone(),
@@ -167,6 +163,38 @@ pub async fn serve(
     }
     let _told = stop.send(true);
     election.await.context("give the lease back")
+}
+
+/// What is said of routes and Gateways, and what Gateways are made of: the one needs the other.
+fn start_status(
+    tasks: &mut JoinSet<()>,
+    config: &ControllerConfig,
+    client: &kube::Client,
+    leader: &watch::Receiver<bool>,
+    metrics: &Arc<Metrics>,
+) {
+    let (plans, planned) = watch::channel(None);
+    let (running, made) = watch::channel(None);
+    let deploys = config.gateway_template.is_some();
+    if let Some(template) = config.gateway_template.clone() {
+        let wiring = gateways::Wiring {
+            template,
+            namespace: config.namespace.clone(),
+            plans: planned,
+            running,
+            leader: leader.clone(),
+            metrics: Arc::clone(metrics),
+        };
+        tasks.spawn(gateways::run(client.clone(), wiring));
+    }
+    let gateways = deploys.then_some(status::Gateways { plans, made });
+    tasks.spawn(status::run(
+        client.clone(),
+        config.settings(),
+        gateways,
+        leader.clone(),
+        Arc::clone(metrics),
+    ));
 }
 
 /// Ready to sign: a key, a certificate to show, and every pod listed.

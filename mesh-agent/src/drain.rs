@@ -45,6 +45,12 @@ impl DrainTrigger {
         });
     }
 
+    /// Whether nobody is left to be told.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Another watcher.
     #[must_use]
     pub fn watch(&self) -> DrainWatch {

@@ -10,11 +10,12 @@ pub mod config;
 mod face;
 mod itself;
 mod ports;
+mod secrets;
 mod tls;
 
 use crate::app::certificates;
 use crate::ca::CertificateStore;
-use crate::contract::{Certificates, EdgeTls, NoCredentials, PodHandle, SocketRecords};
+use crate::contract::{Certificates, EdgeTls, NoCredentials, NoNames, PodHandle, SocketRecords};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::source::{files, kube, names};
@@ -29,6 +30,7 @@ use mesh_common::SocketRecord;
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::state::{Change, Problem, State};
 use ports::Ports;
+use secrets::Secrets;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -73,6 +75,9 @@ struct Gateway {
     health: Arc<Health>,
     /// Names of ServiceEntries that are to be resolved.
     names: watch::Sender<names::Names>,
+    secrets: Secrets,
+    /// Whether the first listing is complete.
+    listed: bool,
 }
 
 async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -82,7 +87,9 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
     let (sender, mut changes) = mpsc::channel(8);
     let (wanted, names) = watch::channel(names::Names::new());
     tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
-    let (state, mut source) = start_source(&config, &telemetry, sender).await?;
+    let (told, mut secret_news) = mpsc::channel(8);
+    let secrets = Secrets::of(config.gateway.clone());
+    let (state, mut source) = start_source(&config, &telemetry, sender, (&secrets, told)).await?;
     let state = state.serving(itself::role(&config, &me));
     let store = Arc::new(certificates::store(
         &config.ca,
@@ -97,6 +104,7 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         workload: Arc::clone(&me),
         netns: NetNs::own().context("open the own network namespace")?,
         listeners: None,
+        resolver: Vec::new(),
     });
     proxy
         .add_pod(Arc::clone(&handle))
@@ -113,6 +121,8 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         ports: Ports::new(Arc::clone(&proxy), handle, config.drain_deadline()),
         health: Arc::clone(&health),
         names: wanted,
+        secrets,
+        listed: false,
     };
     let mut until = std::pin::pin!(until);
     let mut again = tokio::time::interval(LOOK_AGAIN);
@@ -122,6 +132,10 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
             biased;
             () = &mut until => break,
             Some(batch) = changes.recv() => gateway.take(batch),
+            Some(news) = secret_news.recv() => {
+                let changes = gateway.secrets.take(news);
+                gateway.take(changes);
+            }
             ended = &mut source => return ended.context("config source")?.context("config source"),
             _ = again.tick() => gateway.look_again(),
         }
@@ -142,15 +156,19 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
 impl Gateway {
     fn take(&mut self, changes: Vec<Change>) {
         let mut changed = false;
-        let mut complete = false;
         for change in changes {
-            complete |= matches!(change, Change::InitDone);
             changed |= self.state.apply(change);
         }
         if self.state.listing() {
             return;
         }
         self.report_problems();
+        self.secrets.want(&self.state);
+        // A listener must not be closed for a certificate that is only not known yet.
+        let complete = !self.listed && self.secrets.complete();
+        if !self.listed && !complete {
+            return;
+        }
         if changed || complete {
             let snapshot = self.state.snapshot();
             // A handshake must not meet a listener of which only the proxy knows.
@@ -166,6 +184,7 @@ impl Gateway {
             });
         }
         if complete {
+            self.listed = true;
             self.health.listed();
         }
     }
@@ -211,6 +230,7 @@ fn start_proxy(
         snapshots: Arc::clone(snapshots),
         certs: Arc::clone(store) as Arc<dyn Certificates>,
         sockets: Arc::new(NothingCaptured),
+        names: Arc::new(NoNames),
         telemetry: Arc::clone(telemetry),
         node: itself::NO_NODE.into(),
         mark: 0,
@@ -238,8 +258,10 @@ async fn start_source(
     config: &GatewayConfig,
     telemetry: &Telemetry,
     sender: mpsc::Sender<Vec<Change>>,
+    (secrets, told): (&Secrets, mpsc::Sender<kube::secrets::News>),
 ) -> anyhow::Result<(State, JoinHandle<anyhow::Result<()>>)> {
     if let Some(folder) = config.config.clone() {
+        secrets.come_with_everything();
         let source = async move { Ok(files::watch(folder, sender).await?) };
         return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
     }
@@ -248,7 +270,18 @@ async fn start_source(
     let client = kube::client(&settings, &figures)
         .await
         .context("no config folder is given (--config), and")?;
-    let reader = kube::Reader::Gateway(config.namespace.clone());
+    let reader = match &config.gateway {
+        None => {
+            secrets.come_with_everything();
+            kube::Reader::Gateway(config.namespace.clone())
+        }
+        Some(_) => {
+            let wanted = secrets.wanted();
+            let (client, settings, figures) = (client.clone(), settings.clone(), figures.clone());
+            tokio::spawn(kube::secrets::follow(client, settings, figures, wanted, told));
+            kube::Reader::ApiGateway
+        }
+    };
     let source = async move {
         kube::watch(client, reader, settings, figures, sender).await;
         Ok(())

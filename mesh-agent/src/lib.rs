@@ -1,6 +1,6 @@
 //! Heddle's node agent: the edges around `mesh-core`, and `app`, which wires them.
 //!
-//! Edges (`source`, `bpf`, `pods`, `sandbox`, `cni`, `proxy`, `tls`, `ca`, `telemetry`) do not import each other; what
+//! Edges (`source`, `bpf`, `pods`, `sandbox`, `cni`, `proxy`, `dns`, `tls`, `ca`, `telemetry`) do not import each other; what
 //! they exchange are core types and the small contracts in [`contract`].
 
 pub mod app;
@@ -11,6 +11,7 @@ pub mod cli;
 pub mod cni;
 pub mod contract;
 pub mod controller;
+pub mod dns;
 pub mod drain;
 mod errors;
 pub mod gateway;

@@ -1,11 +1,13 @@
 //! Opens the agent's listeners inside a pod's network namespace, and tells what lives there already.
 
 use crate::contract::{Listeners, PodHandle};
-use crate::sys::{NetNs, listen_any};
-use mesh_common::maps::{INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT};
+use crate::sys::{NetNs, datagrams_at, listen_any};
+use mesh_common::maps::{INBOUND_PORT, OUTBOUND_PORT, RESOLVERS_PER_POD, TUNNEL_PORT};
+use mesh_common::verdict::resolver_at;
 use mesh_core::model::workload::Workload;
 use std::fs;
 use std::io;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,11 +36,12 @@ pub enum CaptureError {
     Datapath(String),
 }
 
-/// Opens namespace and listeners of a pod. Nothing is steered to them yet.
+/// Opens namespace and listeners of a pod, and if `names`, the sockets that take its questions for names. Nothing is steered
+/// to them yet.
 ///
 /// # Errors
 /// See [`CaptureError`]; nothing stays open.
-pub fn open(workload: &Arc<Workload>, mark: u32) -> Result<PodHandle, CaptureError> {
+pub fn open(workload: &Arc<Workload>, mark: u32, names: bool) -> Result<PodHandle, CaptureError> {
     let path = workload.netns.as_deref().ok_or(CaptureError::NoNetns)?;
     let fail = |source| CaptureError::Open {
         path: path.to_owned(),
@@ -58,11 +61,34 @@ pub fn open(workload: &Arc<Workload>, mark: u32) -> Result<PodHandle, CaptureErr
             })
         })
         .map_err(CaptureError::Listen)?;
+    let resolver = if names {
+        netns.run(|| resolver(workload, mark)).unwrap_or_else(|error| {
+            tracing::warn!(pod = %workload.pod, %error, "the pod asks its own name server: a port for questions is taken");
+            Vec::new()
+        })
+    } else {
+        Vec::new()
+    };
     Ok(PodHandle {
         workload: Arc::clone(workload),
         netns,
         listeners: Some(listeners),
+        resolver,
     })
+}
+
+/// On loopback, where nobody but the pod itself can ask.
+fn resolver(workload: &Workload, mark: u32) -> io::Result<Vec<(u32, UdpSocket)>> {
+    let mut sockets = Vec::new();
+    for v4 in [true, false] {
+        if !workload.ips.iter().any(|ip| ip.is_ipv4() == v4) {
+            continue;
+        }
+        for slot in 0..u32::from(RESOLVERS_PER_POD) {
+            sockets.push((slot, datagrams_at(resolver_at(slot, v4).into(), mark)?));
+        }
+    }
+    Ok(sockets)
 }
 
 /// How many TCP connections to or from other hosts live in a namespace. At enrollment these are the ones that the mesh

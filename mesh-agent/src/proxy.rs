@@ -14,6 +14,7 @@ mod http;
 mod inbound;
 mod io;
 mod lookup;
+mod names;
 mod outbound;
 mod pair;
 mod policy;
@@ -25,7 +26,7 @@ pub mod tunnel;
 mod upstream;
 mod worker;
 
-use crate::contract::{Certificates, EdgeTls, Listeners, Origination, PodHandle, SocketRecords};
+use crate::contract::{Certificates, EdgeTls, Listeners, NameAnswers, Origination, PodHandle, SocketRecords};
 use crate::drain::{DrainTrigger, DrainWatch, drain};
 use crate::telemetry::Telemetry;
 use arc_swap::ArcSwap;
@@ -96,6 +97,8 @@ pub struct ProxyDeps {
     pub certs: Arc<dyn Certificates>,
     /// What the kernel programs recorded for sockets.
     pub sockets: Arc<dyn SocketRecords>,
+    /// Answers to questions for names that come over TCP.
+    pub names: Arc<dyn NameAnswers>,
     /// Metrics and access log.
     pub telemetry: Arc<Telemetry>,
     /// Name of this node.

@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -197,6 +197,32 @@ pub fn client_socket(dst: SocketAddr, source: Option<IpAddr>, mark: u32) -> io::
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     Ok(socket)
+}
+
+/// A UDP socket bound to `addr` in the calling thread's namespace, non-blocking, marked as the agent's own. Two agents may
+/// have one each while one takes over from the other.
+///
+/// # Errors
+/// As socket(2), bind(2).
+pub fn datagrams_at(addr: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    set_mark(&socket, mark)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// A UDP socket connected to `server` in the calling thread's namespace, non-blocking, marked as the agent's own.
+///
+/// # Errors
+/// As socket(2), connect(2).
+pub fn datagrams_to(server: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
+    set_mark(&socket, mark)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&server.into())?;
+    Ok(socket.into())
 }
 
 /// A gateway marks nothing, and must not need the capability for it.

@@ -146,5 +146,6 @@ pub(crate) fn workload(namespace: &str, name: &str, uid: &str) -> Workload {
         netns: None,
         probe_ports: Vec::new(),
         fail_mode: FailMode::Closed,
+        resolves_itself: false,
     }
 }

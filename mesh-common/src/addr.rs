@@ -17,6 +17,8 @@ impl Ip {
     /// arrive from outside: the kernel drops loopback sources as martians. Over IPv6 the agent dials from the pod's own
     /// address: to `::1` the kernel delivers a SYN-ACK but no reset, so that a closed port would hang (seen on 6.18).
     pub const AGENT_V4: Self = Self::v4([127, 0, 0, 6]);
+    /// `127.0.0.1`.
+    pub const LOOPBACK_V4: Self = Self::v4([127, 0, 0, 1]);
     /// `::1`.
     pub const LOOPBACK_V6: Self = Self([0, 0, 0, 1u32.to_be()]);
 
@@ -53,6 +55,13 @@ impl Ip {
     #[must_use]
     pub const fn is_unspecified(&self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == MAPPED) && self.0[3] == 0
+    }
+
+    /// Whether the address is in `fe80::/10`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_local_v6(&self) -> bool {
+        u32::from_be(self.0[0]) & 0xffc0_0000 == 0xfe80_0000
     }
 
     /// Whether the address is in `127.0.0.0/8` or is `::1`.

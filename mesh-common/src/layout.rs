@@ -19,6 +19,7 @@ no_padding! {
     crate::LocalPod = 4 + 4 + 8,
     crate::PortKey = 4 + 4,
     crate::ListenerKey = 8 + 4 + 4,
+    crate::ResolverKey = 8 + 4 + 4,
     crate::Agent = 8 + 4 + 4,
     crate::PodCounters = 9 * 8,
     crate::Service = 4 * 4,

@@ -22,5 +22,6 @@ pub use event::{Event, EventKind};
 pub use flow::{DirectFlow, DirectKey, FlowKey, FlowRecord, SocketRecord, record_kind};
 pub use service::{Backend, BackendKey, Service, ServiceKey, backend_flags, service_flags};
 pub use workload::{
-    Agent, ListenerKey, LocalPod, PodCounters, PortKey, Workload, agent_flags, listener_kind, workload_flags,
+    Agent, ListenerKey, LocalPod, PodCounters, PortKey, ResolverKey, Workload, agent_flags, listener_kind,
+    workload_flags,
 };

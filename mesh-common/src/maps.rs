@@ -15,6 +15,15 @@ pub const INBOUND_PORT: u16 = 15_006;
 /// Where the agent's outbound listener is bound; nobody connects to it by this number.
 pub const OUTBOUND_PORT: u16 = 15_001;
 
+/// Where questions for names are taken inside a pod, on loopback: this port and the following, one for each name server
+/// that the pod asks. A datagram arrives with nothing but its destination, so that the port says who was asked.
+pub const RESOLVER_PORT_BASE: u16 = 15_060;
+/// Name servers of one pod whose questions are taken; a pod that asks more of them asks the others itself. Resolvers of
+/// C libraries know three (resolv.conf(5), MAXNS).
+pub const RESOLVERS_PER_POD: u16 = 4;
+/// The port of name servers (RFC 1035 § 4.2).
+pub const NAME_PORT: u16 = 53;
+
 /// Enrolled pods of a node.
 pub const MAX_WORKLOADS: u32 = 1_024;
 /// Service ports and pod addresses, unless the agent is told otherwise: 10,000 services and 50,000 pods with two addresses
@@ -32,6 +41,8 @@ pub const MAX_DIRECT_FLOWS: u32 = 131_072;
 pub const MAX_LISTENERS: u32 = MAX_WORKLOADS * 3;
 /// Probe ports of the node's pods.
 pub const MAX_PROBE_PORTS: u32 = MAX_WORKLOADS * 8;
+/// Name servers that pods ask.
+pub const MAX_RESOLVERS: u32 = MAX_WORKLOADS * RESOLVERS_PER_POD as u32;
 /// Addresses of this node.
 pub const MAX_NODE_ADDRS: u32 = 64;
 /// Bytes of the event ring.
@@ -52,7 +63,7 @@ pub struct MapSpec {
 }
 
 /// Every map of the object.
-pub const MAPS: [MapSpec; 13] = [
+pub const MAPS: [MapSpec; 14] = [
     MapSpec {
         name: "WORKLOADS",
         layout: 1,
@@ -110,11 +121,16 @@ pub const MAPS: [MapSpec; 13] = [
     },
     MapSpec {
         name: "COUNTERS",
-        layout: 1,
+        layout: 2,
         config: false,
     },
     MapSpec {
         name: "POD_COUNTERS",
+        layout: 1,
+        config: false,
+    },
+    MapSpec {
+        name: "RESOLVERS",
         layout: 1,
         config: false,
     },

@@ -57,11 +57,15 @@ pub enum Reason {
     EventLost = 22,
     /// A backend was counted in its service but is not in the map.
     BackendMissing = 23,
+    /// A question for a name, taken by the agent.
+    NameAsked = 24,
+    /// A question for a name to one name server too many, left alone.
+    NameServersFull = 25,
 }
 
 impl Reason {
     /// Number of reasons: the size of `COUNTERS`.
-    pub const COUNT: u32 = 24;
+    pub const COUNT: u32 = 26;
 
     /// Every reason, in the order of its number.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -89,6 +93,8 @@ impl Reason {
         Self::Plaintext,
         Self::EventLost,
         Self::BackendMissing,
+        Self::NameAsked,
+        Self::NameServersFull,
     ];
 
     /// The name used in metrics, events and `heddle why`.
@@ -119,6 +125,8 @@ impl Reason {
             Self::Plaintext => "plaintext",
             Self::EventLost => "event_lost",
             Self::BackendMissing => "backend_missing",
+            Self::NameAsked => "name_asked",
+            Self::NameServersFull => "name_servers_full",
         }
     }
 }
@@ -165,6 +173,39 @@ pub fn outbound_shortcut(own_socket: bool, tcp: bool, dst: &AddrPort, ip4: &Ip, 
         return Some(Verdict::Pass(Reason::OwnAddress));
     }
     None
+}
+
+/// Whether what is dialled is a name server whose questions the agent takes, if it serves. A name server in the pod
+/// itself is the application's own affair; one on the link is reached by an interface, which loopback is not.
+#[inline(always)]
+#[must_use]
+pub fn asks_name(own_socket: bool, flags: u32, dst: &AddrPort, ip4: &Ip, ip6: &Ip) -> bool {
+    dst.port == maps::NAME_PORT
+        && flags & workload_flags::NAMES != 0
+        && !own_socket
+        && !dst.ip.is_loopback()
+        && !dst.ip.is_unspecified()
+        && !dst.ip.is_link_local_v6()
+        && dst.ip != *ip4
+        && dst.ip != *ip6
+}
+
+/// Where the agent takes what is meant for the name server with this slot.
+#[inline(always)]
+#[must_use]
+pub const fn resolver_at(slot: u32, v4: bool) -> AddrPort {
+    let ip = if v4 { Ip::LOOPBACK_V4 } else { Ip::LOOPBACK_V6 };
+    AddrPort::new(ip, maps::RESOLVER_PORT_BASE + slot as u16)
+}
+
+/// The slot of the name server in whose place an address stands: the reverse of [`resolver_at`].
+#[inline(always)]
+#[must_use]
+pub fn resolver_slot(from: &AddrPort) -> Option<u32> {
+    let distance = from.port.wrapping_sub(maps::RESOLVER_PORT_BASE);
+    let ours =
+        distance < maps::RESOLVERS_PER_POD && (from.ip == Ip::LOOPBACK_V4 || from.ip == Ip::LOOPBACK_V6);
+    ours.then_some(distance as u32)
 }
 
 /// Second step: what the service table says of the destination, before a backend is chosen.

@@ -11,6 +11,8 @@ pub mod workload_flags {
     pub const REGISTRY_ONLY: u32 = 1 << 1;
     /// The pod does not see every service (`Sidecar.egress`): who is dialled is for the proxy to judge, always.
     pub const SCOPED: u32 = 1 << 2;
+    /// The agent answers the pod's questions for names that the mesh knows, as long as it lives.
+    pub const NAMES: u32 = 1 << 3;
 }
 
 /// `WORKLOADS`: network namespace cookie → enrolled pod.
@@ -51,6 +53,19 @@ pub struct PortKey {
     pub workload: u32,
     /// Port, host byte order.
     pub port: u32,
+}
+
+/// `RESOLVERS` key: which of a pod's name servers. Entries come with the first question and stay as long as the pod does.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[cfg_attr(feature = "std", derive(Debug))]
+pub struct ResolverKey {
+    /// Network namespace cookie.
+    pub cookie: u64,
+    /// 0-based: the distance of its port from [`crate::maps::RESOLVER_PORT_BASE`].
+    pub slot: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// The agent's listeners inside a pod; values of [`ListenerKey::kind`].

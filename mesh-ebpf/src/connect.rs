@@ -1,13 +1,14 @@
 //! `cgroup/connect4|6`: what becomes of a connection that a process of this node opens.
 
-use crate::context::{addr_socket, is_tcp, mark, record, record_or_insert, set_user_addr, user_addr};
+use crate::context::{addr_socket, is_tcp, is_udp, mark, record, record_or_insert, set_user_addr, user_addr};
 use crate::emit::{count, event, now_ns, with_pod};
 use crate::maps::{AGENT, BACKENDS, SERVICES, WORKLOADS};
+use crate::names;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::maps::{CAPTURE_PORT_BASE, CAPTURE_PORTS};
-use mesh_common::verdict::{Reason, Verdict, draw, outbound_backend, outbound_service, outbound_shortcut};
+use mesh_common::verdict::{Reason, Verdict, asks_name, draw, outbound_backend, outbound_service, outbound_shortcut};
 use mesh_common::{
     AddrPort, Agent, Backend, BackendKey, EventKind, Ip, Service, SocketRecord, Workload, record_kind,
 };
@@ -19,7 +20,6 @@ const ECONNREFUSED: i32 = 111;
 /// Everything a verdict is carried out with.
 struct Facts {
     dst: AddrPort,
-    v6: bool,
     workload: Workload,
     service: u32,
     backend: AddrPort,
@@ -38,9 +38,18 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     };
     let agent = AGENT.get(0).copied().unwrap_or_default();
     let mut facts =
-        Facts { dst: user_addr(ctx, v6), v6, workload: *workload, service: 0, backend: AddrPort::default() };
+        Facts { dst: user_addr(ctx, v6), workload: *workload, service: 0, backend: AddrPort::default() };
     let own = agent.mark != 0 && mark(addr_socket(ctx)) == agent.mark;
-    let verdict = decide(ctx, &mut facts, own, &agent);
+    let asks = asks_name(own, workload.flags, &facts.dst, &workload.ip4, &workload.ip6);
+    if asks && is_udp(ctx) {
+        names::take(ctx, cookie, &facts.dst, v6, &agent);
+        return ALLOW;
+    }
+    let verdict = if asks && is_tcp(ctx) && names::served(ctx, facts.dst.ip.is_v4(), &agent) {
+        Verdict::Proxy(Reason::NameAsked)
+    } else {
+        decide(ctx, &mut facts, own, &agent)
+    };
     count(verdict.reason());
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
@@ -50,7 +59,7 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
         facts.dst.port,
         verdict.reason() as u32
     );
-    carry_out(ctx, &facts, verdict)
+    carry_out(ctx, &facts, v6, verdict)
 }
 
 #[inline(always)]
@@ -117,7 +126,7 @@ fn backend<'a>(service: u32, slot: u32) -> Option<&'a Backend> {
 }
 
 #[inline(always)]
-fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
+fn carry_out(ctx: &SockAddrContext, facts: &Facts, v6: bool, verdict: Verdict) -> i32 {
     let id = facts.workload.id;
     match verdict {
         Verdict::Pass(reason) => {
@@ -135,7 +144,7 @@ fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
         }
         Verdict::Deny(reason) => refuse(facts, reason),
         Verdict::Direct(reason) => {
-            if !rewrite(ctx, facts, record_kind::DIRECT, facts.backend) {
+            if !rewrite(ctx, facts, v6, record_kind::DIRECT, facts.backend) {
                 return refuse(facts, Reason::HelperFailed);
             }
             with_pod(id, |pod| pod.direct += 1);
@@ -145,7 +154,7 @@ fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
         Verdict::Proxy(_) => {
             let own_ip = if facts.dst.ip.is_v4() { facts.workload.ip4 } else { facts.workload.ip6 };
             let port = CAPTURE_PORT_BASE + (facts.dst.mix() % CAPTURE_PORTS as u32) as u16;
-            if own_ip.is_unspecified() || !rewrite(ctx, facts, record_kind::PROXY, AddrPort::new(own_ip, port)) {
+            if own_ip.is_unspecified() || !rewrite(ctx, facts, v6, record_kind::PROXY, AddrPort::new(own_ip, port)) {
                 return refuse(facts, Reason::HelperFailed);
             }
             with_pod(id, |pod| pod.proxied += 1);
@@ -156,11 +165,11 @@ fn carry_out(ctx: &SockAddrContext, facts: &Facts, verdict: Verdict) -> i32 {
 
 /// Writes the record first: a rewritten socket without one could not be told what it is.
 #[inline(always)]
-fn rewrite(ctx: &SockAddrContext, facts: &Facts, kind: u32, actual: AddrPort) -> bool {
+fn rewrite(ctx: &SockAddrContext, facts: &Facts, v6: bool, kind: u32, actual: AddrPort) -> bool {
     let mut new = SocketRecord { kind, workload: facts.workload.id, original: facts.dst, actual };
     let Some(stored) = record_or_insert(addr_socket(ctx), &mut new) else { return false };
     *stored = new;
-    set_user_addr(ctx, facts.v6, &actual);
+    set_user_addr(ctx, v6, &actual);
     true
 }
 

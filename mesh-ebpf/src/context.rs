@@ -115,6 +115,15 @@ pub fn is_tcp(ctx: &SockAddrContext) -> bool {
         && load!("u32", ctx.sock_addr, bpf_sock_addr, protocol) as u32 == IPPROTO_TCP
 }
 
+/// Whether a `bpf_sock_addr` is about UDP.
+#[inline(always)]
+pub fn is_udp(ctx: &SockAddrContext) -> bool {
+    const SOCK_DGRAM: u32 = 2;
+    const IPPROTO_UDP: u32 = 17;
+    load!("u32", ctx.sock_addr, bpf_sock_addr, type_) as u32 == SOCK_DGRAM
+        && load!("u32", ctx.sock_addr, bpf_sock_addr, protocol) as u32 == IPPROTO_UDP
+}
+
 /// The record of a socket, if it has one.
 #[inline(always)]
 pub fn record<'a>(sk: *mut bpf_sock) -> Option<&'a mut SocketRecord> {

@@ -9,6 +9,7 @@ mod connect;
 mod context;
 mod emit;
 mod maps;
+mod names;
 mod peer;
 mod sockops;
 mod steer;
@@ -38,6 +39,30 @@ pub fn heddle_peer4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn heddle_peer6(ctx: SockAddrContext) -> i32 {
     peer::show(&ctx, true)
+}
+
+/// `sendto(2)` of an unconnected UDP socket over IPv4. Linux 4.18.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn heddle_send4(ctx: SockAddrContext) -> i32 {
+    names::send(&ctx, false)
+}
+
+/// `sendto(2)` of an unconnected UDP socket over IPv6. Linux 4.18.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn heddle_send6(ctx: SockAddrContext) -> i32 {
+    names::send(&ctx, true)
+}
+
+/// `recvfrom(2)` of a UDP socket over IPv4. Linux 5.2.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn heddle_receive4(ctx: SockAddrContext) -> i32 {
+    names::show(&ctx, false)
+}
+
+/// `recvfrom(2)` of a UDP socket over IPv6, dual-stack sockets included. Linux 5.2.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn heddle_receive6(ctx: SockAddrContext) -> i32 {
+    names::show(&ctx, true)
 }
 
 /// TCP life cycle: hands records from the connecting to the accepting socket. Linux 4.16 (`STATE_CB`).

@@ -6,12 +6,12 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use mesh_common::maps::{
     EVENTS_BYTES, MAX_BACKENDS, MAX_DIRECT_FLOWS, MAX_FLOWS, MAX_LISTENERS, MAX_NODE_ADDRS, MAX_PROBE_PORTS,
-    MAX_SERVICES, MAX_WORKLOADS,
+    MAX_RESOLVERS, MAX_SERVICES, MAX_WORKLOADS,
 };
 use mesh_common::verdict::Reason;
 use mesh_common::{
     Agent, Backend, BackendKey, DirectFlow, DirectKey, FlowKey, FlowRecord, Ip, ListenerKey, LocalPod, PodCounters,
-    PortKey, Service, ServiceKey, SocketRecord, Workload,
+    PortKey, ResolverKey, Service, ServiceKey, SocketRecord, Workload,
 };
 
 // Maps that only user space writes are allocated per entry; those written in a hook are allocated at once.
@@ -43,5 +43,7 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::CO
 #[map]
 pub static POD_COUNTERS: PerCpuHashMap<u32, PodCounters> =
     PerCpuHashMap::with_max_entries(MAX_WORKLOADS, BPF_F_NO_PREALLOC);
+#[map]
+pub static RESOLVERS: HashMap<ResolverKey, Ip> = HashMap::with_max_entries(MAX_RESOLVERS, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);

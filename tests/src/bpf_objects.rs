@@ -91,8 +91,8 @@ fn ids(command: libc::c_int) -> BTreeSet<u32> {
     }
 }
 
-/// `enum bpf_attach_type` of the hooks on a cgroup, linux/bpf.h: `sock_ops`, connect and getpeername by family.
-pub const CGROUP_HOOKS: [u32; 5] = [3, 10, 11, 29, 30];
+/// `enum bpf_attach_type` of the hooks on a cgroup, linux/bpf.h: `sock_ops`; connect, sendmsg, recvmsg and getpeername by family.
+pub const CGROUP_HOOKS: [u32; 9] = [3, 10, 11, 14, 15, 19, 20, 29, 30];
 /// As [`CGROUP_HOOKS`]: `sk_lookup` of a network namespace.
 pub const SK_LOOKUP: u32 = 36;
 

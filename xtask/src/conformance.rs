@@ -1,12 +1,14 @@
 //! `cargo xtask conformance`: the Gateway API's own suite, on a real cluster with Heddle of this tree in it.
 
+mod balancer;
 mod outcome;
 mod plan;
 mod programs;
 
-use crate::cluster::{self, Cluster, Layout};
+use crate::cluster::{Cluster, Layout};
 use crate::{image, setup, shell};
 use anyhow::{Context, Result, bail, ensure};
+use balancer::Balancer;
 use outcome::{News, Outcome, Verdict};
 use plan::{Choice, Part, Run};
 use programs::Programs;
@@ -17,7 +19,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 /// What runs, and where.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(crate) struct Options {
     #[command(flatten)]
     choice: Choice,
@@ -93,7 +95,15 @@ pub(crate) fn mesh() -> Result<(u64, Vec<String>)> {
 }
 
 fn outcomes(options: &Options) -> Result<Vec<Outcome>> {
-    let runs = options.choice.runs()?;
+    let mut options = options.clone();
+    if options.kubeconfig.is_none() {
+        let choice = &mut options.choice;
+        choice.usable_address.get_or_insert(balancer::USABLE.to_owned());
+        choice
+            .unusable_address
+            .get_or_insert(balancer::UNUSABLE.to_owned());
+    }
+    let (options, runs) = (&options, options.choice.runs()?);
     if let Some(kubeconfig) = &options.kubeconfig {
         let stage = Stage {
             place: Place::Users(std::path::absolute(kubeconfig)?),
@@ -167,7 +177,7 @@ impl Stage {
             return Ok(());
         };
         cluster.up(&Layout::default())?;
-        let mut images = self.programs.images(&cluster::built())?;
+        let mut images = self.programs.images()?;
         images.push(heddle.to_path_buf());
         cluster.load(&images)?;
         let kubectl = |args: &[&str]| {
@@ -242,6 +252,10 @@ impl Stage {
     fn runs(&self, runs: &[Run], options: &Options) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
         for run in runs {
+            let _balancer = self.balancer(run.part)?;
+            if run.part == Part::Gateway {
+                self.await_class(&options.gateway_class);
+            }
             let outcome = self.run(run, options)?;
             if options.write_report {
                 self.keep_report(&outcome, options.choice.channel())?;
@@ -249,6 +263,42 @@ impl Stage {
             outcomes.push(outcome);
         }
         Ok(outcomes)
+    }
+
+    /// What a cluster in a cloud has, and ours has not.
+    fn balancer(&self, part: Part) -> Result<Option<Balancer>> {
+        let Place::Own(cluster) = &self.place else {
+            return Ok(None);
+        };
+        if part == Part::Mesh {
+            return Ok(None);
+        }
+        let mut route = cluster.script();
+        route.args([
+            "net",
+            "cp",
+            "ip",
+            "route",
+            "replace",
+            balancer::RANGE,
+            "via",
+            balancer::VIA,
+        ]);
+        shell::run("routing the load balancers' addresses to a node", &mut route)?;
+        let program = self.reaching(&self.programs.program("loadbalancer"));
+        Balancer::start(program, &out()?.join("loadbalancer.log")).map(Some)
+    }
+
+    /// The suite waits for a GatewayClass to be accepted, but not for it to be there, and a fresh controller makes it only
+    /// once it leads. If it does not come, the suite says so.
+    fn await_class(&self, name: &str) {
+        let Place::Own(cluster) = &self.place else {
+            return;
+        };
+        let class = format!("gatewayclass/{name}");
+        let mut wait = cluster.script();
+        wait.args(["kubectl", "wait", "--for=create", "--timeout=30s", &class]);
+        let _ = shell::run("waiting for the GatewayClass", &mut wait);
     }
 
     fn run(&self, run: &Run, options: &Options) -> Result<Outcome> {

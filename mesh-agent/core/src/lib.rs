@@ -8,6 +8,7 @@ pub mod analyze;
 pub mod convert;
 pub mod datapath;
 pub mod model;
+pub mod names;
 pub mod outlier;
 pub mod rotation;
 pub mod routing;

@@ -24,6 +24,7 @@ mod subsets;
 mod tables;
 mod templates;
 mod versions;
+mod vips;
 mod workloads;
 mod world;
 
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
 
+pub use gateways::{GatewayNeeds, GatewayPort};
 pub use pods::HeldOut;
 pub use versions::{ObjectVersion, Versions};
 

@@ -69,6 +69,10 @@ pub struct AgentConfig {
     /// `ALLOW_ANY` or `REGISTRY_ONLY` (`meshConfig.outboundTrafficPolicy.mode`).
     #[arg(long, env = "HEDDLE_OUTBOUND_TRAFFIC_POLICY", default_value = "ALLOW_ANY")]
     pub outbound_traffic_policy: OutboundPolicy,
+    /// Answer pods' questions for hosts of ServiceEntries, and give an address to those that have none. Pods opt out with
+    /// annotation `ambient.istio.io/dns-capture: "false"`.
+    #[arg(long, env = "HEDDLE_DNS_CAPTURE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub dns_capture: bool,
     /// How long live connections may go on when a pod leaves the mesh or the agent stops, seconds.
     #[arg(long, env = "HEDDLE_DRAIN_SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
@@ -138,6 +142,7 @@ impl AgentConfig {
             cluster_domain: self.cluster_domain.as_str().into(),
             registry_only: self.outbound_traffic_policy == OutboundPolicy::RegistryOnly,
             root_namespace: self.root_namespace.as_str().into(),
+            capture_names: self.dns_capture,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::ca::CertificateStore;
 use crate::cni::decision::Capture;
 use crate::cni::server::CniRequest;
 use crate::contract::{Certificates, EdgeTls, NoCredentials};
+use crate::dns::{Dns, DnsDeps};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
@@ -318,6 +319,13 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let figures = DatapathCollector::new();
     telemetry.register(|registry| registry.register_collector(Box::new(Arc::clone(&figures))));
+    let dns = Dns::start(DnsDeps {
+        snapshots: Arc::clone(&snapshots),
+        servers: datapath.servers(),
+        mark,
+    });
+    let dns = Arc::new(dns.context("start answering names")?);
+    telemetry.register(|registry| dns.register(registry));
     let proxy = Arc::new(
         Proxy::start(
             ProxyConfig {
@@ -329,6 +337,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
                 snapshots: Arc::clone(&snapshots),
                 certs: Arc::clone(&certificates) as Arc<dyn Certificates>,
                 sockets: datapath.records(),
+                names: dns.answers(),
                 telemetry: Arc::clone(&telemetry),
                 node: config.node.as_str().into(),
                 mark,
@@ -337,7 +346,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         )
         .context("start the proxy")?,
     );
-    let node = Node::new(&config, mark, datapath, Arc::clone(&proxy));
+    let node = Node::new(&config, mark, datapath, Arc::clone(&proxy), dns);
     let drain = config.drain_deadline();
     let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
     let enrol = config.config.is_none().then(|| {
@@ -412,6 +421,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     }
     tracing::info!(deadline_s = drain.as_secs(), for_good, "draining");
     world.borrow_mut().node.stop_taking();
+    world.borrow().node.leave_names();
     proxy.drain(drain).await;
     if for_good {
         leaving::remove_everything(&config);

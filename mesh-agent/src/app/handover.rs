@@ -184,6 +184,7 @@ pub(super) async fn hand_over(
         }
     }
     tracing::info!(deadline_s = config.drain_seconds, "draining");
+    world.borrow().node.leave_names();
     proxy.drain(config.drain_deadline()).await;
     if config.config.is_none() && !told_to_end {
         terminate.recv().await;

@@ -6,6 +6,7 @@
 use super::config::AgentConfig;
 use crate::bpf::{BpfError, Datapath, NetnsLink};
 use crate::contract::PodHandle;
+use crate::dns::Dns;
 use crate::errors::chain;
 use crate::pods::{self, CaptureError};
 use crate::proxy::{Ejected, Proxy};
@@ -16,7 +17,7 @@ use mesh_core::model::workload::Workload;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// This node's side of the mesh.
 pub struct Node {
@@ -27,6 +28,11 @@ pub struct Node {
     drain: Duration,
     datapath: Datapath,
     proxy: Arc<Proxy>,
+    dns: Arc<Dns>,
+    /// Whether questions for names are taken.
+    names: bool,
+    /// Pods that have left, by cookie, until the answers on their way are there.
+    left: Vec<(Instant, u64)>,
     live: BTreeMap<u32, LivePod>,
     failures: BTreeMap<u32, String>,
     plan: Plan,
@@ -53,7 +59,13 @@ pub struct CapturedPod {
 impl Node {
     /// Takes over what an earlier agent left in the maps.
     #[must_use]
-    pub fn new(config: &AgentConfig, mark: u32, datapath: Datapath, proxy: Arc<Proxy>) -> Self {
+    pub fn new(
+        config: &AgentConfig,
+        mark: u32,
+        datapath: Datapath,
+        proxy: Arc<Proxy>,
+        dns: Arc<Dns>,
+    ) -> Self {
         let plan = datapath.contents();
         let capture_probes = u32::from(config.capture_probes) * agent_flags::CAPTURE_PROBES;
         Self {
@@ -63,6 +75,9 @@ impl Node {
             drain: config.drain_deadline(),
             datapath,
             proxy,
+            dns,
+            names: config.dns_capture,
+            left: Vec::new(),
             live: BTreeMap::new(),
             failures: BTreeMap::new(),
             plan,
@@ -159,16 +174,27 @@ impl Node {
     }
 
     fn open(&mut self, workload: &Arc<Workload>) -> Result<(), CaptureError> {
-        let handle = Arc::new(pods::open(workload, self.mark)?);
+        let handle = Arc::new(pods::open(workload, self.mark, self.names)?);
         let refused = |error: BpfError| CaptureError::Datapath(chain(&error));
         let cookie = handle.netns.cookie().map_err(CaptureError::Listen)?;
         let preexisting = pods::established(&handle.netns).unwrap_or(0);
         self.datapath.add_pod_counters(workload.id).map_err(refused)?;
         set_listeners(&mut self.datapath, cookie, &handle).map_err(refused)?;
         let link = self.datapath.attach_netns(&handle.netns).map_err(refused)?;
-        if let Err(error) = self.proxy.add_pod(Arc::clone(&handle)) {
+        let failed = |error: &dyn std::error::Error| CaptureError::Datapath(chain(error));
+        let dns = &self.dns;
+        let taken = dns
+            .serve(Arc::clone(&handle), cookie)
+            .map_err(|error| failed(&error))
+            .and_then(|()| {
+                self.proxy
+                    .add_pod(Arc::clone(&handle))
+                    .map_err(|error| failed(&error))
+            });
+        if let Err(error) = taken {
+            self.dns.leave(cookie);
             self.datapath.detach_netns(&link);
-            return Err(CaptureError::Datapath(chain(&error)));
+            return Err(error);
         }
         tracing::info!(pod = %workload.pod, cookie, preexisting, "captured");
         self.live.insert(
@@ -188,6 +214,8 @@ impl Node {
         self.datapath.detach_netns(&pod.link);
         self.datapath.remove_pod_counters(id);
         self.proxy.remove_pod(id, self.drain);
+        self.dns.leave(pod.cookie);
+        self.left.push((Instant::now(), pod.cookie));
         tracing::info!(pod = %pod.handle.workload.pod, "released");
     }
 
@@ -225,11 +253,32 @@ impl Node {
         self.swept = true;
         let links: Vec<&NetnsLink> = self.live.values().map(|pod| &pod.link).collect();
         self.datapath.sweep_netns(&links);
+        let cookies: Vec<u64> = self.live.values().map(|pod| pod.cookie).collect();
+        self.datapath.servers().retain(|cookie| cookies.contains(&cookie));
         for id in self.datapath.pods_with_counters() {
             if !self.live.contains_key(&id) {
                 self.datapath.remove_pod_counters(id);
             }
         }
+    }
+
+    /// A pod that is enrolled again in its namespace keeps the name servers that it had.
+    fn forget_left(&mut self) {
+        const ANSWERED: Duration = Duration::from_secs(10);
+        let servers = self.datapath.servers();
+        let live = &self.live;
+        self.left.retain(|(since, cookie)| {
+            let due = since.elapsed() > ANSWERED;
+            if due && live.values().all(|pod| pod.cookie != *cookie) {
+                servers.remove(*cookie);
+            }
+            !due
+        });
+    }
+
+    /// Another agent serves the pods, or none will: open questions for names are answered, new ones not taken.
+    pub fn leave_names(&self) {
+        self.dns.end();
     }
 
     /// Mark of this agent's sockets.
@@ -249,6 +298,7 @@ impl Node {
     pub fn tick(&mut self) {
         const UNTAKEN_NS: u64 = 60_000_000_000;
         self.beat();
+        self.forget_left();
         let swept = self.datapath.sweep_flows(UNTAKEN_NS);
         if swept > 0 {
             tracing::warn!(

@@ -1,6 +1,6 @@
 //! Loads the object over the pinned maps.
 
-use super::{BpfError, attach, cgroup, maps::Maps, records::Records};
+use super::{BpfError, attach, cgroup, maps::Maps, records::Records, servers::Servers};
 use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use mesh_common::maps::{MAPS, MapSpec};
@@ -33,6 +33,7 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     records: Arc<Records>,
+    servers: Arc<Servers>,
     // Dropped in this order: what is unwanted goes while nobody else may come.
     unproven: Unproven,
     locks: Option<[Flock<File>; 2]>,
@@ -55,11 +56,15 @@ impl Drop for Unproven {
 }
 
 /// The hooks on the pods' cgroup: program name and pin name.
-pub(super) const CGROUP_HOOKS: [&str; 4] = [
+pub(super) const CGROUP_HOOKS: [&str; 8] = [
     "heddle_connect4",
     "heddle_connect6",
     "heddle_peer4",
     "heddle_peer6",
+    "heddle_send4",
+    "heddle_send6",
+    "heddle_receive4",
+    "heddle_receive6",
 ];
 pub(super) const SOCK_OPS: &str = "heddle_sockops";
 pub(super) const STEER: &str = "heddle_steer";
@@ -88,12 +93,14 @@ impl Datapath {
         let mut ebpf = load_object(Some(&config))?;
         load_programs(&mut ebpf)?;
         let records = Arc::new(Records::open(&mut ebpf)?);
+        let servers = Arc::new(Servers::open(&mut ebpf)?);
         let maps = Maps::open(&mut ebpf)?;
         let mut this = Self {
             config,
             ebpf,
             maps,
             records,
+            servers,
             unproven,
             locks: Some([lock, pins]),
         };
@@ -131,6 +138,12 @@ impl Datapath {
     #[must_use]
     pub fn records(&self) -> Arc<Records> {
         Arc::clone(&self.records)
+    }
+
+    /// The name servers that pods ask.
+    #[must_use]
+    pub fn servers(&self) -> Arc<Servers> {
+        Arc::clone(&self.servers)
     }
 
     /// Where the pins are.

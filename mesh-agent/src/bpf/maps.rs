@@ -208,6 +208,7 @@ impl Datapath {
             row("NODE_ADDRS", m.node_addrs.keys().count(), limits::MAX_NODE_ADDRS),
             row("SERVICES", plan.services.len(), self.config.limits.services),
             row("BACKENDS", plan.backends.len(), self.config.limits.backends),
+            row("RESOLVERS", self.servers().count(), limits::MAX_RESOLVERS),
             row("LISTENERS", m.listeners.keys().count(), limits::MAX_LISTENERS),
             row("FLOWS", m.flows.keys().count(), limits::MAX_FLOWS),
             row(

@@ -5,6 +5,7 @@ use super::survey::Finding;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::Api;
 use kube::api::PostParams;
 
@@ -52,6 +53,11 @@ const fn own(right: Right, names: &'static [&'static str]) -> Right {
         names,
         ..right
     }
+}
+
+/// The same for objects of these names.
+const fn named(right: Right, names: &'static [&'static str]) -> Right {
+    Right { names, ..right }
 }
 
 const AGENT: &str = "heddle-agent";
@@ -106,6 +112,27 @@ const RIGHTS: &[Right] = &[
     own(right(CONTROLLER, "coordination.k8s.io", &["leases"], &["create"], NO_LEADER), &[]),
 ];
 
+const WHOLE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
+const NOT_DEPLOYED: &str = "no Gateway is deployed";
+const NO_RIGHTS: &str = "Gateways' pods may read nothing";
+const NO_SECRETS: &str = "Gateways have no certificates";
+const RBAC: &str = "rbac.authorization.k8s.io";
+const SECRETS_ROLE: &[&str] = &["heddle-gateway-secrets"];
+
+/// Only where Gateways of Gateway API are deployed.
+#[rustfmt::skip]
+const GATEWAYS: &[Right] = &[
+    right(CONTROLLER, GATEWAY, &["gatewayclasses"], &["create"], "there is no GatewayClass"),
+    right(CONTROLLER, "", &["serviceaccounts"], WHOLE, NOT_DEPLOYED),
+    right(CONTROLLER, "", &["services"], &["get", "create", "patch", "delete"], NOT_DEPLOYED),
+    right(CONTROLLER, "apps", &["deployments"], WHOLE, NOT_DEPLOYED),
+    named(right(CONTROLLER, RBAC, &["clusterrolebindings"], &["get", "list", "watch", "patch"], NO_RIGHTS), &["heddle-gateway"]),
+    named(right(CONTROLLER, RBAC, &["clusterroles"], &["bind"], NO_RIGHTS), &["heddle-gateway", "heddle-gateway-secrets"]),
+    right(CONTROLLER, RBAC, &["rolebindings"], &["list", "watch", "create"], NO_SECRETS),
+    named(right(CONTROLLER, RBAC, &["rolebindings"], &["get", "patch", "delete"], NO_SECRETS), SECRETS_ROLE),
+    named(right(CONTROLLER, RBAC, &["clusterroles"], &["get"], NOT_DEPLOYED), SECRETS_ROLE),
+];
+
 /// Only where the webhook is wanted.
 const WEBHOOK: Right = Right {
     names: &["heddle-validator"],
@@ -126,9 +153,13 @@ pub(super) async fn missing(fleet: &Fleet, namespace: &str) -> Result<Vec<Findin
     let client = fleet.client();
     let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     let webhook = webhooks.get_opt("heddle-validator").await?.map(|_| &WEBHOOK);
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let deploys = bindings.get_opt("heddle-gateway").await?.is_some();
+    let gateways = if deploys { GATEWAYS } else { &[] };
     let reviews: Api<SubjectAccessReview> = Api::all(client);
     let questions: Vec<_> = RIGHTS
         .iter()
+        .chain(gateways)
         .chain(webhook)
         .flat_map(|right| questions(right, namespace))
         .collect();
@@ -249,6 +280,9 @@ mod tests {
         let mut given = BTreeSet::new();
         for (role, rules) in golden.as_object().unwrap() {
             let (kind, account) = role.split_once(' ').unwrap();
+            if account.starts_with("heddle-gateway") {
+                continue;
+            }
             for rule in rules.as_array().unwrap() {
                 for resource in strings(&rule["resources"]) {
                     for verb in strings(&rule["verbs"]) {
@@ -260,7 +294,7 @@ mod tests {
             }
         }
         let mut asked = BTreeSet::new();
-        for right in RIGHTS.iter().chain([&WEBHOOK]) {
+        for right in RIGHTS.iter().chain(GATEWAYS).chain([&WEBHOOK]) {
             for resource in right.resources {
                 for verb in right.verbs {
                     let (account, own) = (right.account, right.own_namespace);

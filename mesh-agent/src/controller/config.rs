@@ -1,6 +1,7 @@
 //! The controller's settings.
 
 use super::decision::Policy;
+use super::gateways::Template;
 use crate::app::config::LogFormat;
 use mesh_core::model::snapshot::MeshSettings;
 use std::collections::BTreeSet;
@@ -44,6 +45,10 @@ pub struct ControllerConfig {
         value_parser = clap::value_parser!(u64).range(60..=10 * 365 * 24 * 3600)
     )]
     pub max_cert_ttl: u64,
+    /// What every Gateway of class `heddle` is deployed as, JSON: `podTemplate`, and `service` (its `spec`). Without it none is
+    /// deployed, and there is no such class.
+    #[arg(long, env = "HEDDLE_GATEWAY_TEMPLATE", value_parser = Template::parse)]
+    pub gateway_template: Option<Template>,
     /// `text` or `json` log lines.
     #[arg(long, env = "HEDDLE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,

@@ -39,6 +39,7 @@ pub struct Metrics {
     pub templates_pending: Gauge,
     writes: Family<Outcome, Counter>,
     status_writes: Family<Outcome, Counter>,
+    gateway_writes: Family<Outcome, Counter>,
     /// What the watches behind statuses tell of themselves.
     pub source: SourceFigures,
     watches: Family<Kind, Gauge>,
@@ -60,6 +61,7 @@ impl Default for Metrics {
         let templates_pending = Gauge::default();
         let writes = Family::default();
         let status_writes = Family::default();
+        let gateway_writes = Family::default();
         let watches = Family::default();
         let watch_errors = Family::default();
         let webhook = Family::default();
@@ -113,6 +115,11 @@ impl Default for Metrics {
             Family::clone(&status_writes),
         );
         registry.register(
+            "heddle_controller_gateway_writes",
+            "Writes of objects that Gateways are made of by result",
+            Family::clone(&gateway_writes),
+        );
+        registry.register(
             "heddle_controller_watch_up",
             "Whether the watch of a kind is established",
             Family::clone(&watches),
@@ -137,6 +144,7 @@ impl Default for Metrics {
             templates_pending,
             writes,
             status_writes,
+            gateway_writes,
             source,
             watches,
             watch_errors,
@@ -161,6 +169,12 @@ impl Metrics {
     /// One write of a status: `written`, `superseded`, `error`.
     pub fn status_written(&self, result: &'static str) {
         self.status_writes.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// One write of an object that a Gateway is made of: `written` or `error`.
+    pub fn gateway_written(&self, well: bool) {
+        let result = if well { "written" } else { "error" };
+        self.gateway_writes.get_or_create(&Outcome { result }).inc();
     }
 
     /// One decision of the webhook: `allowed`, `denied`, `error`.

@@ -1,11 +1,12 @@
-//! Says on routes of Gateway API what becomes of them: the state that agents build, asked by the leader.
+//! Says on Gateways and routes of Gateway API what becomes of them: the state that agents build, asked by the leader.
 
 mod book;
 
+use super::gateways::Plan;
 use super::metrics::Metrics;
 use super::publish::FIELD_MANAGER;
 use crate::errors::chain;
-use crate::source::kube::{self as source, Reader, WatchSettings};
+use crate::source::kube::{self as source, Reader, WatchSettings, secrets};
 use book::{Book, Write};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -13,8 +14,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
+use mesh_core::model::ObjectName;
 use mesh_core::model::snapshot::MeshSettings;
+use mesh_core::model::status::Running;
 use mesh_core::state::{Change, State};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -32,10 +37,20 @@ const BURST: f64 = 100.0;
 /// A write takes no longer than this.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Follows the API and writes, on the leader, until the task is dropped.
+/// The way to the task that makes what Gateways are made of.
+pub struct Gateways {
+    /// What is wanted.
+    pub plans: watch::Sender<Option<Arc<Plan>>>,
+    /// What there is.
+    pub made: watch::Receiver<Option<BTreeMap<ObjectName, Running>>>,
+}
+
+/// Follows the API and writes, on the leader, until the task is dropped. Without `gateways` none is deployed, and no
+/// Secret is read.
 pub async fn run(
     client: kube::Client,
     settings: MeshSettings,
+    gateways: Option<Gateways>,
     leader: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
 ) {
@@ -48,7 +63,24 @@ pub async fn run(
         sender,
     );
     let mut watching = std::pin::pin!(watching);
-    let mut scribe = Scribe::new(settings);
+    let mut scribe = Scribe::new(settings, gateways.is_some());
+    let (wanted, namespaces) = watch::channel(BTreeSet::new());
+    let (told, mut secrets) = mpsc::channel(8);
+    let (plans, mut made) = match gateways {
+        None => (watch::Sender::default(), watch::channel(None).1),
+        Some(gateways) => {
+            let watched = WatchSettings::default();
+            let figures = metrics.source.clone();
+            tokio::spawn(secrets::follow(
+                client.clone(),
+                watched,
+                figures,
+                namespaces,
+                told,
+            ));
+            (gateways.plans, gateways.made)
+        }
+    };
     let mut writing = FuturesUnordered::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,8 +88,19 @@ pub async fn run(
         tokio::select! {
             () = &mut watching => return,
             Some(batch) = changes.recv() => scribe.take(batch),
+            Some(news) = secrets.recv() => scribe.take_secrets(news),
+            Ok(()) = made.changed() => scribe.take_made(made.borrow_and_update().clone()),
             Some(()) = writing.next() => {}
             _ = ticks.tick() => {
+                if let Some(plan) = scribe.plan() {
+                    wanted.send_if_modified(|before| {
+                        let now = plan.secret_namespaces();
+                        let changed = *before != now;
+                        *before = now;
+                        changed
+                    });
+                    plans.send_replace(Some(plan));
+                }
                 while *leader.borrow() && writing.len() < PARALLEL {
                     let Some(write) = scribe.next() else { break };
                     writing.push(make(client.clone(), write, Arc::clone(&metrics)));
@@ -67,10 +110,20 @@ pub async fn run(
     }
 }
 
+/// Kinds of which depends what Gateways are made of.
+const PLANNED: [&str; 3] = ["Gateway", "GatewayClass", "ReferenceGrant"];
+
 /// What is known and what may be written.
 struct Scribe {
     state: State,
     book: Book,
+    /// Whether Gateways are deployed.
+    deploys: bool,
+    /// Whether the plan may be another since it was last made.
+    plan_due: bool,
+    plan: Option<Arc<Plan>>,
+    /// Namespaces whose Secrets are known.
+    secrets: BTreeSet<Arc<str>>,
     started: Instant,
     reviewed: Instant,
     tokens: f64,
@@ -78,11 +131,16 @@ struct Scribe {
 }
 
 impl Scribe {
-    fn new(settings: MeshSettings) -> Self {
+    fn new(settings: MeshSettings, deploys: bool) -> Self {
         let now = Instant::now();
+        let state = State::for_controller(settings);
         Self {
-            state: State::for_controller(settings),
+            state: if deploys { state.reading_secrets() } else { state },
             book: Book::default(),
+            deploys,
+            plan_due: true,
+            plan: None,
+            secrets: BTreeSet::new(),
             started: now,
             reviewed: now,
             tokens: BURST,
@@ -92,14 +150,70 @@ impl Scribe {
 
     fn take(&mut self, batch: Vec<Change>) {
         for change in batch {
-            match &change {
-                Change::Apply { object, .. } => self.book.put(object),
-                Change::Delete(key) => self.book.remove(key),
-                _ => {}
-            }
+            let kind = match &change {
+                Change::Apply { object, .. } => {
+                    self.book.put(object);
+                    object.get("kind").and_then(Value::as_str)
+                }
+                Change::Delete(key) => {
+                    self.book.remove(key);
+                    Some(key.kind.as_str())
+                }
+                _ => None,
+            };
+            self.plan_due |= kind.is_none_or(|kind| PLANNED.contains(&kind));
             self.state.apply(change);
         }
         self.review();
+    }
+
+    fn take_secrets(&mut self, news: secrets::News) {
+        match news {
+            secrets::News::Changes(changes) => {
+                for change in changes {
+                    self.state.apply(change);
+                }
+            }
+            secrets::News::Known(namespace) => {
+                self.secrets.insert(namespace);
+            }
+            secrets::News::Left(namespace) => {
+                self.secrets.remove(&namespace);
+            }
+        }
+        self.review();
+    }
+
+    fn take_made(&mut self, made: Option<BTreeMap<ObjectName, Running>>) {
+        self.book.running = made;
+        self.review();
+    }
+
+    /// What is wanted for the Gateways, if it is another than it was.
+    fn plan(&mut self) -> Option<Arc<Plan>> {
+        if !self.deploys || !std::mem::take(&mut self.plan_due) {
+            return None;
+        }
+        if self.state.listing() {
+            self.plan_due = true;
+            return None;
+        }
+        let plan = Plan::of(&self.state, |name| self.book.uid(name));
+        if self.plan.as_deref() == Some(&plan) {
+            return None;
+        }
+        let plan = Arc::new(plan);
+        self.plan = Some(Arc::clone(&plan));
+        Some(plan)
+    }
+
+    /// Whether what Gateways refer to, and what there is of them, is known: what is not there might only not be known.
+    fn knows_gateways(&self) -> bool {
+        let Some(plan) = &self.plan else {
+            return !self.deploys;
+        };
+        let known = plan.secret_namespaces().is_subset(&self.secrets);
+        known && self.book.running.is_some()
     }
 
     fn review(&mut self) {
@@ -124,7 +238,8 @@ impl Scribe {
         }
         let since_start = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let write = self.book.next(&mut self.state, &time, since_start)?;
+        let gateways = self.knows_gateways();
+        let write = self.book.next(&mut self.state, gateways, &time, since_start)?;
         self.tokens -= 1.0;
         Some(write)
     }

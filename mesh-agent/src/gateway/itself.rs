@@ -40,6 +40,7 @@ pub(super) fn workload(config: &GatewayConfig) -> anyhow::Result<Arc<Workload>> 
         netns: None,
         probe_ports: Vec::new(),
         fail_mode: FailMode::Closed,
+        resolves_itself: false,
         pod,
     }))
 }

@@ -192,7 +192,10 @@ impl Arrived {
         };
         match listener.protocol {
             ListenerProtocol::Https => self.https(listener, read).await,
-            ListenerProtocol::TlsTerminate => self.terminated(listener, read).await,
+            ListenerProtocol::TlsTerminate => {
+                let hello = Hello::Tls(name);
+                self.terminated(listener, read, &hello).await;
+            }
             _ => {
                 if let Some((conn, stream)) = self.conn(Some(listener)) {
                     let hello = Hello::Tls(name);
@@ -278,10 +281,10 @@ impl Arrived {
     }
 
     /// As [`Arrived::tcp`], inside of TLS that ends here.
-    async fn terminated(self, listener: &Listener, read: Bytes) {
+    async fn terminated(self, listener: &Listener, read: Bytes, hello: &Hello) {
         if let Some((conn, io)) = self.handshake(listener, read).await {
             let io = Io::Tls(Box::new(io));
-            conn.carry(&Target::Unknown, io, Bytes::new(), &Hello::None).await;
+            conn.carry(&Target::Unknown, io, Bytes::new(), hello).await;
         }
     }
 

@@ -7,6 +7,7 @@ use super::hello::{self, Hello};
 use super::http::{self, Side};
 use super::io::{Io, Prefixed, Reset as _};
 use super::lookup;
+use super::names;
 use super::pair::{Outgoing, Pair};
 use super::policy::{self, Dress, Link, Overflow, Permit, Watch};
 use super::tcp::{self, TcpRecord};
@@ -15,6 +16,7 @@ use super::upstream::{self, ConnectError, Origin, Path};
 use super::worker::{Load, Worker};
 use crate::telemetry::labels::{Party, RequestProtocol, ServiceNames, UNKNOWN};
 use bytes::{Bytes, BytesMut};
+use mesh_common::maps::NAME_PORT;
 use mesh_core::model::service::{Endpoint, Protocol};
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::traffic::TrafficPolicy;
@@ -64,6 +66,12 @@ pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, mut stream: Tc
     };
     let snapshot = conn.worker.snapshot();
     let target = snapshot.target_for(conn.original, Some(&conn.source));
+    if conn.asks_names() {
+        if let Some(prefix) = names::serve(&conn, &mut stream).await {
+            conn.carry(&target, Io::Tcp(stream), prefix, &Hello::None).await;
+        }
+        return;
+    }
     let protocol = lookup::protocol_of(&snapshot, &target, conn.original);
     if let Some(Detected::Opaque) = detect::declared(protocol) {
         let (hello, prefix) = if needs_hello(&snapshot, &target) {
@@ -132,6 +140,12 @@ fn identify(worker: Rc<Worker>, pod: Arc<LocalPod>, stream: &TcpStream) -> Optio
 }
 
 impl Outbound {
+    /// Whether a name server was dialled, by a pod whose questions the mesh answers.
+    fn asks_names(&self) -> bool {
+        let answered = !self.pod.handle.resolver.is_empty() && !self.source.resolves_itself;
+        answered && self.original.port() == NAME_PORT
+    }
+
     /// The client is silent: the server's side is opened, and whoever speaks first decides.
     async fn listen_both(self: Rc<Self>, target: &Target, mut stream: TcpStream) {
         let (hop, mut server) = match self.open_bytes(target, &Hello::None).await {

@@ -13,6 +13,7 @@ mod follow;
 mod item;
 mod kinds;
 mod known;
+pub mod secrets;
 mod wire;
 
 pub use figures::SourceFigures;

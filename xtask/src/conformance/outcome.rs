@@ -64,6 +64,8 @@ pub(crate) struct Outcome {
     pub(crate) tests: Vec<Test>,
     /// What the suite said outside of its tests: the reason when it gave up.
     pub(crate) own: Vec<String>,
+    /// Whether the suite has begun to print its report.
+    reported: bool,
     /// By Go test, the last thing that it said.
     said: BTreeMap<String, String>,
     /// Go tests that failed.
@@ -80,6 +82,7 @@ impl Outcome {
             part,
             tests: Vec::new(),
             own: Vec::new(),
+            reported: false,
             said: BTreeMap::new(),
             failed: Vec::new(),
             started: BTreeMap::new(),
@@ -114,7 +117,9 @@ impl Outcome {
     }
 
     fn output(&mut self, test: &str, line: &str) -> Option<News> {
-        if test == ROOT && !line.trim().is_empty() && !is_frame(line) {
+        // The report comes last of all, and tells nothing of why there is nothing in it.
+        self.reported |= test == ROOT && line.trim_end().ends_with("Conformance report:");
+        if test == ROOT && !self.reported && !line.trim().is_empty() && !is_frame(line) {
             self.own.push(line.trim_end().to_owned());
         }
         let said = self.said.entry(test.to_owned()).or_default();

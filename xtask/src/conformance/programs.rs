@@ -39,7 +39,7 @@ impl Programs {
         Ok(programs)
     }
 
-    /// A program of the suite: `suite`, `test2json`.
+    /// A program that runs beside the cluster: `suite`, `test2json`, `loadbalancer`.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.dir.join("bin").join(name)
     }
@@ -62,6 +62,8 @@ impl Programs {
             ("client", "istio.io/istio/pkg/test/echo/cmd/client"),
             ("server", "istio.io/istio/pkg/test/echo/cmd/server"),
             ("test2json", "cmd/test2json"),
+            ("coredns", "./coredns"),
+            ("loadbalancer", "./loadbalancer"),
         ];
         let strip = ["-ldflags", "-s -w"];
         let mut suite = go_command()?;
@@ -109,8 +111,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Writes the images that the suite's manifests name, under those names. `cluster` has the cluster's programs.
-    pub(crate) fn images(&self, cluster: &Path) -> Result<Vec<PathBuf>> {
+    /// Writes the images that the suite's manifests name, under those names.
+    pub(crate) fn images(&self) -> Result<Vec<PathBuf>> {
         let mut archives = Vec::new();
         for reference in read_text(&self.dir.join("images.txt"))?.lines() {
             let file = reference
@@ -119,7 +121,7 @@ impl Programs {
                 .unwrap_or(reference)
                 .replace(':', "-");
             let archive = self.dir.join("images").join(format!("{file}.tar"));
-            let (layer, entrypoint, user) = self.contents(reference, cluster)?;
+            let (layer, entrypoint, user) = self.contents(reference)?;
             let image = Image {
                 reference: reference.to_owned(),
                 architecture: image::native()?.oci,
@@ -136,7 +138,7 @@ impl Programs {
         Ok(archives)
     }
 
-    fn contents(&self, reference: &str, cluster: &Path) -> Result<(Layer, &'static str, &'static str)> {
+    fn contents(&self, reference: &str) -> Result<(Layer, &'static str, &'static str)> {
         let mut layer = Layer::default();
         layer.directory("tmp", 0o1777);
         if reference.contains("/echo-basic:") {
@@ -157,7 +159,7 @@ impl Programs {
             return Ok((layer, "/usr/local/bin/server", "1338:1338"));
         }
         if reference.contains("/coredns:") {
-            layer.file("coredns", 0o755, read(&cluster.join("bin/coredns"))?);
+            layer.file("coredns", 0o755, read(&self.program("coredns"))?);
             return Ok((layer, "/coredns", ""));
         }
         bail!("the suite's manifests ask for {reference}, which nothing here can make")
@@ -168,7 +170,14 @@ impl Programs {
 fn stamp() -> Result<String> {
     let folder = shell::root().join("tests/conformance");
     let mut all = include_bytes!("programs.rs").to_vec();
-    for name in ["go.mod", "go.sum", "programs.go", "suite_test.go"] {
+    for name in [
+        "go.mod",
+        "go.sum",
+        "programs.go",
+        "suite_test.go",
+        "coredns/main.go",
+        "loadbalancer/main.go",
+    ] {
         all.extend(read(&folder.join(name))?);
     }
     Ok(digest(&all))

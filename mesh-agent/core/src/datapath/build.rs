@@ -193,6 +193,9 @@ impl<'a> Builder<'a> {
         {
             flags |= workload_flags::SCOPED;
         }
+        if self.snapshot.settings.capture_names && !workload.resolves_itself {
+            flags |= workload_flags::NAMES;
+        }
         let of_family = |v4: bool| {
             workload
                 .ips

@@ -160,7 +160,7 @@ fn a_captured_pod_has_all_of_its_entries_and_others_none() {
     assert!(
         plan.workloads
             .values()
-            .all(|w| w.flags == workload_flags::FAIL_OPEN)
+            .all(|w| w.flags == workload_flags::FAIL_OPEN | workload_flags::NAMES)
     );
     assert_eq!(plan.local_pods.len(), 4, "both families of both pods");
     assert!(plan.probe_ports.contains(&PortKey {
@@ -468,7 +468,7 @@ fn a_sidecar_sets_what_becomes_of_unknown_addresses_and_who_judges_known_ones() 
     };
     assert_eq!(
         flags("frontend"),
-        workload_flags::REGISTRY_ONLY | workload_flags::SCOPED
+        workload_flags::REGISTRY_ONLY | workload_flags::SCOPED | workload_flags::NAMES
     );
-    assert_eq!(flags("forecast-v1"), 0);
+    assert_eq!(flags("forecast-v1"), workload_flags::NAMES);
 }

@@ -55,10 +55,15 @@ impl Registry {
         for net in &external.cidrs {
             self.cidrs.push((*net, Arc::clone(service)));
         }
-        if !service.vips.is_empty() {
+        if !service.vips.is_empty() && !external.allocated {
             return;
         }
         for port in &service.ports {
+            // Who resolves the name elsewhere comes with an address of its own; without a name in the bytes nobody could
+            // tell what it is.
+            if external.allocated && port.protocol == Protocol::Tcp {
+                continue;
+            }
             self.captured_ports.insert(port.number);
             if port.protocol == Protocol::Tcp && external.cidrs.is_empty() {
                 self.ports

@@ -47,6 +47,8 @@ pub struct External {
     pub resolution: Resolution,
     /// `addresses` that are a CIDR.
     pub cidrs: Vec<IpNet>,
+    /// Whether its virtual addresses are the mesh's own choice: the ServiceEntry has none.
+    pub allocated: bool,
     /// `subjectAltNames`.
     pub subject_alt_names: Vec<Arc<str>>,
     /// `exportTo`.

@@ -27,6 +27,9 @@ pub struct MeshSettings {
     pub registry_only: bool,
     /// `rootNamespace`.
     pub root_namespace: Arc<str>,
+    /// Names of the mesh are answered in pods, and hosts of ServiceEntries without an address get one
+    /// (`ISTIO_META_DNS_CAPTURE`, `ISTIO_META_DNS_AUTO_ALLOCATE`).
+    pub capture_names: bool,
 }
 
 impl Default for MeshSettings {
@@ -36,6 +39,7 @@ impl Default for MeshSettings {
             cluster_domain: "cluster.local".into(),
             registry_only: false,
             root_namespace: "istio-system".into(),
+            capture_names: true,
         }
     }
 }

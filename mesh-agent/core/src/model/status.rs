@@ -9,9 +9,14 @@ pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
 /// Names of Gateway API's features that Gateways of ours have, sorted (`GatewayClass.status.supportedFeatures`).
 pub const SUPPORTED_FEATURES: &[&str] = &[
     "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayAddressEmpty",
     "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructure",
     "GatewayPort8080",
+    "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
@@ -36,6 +41,9 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
 ];
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;
@@ -69,6 +77,8 @@ pub struct Running {
     pub addresses: Vec<(&'static str, String)>,
     /// Whether a pod of it is ready.
     pub ready: bool,
+    /// Why something of it is not there.
+    pub problem: Option<String>,
 }
 
 /// What is said of a Gateway.

@@ -38,6 +38,8 @@ pub struct Workload {
     pub probe_ports: Vec<u16>,
     /// What happens to new connections while no agent runs.
     pub fail_mode: FailMode,
+    /// Its questions for names go to its own name server (`ambient.istio.io/dns-capture: "false"`).
+    pub resolves_itself: bool,
 }
 
 impl Workload {

@@ -51,10 +51,14 @@ fn admits(wanted: &StringMatch, origin: &str) -> bool {
 
 fn actual(cors: &Cors, origin: Cow<'_, str>) -> Fields {
     let mut fields = allow(cors, origin);
-    if !cors.expose_headers.is_empty() {
-        fields.push(("access-control-expose-headers", cors.expose_headers.join(",")));
-    }
+    fields.extend(exposed(cors));
     fields
+}
+
+/// In preflights as well: browsers do not ask for it there, but Envoy says it, and the Gateway API's suite wants it.
+fn exposed(cors: &Cors) -> Option<(&'static str, String)> {
+    let names = &cors.expose_headers;
+    (!names.is_empty()).then(|| ("access-control-expose-headers", names.join(",")))
 }
 
 fn preflight(
@@ -82,6 +86,7 @@ fn preflight(
         let value = echo(&cors.allow_headers, headers.as_deref());
         fields.push(("access-control-allow-headers", value));
     }
+    fields.extend(exposed(cors));
     if let Some(age) = cors.max_age {
         fields.push(("access-control-max-age", age.as_secs().to_string()));
     }
@@ -160,6 +165,7 @@ mod tests {
             ("access-control-allow-origin", "https://a.example"),
             ("access-control-allow-methods", "GET,POST"),
             ("access-control-allow-headers", "x-one,x-two"),
+            ("access-control-expose-headers", "x-out"),
             ("access-control-max-age", "86400"),
         ];
         assert_eq!(fields, wanted.map(|(n, v)| (n, v.to_owned())));

@@ -11,6 +11,7 @@ use crate::model::gateway::{EdgePort, Found, Listener, ListenerOrigin, ListenerP
 use crate::model::host;
 use crate::model::route::{Backend, Destination, Origin, RouteApi, Split, WeightedDestination};
 use crate::model::snapshot::Snapshot;
+use crate::translate::gateway_api::GROUP;
 use std::sync::Arc;
 
 /// Decides on a request that came to `port` of a gateway. `by_sni` is the listener that the connection's SNI chose, where
@@ -99,7 +100,9 @@ pub fn connect_at_gateway(
             port: listener.port,
             ..*connection
         };
-        let passes = listener.protocol == ListenerProtocol::TlsPassthrough;
+        // TLSRoutes name hosts wherever TLS ends; rules of Istio do so only where it does not.
+        let by_name = listener.protocol == ListenerProtocol::TlsTerminate && listener.origin.group == GROUP;
+        let passes = by_name || listener.protocol == ListenerProtocol::TlsPassthrough;
         let found = match (listener.protocol, connection.opening) {
             (ListenerProtocol::TlsAutoPassthrough, Opening::Tls(Some(name))) => match named_by(name) {
                 Some(table) => route_connection_by(snapshot, [&table], true, &here, draw)?,

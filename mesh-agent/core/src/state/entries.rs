@@ -4,6 +4,7 @@ use super::endpoints::reuse;
 use super::pods::Pods;
 use super::services::Services;
 use super::tables::Tables;
+use super::vips;
 use super::world::Warning;
 use crate::model::ObjectName;
 use crate::model::identity::SpiffeId;
@@ -56,6 +57,10 @@ impl Entries {
                     }
                 }
             }
+        }
+        if next.settings.capture_names {
+            let given = tables.service_entries.values().flat_map(|spec| &spec.vips);
+            vips::allocate(order.iter().map(|(key, ..)| key), &mut wanted, given);
         }
         let gone: Vec<ObjectName> = self
             .made
@@ -148,6 +153,7 @@ impl Entries {
             internal: spec.internal,
             resolution: spec.resolution,
             cidrs: spec.cidrs.clone(),
+            allocated: false,
             subject_alt_names: spec.subject_alt_names.clone(),
             visibility: spec.export_to.clone(),
         };
@@ -327,5 +333,6 @@ fn workload(name: &ObjectName, entry: &WorkloadEntrySpec, settings: &MeshSetting
         netns: None,
         probe_ports: Vec::new(),
         fail_mode: FailMode::default(),
+        resolves_itself: false,
     }
 }

@@ -4,6 +4,7 @@ mod api;
 mod assemble;
 mod credentials;
 mod ingress;
+mod needs;
 mod sites;
 
 use super::ObjectKey;
@@ -14,6 +15,8 @@ use crate::model::gateway::{Bind, Edge, GatewayRole, ListenerOrigin};
 use crate::model::snapshot::MeshSettings;
 use crate::translate::{GatewaySpec, IngressPath, PortRef, ServerSpec, resolve_port};
 use assemble::{Draft, assemble};
+pub(super) use needs::wanted_addresses;
+pub use needs::{GatewayNeeds, GatewayPort};
 use sites::Bound;
 use std::sync::Arc;
 

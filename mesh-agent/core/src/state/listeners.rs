@@ -75,12 +75,25 @@ impl Tables {
                 .any(|(_, grant)| grant.permits(from, (to.0, to.1, &name.name)))
     }
 
+    /// Whether a class is known to be another controller's. One that is not there is nobody's: a gateway that serves goes
+    /// on while somebody makes it anew.
+    pub(super) fn is_others_class(&self, class: &str) -> bool {
+        self.gateway_classes.contains_key(class) && !self.is_our_class(class)
+    }
+
     /// A Gateway of ours and what becomes of it.
     pub(super) fn gateway_view(&self, name: &ObjectName) -> Option<View<'_>> {
         let spec = self.api_gateways.get(name)?;
-        if !self.is_our_class(&spec.class) {
-            return None;
-        }
+        self.is_our_class(&spec.class).then(|| self.view(name, spec))
+    }
+
+    /// The Gateway that a process was made for, and what becomes of it.
+    pub(super) fn served_view(&self, name: &ObjectName) -> Option<View<'_>> {
+        let spec = self.api_gateways.get(name)?;
+        (!self.is_others_class(&spec.class)).then(|| self.view(name, spec))
+    }
+
+    fn view<'a>(&'a self, name: &ObjectName, spec: &'a ApiGatewaySpec) -> View<'a> {
         let mut view = View {
             spec,
             listeners: Vec::new(),
@@ -113,7 +126,7 @@ impl Tables {
                 }
             }
         }
-        Some(view)
+        view
     }
 
     /// The hosts that a route has at a listener by one of its parent references, or why it has none.
@@ -195,12 +208,6 @@ impl Tables {
         }
         if self.blind {
             let reason = format!("Secret {name} cannot be checked: the controller may not read Secrets");
-            return Some(("InvalidCertificateRef", reason));
-        }
-        if name.namespace != gateway.namespace {
-            let reason = format!(
-                "Secret {name} is in another namespace, whose Secrets the Gateway's pods do not read"
-            );
             return Some(("InvalidCertificateRef", reason));
         }
         let Some(secret) = self.material("Secret", name) else {

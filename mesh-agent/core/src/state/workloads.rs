@@ -59,6 +59,7 @@ pub(super) fn full(
         netns,
         probe_ports: spec.probe_ports.clone(),
         fail_mode: namespace.fail_mode,
+        resolves_itself: spec.resolves_itself,
     }
 }
 
@@ -98,6 +99,7 @@ pub(super) fn remote(
         netns: None,
         probe_ports: Vec::new(),
         fail_mode: namespace.fail_mode,
+        resolves_itself: false,
     }
 }
 

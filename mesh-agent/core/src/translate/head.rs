@@ -184,9 +184,14 @@ impl Head {
         let owners = metadata.owner_references.unwrap_or_default();
         let owner = owners.into_iter().find(|o| o.controller.unwrap_or(true));
         let ours = |key: &str| {
-            ["heddle.io/", "istio.io/", "networking.istio.io/"]
-                .iter()
-                .any(|ours| key.starts_with(ours))
+            [
+                "heddle.io/",
+                "istio.io/",
+                "networking.istio.io/",
+                "ambient.istio.io/",
+            ]
+            .iter()
+            .any(|ours| key.starts_with(ours))
                 || key == CONFIG_HASH
         };
         Ok(Self {

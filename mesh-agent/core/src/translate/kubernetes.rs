@@ -58,6 +58,8 @@ pub struct PodSpec {
     pub membership: Option<Membership>,
     /// Annotation `heddle.io/netns`.
     pub netns: Option<Arc<str>>,
+    /// `ambient.istio.io/dns-capture: "false"`.
+    pub resolves_itself: bool,
     /// Sorted.
     pub probe_ports: Vec<u16>,
     /// Named container ports.
@@ -270,9 +272,24 @@ pub(super) fn pod(head: &Head, value: &Value) -> Result<PodSpec, FieldError> {
         owner: owner(head),
         membership: membership(head)?,
         netns: netns.map(Into::into),
+        resolves_itself: resolves_itself(head)?,
         probe_ports: probe_ports(&containers, &named_ports),
         named_ports,
     })
+}
+
+const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
+
+/// Istio's annotation, with values as Istio reads them (Go's `strconv.ParseBool`).
+fn resolves_itself(head: &Head) -> Result<bool, FieldError> {
+    match head.annotations.get(DNS_CAPTURE).map(String::as_str) {
+        None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(false),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(true),
+        Some(_) => Err(FieldError::new(
+            format!("metadata.annotations.{DNS_CAPTURE}"),
+            "expected true or false",
+        )),
+    }
 }
 
 /// A part of an object that may be absent or null.

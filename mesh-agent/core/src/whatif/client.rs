@@ -56,6 +56,7 @@ fn imagined(snapshot: &Snapshot, request: &Request) -> Workload {
         netns: None,
         probe_ports: Vec::new(),
         fail_mode: FailMode::Closed,
+        resolves_itself: false,
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Write {
 pub(super) struct Book {
     objects: BTreeMap<ObjectKey, Known>,
     queue: VecDeque<ObjectKey>,
+    /// What there is of Gateways; nothing where none is deployed, or before it is known.
+    pub(super) running: Option<BTreeMap<ObjectName, Running>>,
 }
 
 /// One object, as far as its status is concerned.
@@ -34,6 +36,7 @@ pub(super) struct Book {
 struct Known {
     subject: Subject,
     api_version: String,
+    uid: String,
     resource_version: String,
     generation: i64,
     /// `status`.
@@ -46,7 +49,8 @@ struct Known {
 #[derive(Debug)]
 enum Subject {
     Route(RouteKind, Vec<(Value, ParentRef)>),
-    Gateway,
+    /// With its class.
+    Gateway(String),
     Class,
 }
 
@@ -63,7 +67,7 @@ impl Book {
         }
         let subject = match (kind.as_str(), RouteKind::named(&kind)) {
             (_, Some(kind)) => Subject::Route(kind, parents_of(object)),
-            ("Gateway", None) => Subject::Gateway,
+            ("Gateway", None) => Subject::Gateway(text("/spec/gatewayClassName")),
             ("GatewayClass", None) => Subject::Class,
             _ => return,
         };
@@ -78,6 +82,7 @@ impl Book {
         let known = Known {
             subject,
             api_version,
+            uid: text("/metadata/uid"),
             resource_version: text("/metadata/resourceVersion"),
             generation: generation.unwrap_or_default(),
             said: object.get("status").cloned().unwrap_or_default(),
@@ -91,6 +96,18 @@ impl Book {
         self.objects.remove(key);
     }
 
+    /// UID of a Gateway.
+    pub(super) fn uid(&self, gateway: &ObjectName) -> Option<String> {
+        let key = ObjectKey {
+            kind: "Gateway".into(),
+            group: GROUP.into(),
+            namespace: gateway.namespace.to_string(),
+            name: gateway.name.to_string(),
+        };
+        let uid = &self.objects.get(&key)?.uid;
+        (!uid.is_empty()).then(|| uid.clone())
+    }
+
     /// Looks at every object anew: anything may depend on anything.
     pub(super) fn review(&mut self) {
         self.queue = self.objects.keys().cloned().collect();
@@ -102,13 +119,23 @@ impl Book {
         self.queue.len()
     }
 
-    /// The next write, `now` being both the time to write and a clock in milliseconds.
-    pub(super) fn next(&mut self, state: &mut State, now: &str, now_ms: u64) -> Option<Write> {
+    /// The next write, `now` being both the time to write and a clock in milliseconds. Gateways wait until what they
+    /// refer to is known (`gateways`).
+    pub(super) fn next(
+        &mut self,
+        state: &mut State,
+        gateways: bool,
+        now: &str,
+        now_ms: u64,
+    ) -> Option<Write> {
         while let Some(key) = self.queue.pop_front() {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            let Some(wanted) = known.wanted(&key, state, now) else {
+            if !gateways && matches!(known.subject, Subject::Gateway(_)) {
+                continue;
+            }
+            let Some(wanted) = known.wanted(&key, state, self.running.as_ref(), now) else {
                 continue;
             };
             if known.says(&wanted) || known.waits(now_ms) {
@@ -131,7 +158,13 @@ impl Book {
 
 impl Known {
     /// The fields of `status` that are ours, as they should be.
-    fn wanted(&self, key: &ObjectKey, state: &mut State, now: &str) -> Option<Value> {
+    fn wanted(
+        &self,
+        key: &ObjectKey,
+        state: &mut State,
+        running: Option<&BTreeMap<ObjectName, Running>>,
+        now: &str,
+    ) -> Option<Value> {
         let list = |field: &str| {
             let found = self.said.get(field).and_then(Value::as_array);
             found.map_or(&[] as &[Value], Vec::as_slice)
@@ -144,11 +177,15 @@ impl Known {
                 // Nothing of ours, before or now.
                 (!wanted.is_empty() || !list("parents").is_empty()).then(|| json!({"parents": wanted}))
             }
-            Subject::Gateway => {
+            Subject::Gateway(class) => {
                 let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
-                // Nobody makes pods and Services for Gateways yet: none is ever programmed.
-                let running = Running::default();
-                let status = state.gateway_status(&name, &running)?;
+                // Where nobody makes pods and Services for Gateways none is ever programmed.
+                let running = running
+                    .and_then(|all| all.get(&name))
+                    .cloned()
+                    .unwrap_or_default();
+                let status = state.gateway_status(&name, &running);
+                let status = status.or_else(|| state.unread_gateway_status(&name, class))?;
                 Some(status.to_json(&running, self.generation, &self.said, now))
             }
             Subject::Class => {
@@ -254,7 +291,9 @@ mod tests {
             let object = route(spec(rules.clone()));
             book.objects.clear();
             apply(&mut state, &mut book, object.clone());
-            let write = book.next(&mut state, "2026-01-01T00:00:00Z", 0).expect("a write");
+            let write = book
+                .next(&mut state, true, "2026-01-01T00:00:00Z", 0)
+                .expect("a write");
             assert_eq!(write.patch["metadata"]["resourceVersion"], "7");
             let row =
                 |kind: &str, (status, reason): (&str, &str)| (kind.into(), status.into(), reason.into());
@@ -262,10 +301,14 @@ mod tests {
             expected.extend(resolved.map(|r| row("ResolvedRefs", r)));
             assert_eq!(conditions(&write), expected, "{rules}");
             book.review();
-            assert_eq!(book.next(&mut state, "", 1), None, "the write is on its way");
+            assert_eq!(
+                book.next(&mut state, true, "", 1),
+                None,
+                "the write is on its way"
+            );
             book.review();
             assert!(
-                book.next(&mut state, "", AGAIN_MS + 1).is_some(),
+                book.next(&mut state, true, "", AGAIN_MS + 1).is_some(),
                 "it never arrived"
             );
             let mut object = object;
@@ -273,7 +316,7 @@ mod tests {
             object["metadata"]["resourceVersion"] = "8".into();
             apply(&mut state, &mut book, object);
             assert_eq!(
-                book.next(&mut state, "2027-01-01T00:00:00Z", 2),
+                book.next(&mut state, true, "2027-01-01T00:00:00Z", 2),
                 None,
                 "as wanted"
             );
@@ -302,7 +345,7 @@ mod tests {
                 &mut book,
                 route(json!({"parentRefs": [parent], "rules": [{}]})),
             );
-            let write = book.next(&mut state, "", 0);
+            let write = book.next(&mut state, true, "", 0);
             assert_eq!(
                 write.map(|w| conditions(&w)[0].2.clone()).as_deref(),
                 reason,

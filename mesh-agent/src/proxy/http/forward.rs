@@ -165,7 +165,10 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
     );
     let (authority, path) = edited.map_err(refused)?;
     let came_so = context.version == Detected::Http2;
-    exchange.http2 = !exchange.switches() && plan.as_ref().map_or(came_so, |p| p.wants_http2(came_so));
+    let edge = matches!(&context.side, Side::Outbound(conn) if conn.edge.is_some());
+    let follows = came_so && (!edge || grpc);
+    let wanted = plan.as_ref().map_or(came_so, |p| p.wants_http2(came_so, follows));
+    exchange.http2 = wanted && !exchange.switches();
     if exchange.http2 || context.version == Detected::Http2 {
         parts.headers.remove(header::EXPECT);
     }
@@ -242,15 +245,18 @@ fn edit(
     else {
         return Ok((authority, path));
     };
-    let mut rewritten = route
-        .authority
-        .as_ref()
-        .and_then(|a| HeaderValue::from_str(a).ok());
-    for ops in rule.headers() {
-        if let Some(new) = headers::edit(headers, &ops.request) {
-            authority = new;
-        }
-        authority = rewritten.take().unwrap_or(authority);
+    let rewritten = route.authority.as_ref();
+    let rewritten = rewritten.and_then(|a| HeaderValue::from_str(a).ok());
+    let of_route = rule.action().headers.as_deref();
+    let mut edits = rule.headers();
+    if of_route.is_some()
+        && let Some(new) = edits.next().and_then(|ops| headers::edit(headers, &ops.request))
+    {
+        authority = new;
+    }
+    authority = rewritten.unwrap_or(authority);
+    for ops in edits {
+        authority = headers::edit(headers, &ops.request).unwrap_or(authority);
     }
     if let Some(new) = &route.path {
         let original = path.as_ref().and_then(|p| HeaderValue::from_str(p.as_str()).ok());
@@ -303,6 +309,7 @@ pub(super) fn address(
     if !http2 {
         *head.uri_mut() = Uri::from(path);
         head.headers_mut().insert(header::HOST, authority);
+        headers::join_cookies(head.headers_mut());
         return Ok(());
     }
     let mut uri = http::uri::Parts::default();

@@ -107,6 +107,20 @@ fn strip_listed(headers: &mut HeaderMap, connection: &HeaderValue) {
     }
 }
 
+/// HTTP/2 may send cookies one by one; HTTP/1.1 has one field of them (RFC 9113 § 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(one) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, one);
+    }
+}
+
 /// Fields that other proxies take orders from, and that a client could send. None is obeyed here, and none leaves
 /// the node of the client.
 pub(super) fn strip_controls(headers: &mut HeaderMap) {
@@ -204,6 +218,17 @@ const HOP_FIELDS: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cookies_of_http2_become_the_one_field_of_http1() {
+        let mut headers = HeaderMap::new();
+        for cookie in ["a=1", "b=2; c=3"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(cookie));
+        }
+        join_cookies(&mut headers);
+        let all: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+        assert_eq!(all, ["a=1; b=2; c=3"]);
+    }
 
     #[test]
     fn hop_by_hop_fields_are_taken_off_and_trailers_are_kept() {

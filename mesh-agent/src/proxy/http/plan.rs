@@ -163,14 +163,16 @@ impl Plan {
         self.route().map(|r| &r.upstream)
     }
 
-    /// Whether a request goes on as HTTP/2, given whether it came so.
-    pub(super) fn wants_http2(&self, came_so: bool) -> bool {
+    /// Whether a request goes on as HTTP/2, given whether it came so, and whether it `follows` that: a pod that dials
+    /// speaks what its server speaks; a client of a gateway chose what the gateway speaks, but for gRPC, which is nothing
+    /// else.
+    pub(super) fn wants_http2(&self, came_so: bool, follows: bool) -> bool {
         let http = self.upstream().map(|u| &u.policy.connection_pool.http);
         if http.is_some_and(|h| h.use_client_protocol) {
             return came_so;
         }
         // What is not declared may speak anything: only HTTP is upgraded (`h2UpgradePolicy`).
-        came_so || self.declares_http2() || (self.declares_http1() && http.is_some_and(|h| h.upgrade))
+        follows || self.declares_http2() || (self.declares_http1() && http.is_some_and(|h| h.upgrade))
     }
 
     /// An endpoint for the next try.

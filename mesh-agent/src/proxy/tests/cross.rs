@@ -113,6 +113,7 @@ fn start_with(
             snapshots: Arc::clone(&snapshots),
             certs: Arc::clone(&certs),
             sockets: Arc::clone(records) as Arc<dyn SocketRecords>,
+            names: Arc::new(crate::contract::NoNames),
             telemetry: Arc::clone(&telemetry),
             node: node.into(),
             mark: 0,

@@ -134,6 +134,7 @@ pub(super) fn pod(id: u32, name: &str, ip: IpAddr, enrolled: bool) -> Arc<Worklo
         netns: None,
         probe_ports: Vec::new(),
         fail_mode: FailMode::Closed,
+        resolves_itself: false,
     })
 }
 
@@ -158,6 +159,7 @@ pub(super) fn handle_at(workload: Arc<Workload>, tunnel: &str) -> Arc<PodHandle>
         workload,
         netns: NetNs::current().unwrap(),
         listeners: Some(listeners),
+        resolver: Vec::new(),
     })
 }
 
@@ -301,6 +303,7 @@ impl Mesh {
             snapshots: Arc::clone(&snapshots),
             certs: Arc::new(NoCertificates),
             sockets: Arc::clone(&records) as Arc<dyn SocketRecords>,
+            names: Arc::new(crate::contract::NoNames),
             telemetry: Arc::clone(&telemetry),
             node: "n1".into(),
             mark: 0,

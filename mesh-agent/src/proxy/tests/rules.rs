@@ -56,6 +56,23 @@ async fn a_rewrite_changes_path_and_authority_and_tells_the_old_path() {
 }
 
 #[tokio::test]
+async fn an_authority_is_rewritten_where_no_header_is_changed() {
+    let seen = Seen::default();
+    let addr = web(&seen, |_| ok("")).await;
+    let mut action = rule();
+    action.headers = None;
+    action.rewrite = Some(Box::new(Rewrite {
+        authority: Some("other.example".into()),
+        path: None,
+    }));
+    let mesh = Mesh::with_rule(&[addr], action);
+    let answer = mesh.exchange(GET_CLOSE).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let head = seen.heads.lock()[0].clone();
+    assert_eq!(field(&head, "host").as_deref(), Some("other.example"));
+}
+
+#[tokio::test]
 async fn an_aborted_request_never_arrives_and_counts_with_fi() {
     let seen = Seen::default();
     let addr = web(&seen, |_| ok("")).await;

@@ -53,6 +53,7 @@ fn workload(uri: &str, name: &str) -> Arc<Workload> {
         netns: None,
         probe_ports: Vec::new(),
         fail_mode: FailMode::Closed,
+        resolves_itself: false,
     })
 }
 
@@ -67,6 +68,7 @@ fn pod(workload: Arc<Workload>) -> Arc<PodHandle> {
         workload,
         netns: NetNs::current().unwrap(),
         listeners: Some(listeners),
+        resolver: Vec::new(),
     })
 }
 

@@ -46,6 +46,8 @@ pub enum Reader {
     Controller,
     /// A gateway in this namespace.
     Gateway(String),
+    /// The gateway of one Gateway of Gateway API: it sees Secrets where it may, see [`super::secrets`].
+    ApiGateway,
 }
 
 impl Reader {
@@ -55,10 +57,14 @@ impl Reader {
             Self::Agent(_) => readers.agents,
             Self::Controller => readers.controller,
             Self::Gateway(_) => readers.gateways != Gateways::None,
+            Self::ApiGateway => readers.gateways == Gateways::All,
         };
         KINDS.iter().filter(|kind| needs(kind.readers)).collect()
     }
 }
+
+/// Field selector of Secrets that may hold a certificate.
+pub(super) const NO_RELEASES: &str = "type!=helm.sh/release.v1";
 
 /// In the order in which they are named in reports.
 static KINDS: &[Kind] = &[
@@ -78,7 +84,7 @@ static KINDS: &[Kind] = &[
         metadata: true,
         ..Kind::builtin("Node", "nodes", "")
     },
-    Kind::builtin("Secret", "secrets", "").for_gateways(Gateways::Own),
+    Kind::SECRETS,
     Kind::builtin("ConfigMap", "configmaps", "").for_gateways(Gateways::Own),
     Kind::builtin("Ingress", "ingresses", "networking.k8s.io").for_gateways(Gateways::All),
     Kind::istio("Gateway", "gateways").for_gateways(Gateways::All),
@@ -125,6 +131,9 @@ impl Kind {
         "customresourcedefinitions",
         "apiextensions.k8s.io",
     );
+
+    /// By the readers of [`KINDS`] in their own namespace, by others where they may.
+    pub(super) const SECRETS: Self = Self::builtin("Secret", "secrets", "").for_gateways(Gateways::Own);
 
     const fn builtin(kind: &'static str, plural: &'static str, group: &'static str) -> Self {
         Self {
@@ -215,7 +224,7 @@ impl Kind {
         match reader {
             Reader::Agent(node) if self.of_node => Some(format!("spec.nodeName={node}")),
             // Releases of helm are large, and none of them is a certificate.
-            Reader::Gateway(_) if self.kind == "Secret" => Some("type!=helm.sh/release.v1".into()),
+            Reader::Gateway(_) if self.kind == "Secret" => Some(NO_RELEASES.into()),
             _ => None,
         }
     }

@@ -1,6 +1,8 @@
 //! What a test does inside a pod: servers, clients and load, as a process of the pod. Every answer is JSON on stdout,
 //! one object a line.
 
+mod dns_client;
+mod dns_server;
 mod get;
 mod grpc;
 mod hbone;
@@ -42,6 +44,10 @@ enum Command {
     Stream(tcp_client::Stream),
     /// Opens connections and holds them.
     Hold(tcp_client::Hold),
+    /// Name server for a few names, over UDP and TCP, that says every message that it gets.
+    DnsServer(dns_server::Options),
+    /// Asks name servers and says what comes back, and from where.
+    Ask(dns_client::Options),
     /// HTTP requests, one after another.
     Get(get::Options),
     /// HTTP requests at a fixed rate until a time or SIGTERM.
@@ -65,6 +71,8 @@ fn main() -> ExitCode {
         Command::Chat(options) => tcp_client::chat(&options),
         Command::Stream(options) => tcp_client::stream(&options),
         Command::Hold(options) => tcp_client::hold(&options),
+        Command::DnsServer(options) => dns_server::run(&options),
+        Command::Ask(options) => dns_client::run(&options),
         Command::Get(options) => get::run(options),
         Command::Load(options) => load::run(options),
         Command::Socks(options) => socks::run(&options),

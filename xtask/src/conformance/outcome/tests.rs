@@ -160,6 +160,12 @@ fn what_the_suite_says_before_it_gives_up_is_kept() {
                 "TestConformance",
                 "        \tError:      \tcontext deadline exceeded\n",
             ),
+            (
+                "output",
+                "TestConformance",
+                "    conformance.go:158: Conformance report:\n",
+            ),
+            ("output", "TestConformance", "        profiles: null\n"),
             ("fail", "TestConformance", ""),
         ],
     );

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// What the process that was made for this Gateway serves.
 pub(super) fn drafts(role: &GatewayRole, tables: &Tables, gateway: &ObjectName) -> Vec<Draft> {
-    let Some(view) = tables.gateway_view(gateway) else {
+    let Some(view) = tables.served_view(gateway) else {
         return Vec::new();
     };
     let mut drafts = Vec::new();

@@ -4,10 +4,13 @@ use crate::model::ObjectName;
 use crate::model::status::{
     Condition, GATEWAY_CONTROLLER, GatewayStatus, ListenerStatus, ParentStatus, Running,
 };
+use crate::state::gateways::wanted_addresses;
 use crate::state::listeners::{ListenerView, Reason, View, supported};
 use crate::state::tables::RouteKey;
 use crate::state::{ObjectKey, State};
 use crate::translate::gateway_api::{ApiRouteSpec, GROUP, ParentRef};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 impl State {
     /// What is to be said of a GatewayClass; `None` if it is not ours.
@@ -37,22 +40,8 @@ impl State {
     #[must_use]
     pub fn gateway_status(&self, name: &ObjectName, running: &Running) -> Option<GatewayStatus> {
         let view = self.tables.gateway_view(name)?;
-        let key = ObjectKey {
-            kind: "Gateway".into(),
-            group: GROUP.into(),
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
-        };
-        let refused = self.records.get(&key).and_then(|r| r.problem.as_ref());
-        let accepted = match refused {
-            Some(problem) => Condition::no(
-                "Accepted",
-                "Invalid",
-                format!("{}: {}", problem.field, problem.reason),
-            ),
-            None => accepted(&view),
-        };
-        let programmed = programmed(&accepted, running);
+        let accepted = self.refused_gateway(name).unwrap_or_else(|| accepted(&view));
+        let programmed = programmed(&view, &accepted, running);
         let listeners = view.listeners.iter().map(|listener| ListenerStatus {
             name: listener.spec.name.to_string(),
             kinds: listener.kinds.iter().map(|kind| kind.name()).collect(),
@@ -63,6 +52,29 @@ impl State {
             listeners: listeners.collect(),
             conditions: vec![accepted, programmed],
         })
+    }
+
+    /// As [`State::gateway_status`], of a Gateway of class `class` of which no version was ever right.
+    #[must_use]
+    pub fn unread_gateway_status(&self, name: &ObjectName, class: &str) -> Option<GatewayStatus> {
+        let accepted = self.refused_gateway(name)?;
+        let programmed = Condition::no("Programmed", "Invalid", "the Gateway is not accepted");
+        self.tables.is_our_class(class).then(|| GatewayStatus {
+            listeners: Vec::new(),
+            conditions: vec![accepted, programmed],
+        })
+    }
+
+    fn refused_gateway(&self, name: &ObjectName) -> Option<Condition> {
+        let key = ObjectKey {
+            kind: "Gateway".into(),
+            group: GROUP.into(),
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+        };
+        let problem = self.records.get(&key)?.problem.as_ref()?;
+        let words = format!("{}: {}", problem.field, problem.reason);
+        Some(Condition::no("Accepted", "Invalid", words))
     }
 
     /// What is to be said of a route to a Gateway; `None` if that is not ours.
@@ -116,13 +128,15 @@ fn accepted(view: &View<'_>) -> Condition {
         let message = format!("spec.infrastructure.parametersRef: {parameters} is not supported");
         return no("InvalidParameters", message);
     }
-    if let Some((kind, value)) = view
-        .spec
-        .addresses
-        .iter()
-        .find(|(kind, value)| !value.is_empty() || !matches!(&**kind, "IPAddress" | "Hostname"))
-    {
-        let message = format!("spec.addresses: {kind} {value:?} cannot be chosen");
+    // An empty value asks for any address of that type.
+    let supported_address = |(kind, value): &&(Arc<str>, Arc<str>)| match &**kind {
+        "IPAddress" => value.is_empty() || value.parse::<IpAddr>().is_ok(),
+        "Hostname" => value.is_empty(),
+        _ => false,
+    };
+    let mut addresses = view.spec.addresses.iter();
+    if let Some((kind, value)) = addresses.find(|a| !supported_address(a)) {
+        let message = format!("spec.addresses: {kind} {value:?} cannot be chosen: expected an IPAddress");
         return no("UnsupportedAddress", message);
     }
     let usable = |l: &&ListenerView<'_>| supported(l.spec).is_ok() && l.conflict.is_none();
@@ -137,10 +151,21 @@ fn accepted(view: &View<'_>) -> Condition {
     }
 }
 
-fn programmed(accepted: &Condition, running: &Running) -> Condition {
-    let no = |reason, message| Condition::no("Programmed", reason, message);
+fn programmed(view: &View<'_>, accepted: &Condition, running: &Running) -> Condition {
+    let no = |reason, message: &str| Condition::no("Programmed", reason, message);
+    let lacking = wanted_addresses(view.spec).find(|wanted| {
+        !running
+            .addresses
+            .iter()
+            .any(|(_, has)| has.parse() == Ok(*wanted))
+    });
     if !accepted.holds {
         no("Invalid", "the Gateway is not accepted")
+    } else if let Some(problem) = &running.problem {
+        no("Pending", problem)
+    } else if let Some(lacking) = lacking {
+        let message = format!("spec.addresses: the Gateway's Service was not given {lacking}");
+        no("AddressNotUsable", &message)
     } else if running.addresses.is_empty() {
         no("AddressNotAssigned", "the Gateway's Service has no address yet")
     } else if !running.ready {

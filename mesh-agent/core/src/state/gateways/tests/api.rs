@@ -1,6 +1,6 @@
 //! Gateways of Gateway API: (objects, request) → where it goes, and what is said.
 
-use super::{GROUND, ask};
+use super::{GROUND, ask, carry};
 use crate::model::ObjectName;
 use crate::model::gateway::GatewayRole;
 use crate::model::snapshot::MeshSettings;
@@ -210,6 +210,7 @@ fn a_gateway_says_of_each_listener_what_becomes_of_it() {
     let running = Running {
         addresses: vec![("IPAddress", "10.0.0.1".into())],
         ready: true,
+        problem: None,
     };
     let status = judging
         .gateway_status(&ObjectName::new("infra", "gw"), &running)
@@ -269,5 +270,99 @@ fn a_class_of_another_controller_is_not_ours() {
         None
     );
     assert_eq!(judging.class_status("other"), None);
+    // A class that is gone is nobody's: who serves goes on.
+    let theirs = gateway("[{name: a, port: 80, protocol: HTTP}]")
+        .replace("gatewayClassName: heddle", "gatewayClassName: gone");
+    let (mut going_on, _) = states(&[theirs]);
+    assert_eq!(going_on.snapshot().edge.ports.len(), 1);
     assert!(judging.class_status("heddle").unwrap()[0].holds);
+}
+
+/// TLSRoutes choose by SNI whether TLS ends at the gateway or not, also of one listener with several hosts.
+#[test]
+fn a_tls_route_has_its_hosts_where_tls_ends_and_where_it_passes() {
+    let cert = "apiVersion: v1\nkind: Secret\nmetadata: {name: good, namespace: infra}\nstringData: {tls.crt: '-----BEGIN CERTIFICATE-----', tls.key: '-----BEGIN PRIVATE KEY-----'}";
+    let all = "allowedRoutes: {namespaces: {from: All}}";
+    let listeners = format!(
+        "[{{name: ends, port: 443, protocol: TLS, hostname: '*.ends.com', {all}, tls: {{mode: Terminate, certificateRefs: [{{name: good}}]}}}}, \
+        {{name: passes, port: 443, protocol: TLS, hostname: '*.passes.com', {all}, tls: {{mode: Passthrough}}}}]"
+    );
+    let tls = |namespace: &str, name: &str, host: &str, to: &str| {
+        let spec = format!(
+            "{{parentRefs: [{{name: gw, namespace: infra}}], hostnames: [{host}], rules: [{{backendRefs: [{to}]}}]}}"
+        );
+        object("TLSRoute", namespace, name, 2, &spec)
+    };
+    let (mut serving, _) = states(&[
+        gateway(&listeners),
+        cert.into(),
+        tls("weather", "a", "a.ends.com", "{name: frontend, port: 3000}"),
+        tls("default", "b", "b.ends.com", MICRO),
+        tls("weather", "c", "a.passes.com", "{name: frontend, port: 3000}"),
+    ]);
+    let snapshot = serving.snapshot();
+    for (sni, wanted) in [
+        ("a.ends.com", "weather/frontend"),
+        ("b.ends.com", "default/micro-api"),
+        ("c.ends.com", "NR"),
+        ("a.passes.com", "weather/frontend"),
+    ] {
+        assert_eq!(carry(&snapshot, 443, Some(sni)), wanted, "{sni}");
+    }
+}
+
+#[test]
+fn an_address_that_was_asked_for_is_given_or_the_gateway_says_that_it_was_not() {
+    let name = ObjectName::new("infra", "gw");
+    let running = |address: &str| Running {
+        addresses: vec![("IPAddress", address.into())],
+        ready: true,
+        problem: None,
+    };
+    for (addresses, accepted, programmed) in [
+        ("[{value: 192.0.2.7}]", "Accepted", "Programmed"),
+        ("[{value: 192.0.2.8}]", "Accepted", "AddressNotUsable"),
+        ("[{type: IPAddress}]", "Accepted", "Programmed"),
+        (
+            "[{type: Hostname, value: a.example}]",
+            "UnsupportedAddress",
+            "Invalid",
+        ),
+        ("[{type: vendor/any, value: a}]", "UnsupportedAddress", "Invalid"),
+    ] {
+        let gateway = gateway("[{name: a, port: 80, protocol: HTTP}]")
+            .replace("listeners:", &format!("addresses: {addresses}, listeners:"));
+        let (_, judging) = states(&[gateway]);
+        let status = judging.gateway_status(&name, &running("192.0.2.7")).unwrap();
+        let reasons: Vec<_> = status.conditions.iter().map(|c| c.reason).collect();
+        assert_eq!(reasons, [accepted, programmed], "{addresses}");
+    }
+    let (_, judging) = states(&[gateway("[{name: a, port: 80, protocol: HTTP}]")]);
+    let lacking = Running {
+        problem: Some("quota".into()),
+        ..running("192.0.2.7")
+    };
+    let status = judging.gateway_status(&name, &lacking).unwrap();
+    assert_eq!(
+        (status.conditions[1].reason, &*status.conditions[1].message),
+        ("Pending", "quota")
+    );
+}
+
+#[test]
+fn a_gateway_that_was_never_right_is_told_so() {
+    let broken = gateway("[{name: a, port: 80, protocol: HTTP}]")
+        .replace("listeners:", "defaultScope: All, listeners:");
+    let (_, judging) = states(&[broken]);
+    let name = ObjectName::new("infra", "gw");
+    assert_eq!(judging.gateway_status(&name, &Running::default()), None);
+    assert_eq!(judging.unread_gateway_status(&name, "other"), None);
+    let status = judging.unread_gateway_status(&name, "heddle").unwrap();
+    let accepted = &status.conditions[0];
+    assert_eq!((accepted.holds, accepted.reason), (false, "Invalid"));
+    assert!(
+        accepted.message.contains("spec.defaultScope"),
+        "{}",
+        accepted.message
+    );
 }
