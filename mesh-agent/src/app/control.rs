@@ -290,7 +290,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
     let mut source = inputs::start_source(&config, &telemetry, sender).await?;
     // What can fail without the other agent's help fails before it is asked to step aside.
-    let listed = handover::is_due(&config) && inputs::first_listing(&mut source.state, &mut changes).await;
+    let listed = handover::is_due(&config) && inputs::first_listing(&config, &mut source, &mut changes).await;
     let predecessor = handover::ask(&config).await?;
     let mark = match &predecessor {
         Some(predecessor) => predecessor.mark,

@@ -2,12 +2,14 @@
 
 use super::config::AgentConfig;
 use super::handover::{Handover, Predecessor};
+use super::signs;
 use crate::source::{files, kube};
 use crate::sys::NetnsFiles;
 use crate::telemetry::Telemetry;
 use anyhow::Context;
 use mesh_core::state::{Change, State};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -18,6 +20,14 @@ pub(super) struct Source {
     pub(super) task: JoinHandle<anyhow::Result<()>>,
     /// What it tells of itself, if it is the Kubernetes API.
     pub(super) figures: Option<kube::SourceFigures>,
+}
+
+impl Source {
+    /// For the kubelet, which shows it as the reason why the agent is not ready.
+    fn tell_what_is_waited_for(&self, config: &AgentConfig) {
+        let refused = self.figures.iter().flat_map(kube::SourceFigures::refused);
+        signs::waits_for(config, refused.collect());
+    }
 }
 
 /// Starts the config source: a folder, or the Kubernetes API. The state must know which: of the API it sees one node's
@@ -72,16 +82,26 @@ pub(super) fn apply(state: &mut State, changes: Vec<Change>) -> (bool, bool) {
     (changed, complete)
 }
 
-/// Takes the first listing in; whether there was one before the source's end. Not kept until it is needed: as the API
-/// server sent them, all objects are many times as large as what is known of them.
-pub(super) async fn first_listing(state: &mut State, changes: &mut mpsc::Receiver<Vec<Change>>) -> bool {
-    while let Some(batch) = changes.recv().await {
-        let (_, complete) = apply(state, batch);
-        if complete {
-            return true;
+/// Takes the first listing in, and says meanwhile what it waits for; whether there was one before the source's end. Not
+/// kept until it is needed: as the API server sent them, all objects are many times as large as what is known of them.
+pub(super) async fn first_listing(
+    config: &AgentConfig,
+    source: &mut Source,
+    changes: &mut mpsc::Receiver<Vec<Change>>,
+) -> bool {
+    let mut ticker = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            batch = changes.recv() => {
+                let Some(batch) = batch else { return false };
+                let (_, complete) = apply(&mut source.state, batch);
+                if complete {
+                    return true;
+                }
+            }
+            _ = ticker.tick() => source.tell_what_is_waited_for(config),
         }
     }
-    false
 }
 
 /// What the control loop listens to.
