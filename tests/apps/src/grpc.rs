@@ -3,8 +3,9 @@
 use crate::upstream::{Upstream, hand_on};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::time::Duration;
@@ -72,9 +73,8 @@ impl Client {
             .header("te", "trailers")
             .body(Full::new(encode(text)))?;
         hand_on(incoming, request.headers_mut());
-        let mut sender = self.sender().await?;
         let exchange = async {
-            let response = sender.send_request(request).await?;
+            let response = self.send(request).await?;
             let status = response.status();
             let head = response.headers().get("grpc-status").cloned();
             let collected = response.into_body().collect().await?;
@@ -95,6 +95,22 @@ impl Client {
             *self.channel.lock().await = None;
         }
         result.with_context(|| format!("{}{PATH}", self.upstream.authority))
+    }
+
+    /// Sends it, and on another connection if the first ended before anything of it was sent: every gRPC client does so
+    /// (transparent retries, gRFC A6).
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        let mut first = self.sender().await?;
+        match first.try_send_request(request).await {
+            Ok(response) => Ok(response),
+            Err(mut failed) => {
+                let Some(unsent) = failed.take_message() else {
+                    return Err(failed.into_error().into());
+                };
+                *self.channel.lock().await = None;
+                Ok(self.sender().await?.send_request(unsent).await?)
+            }
+        }
     }
 
     async fn sender(&self) -> Result<http2::SendRequest<Full<Bytes>>> {
