@@ -4,6 +4,7 @@
 //! A program of its own beside the agent: like `app` it names what it wires together.
 
 pub mod authority;
+mod bucket;
 pub mod ca;
 pub mod config;
 pub mod crd;

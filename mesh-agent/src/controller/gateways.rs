@@ -12,6 +12,7 @@ mod write;
 pub use objects::Template;
 pub use plan::Plan;
 
+use super::bucket::Bucket;
 use super::metrics::Metrics;
 use super::watching::events;
 use futures_util::StreamExt;
@@ -77,7 +78,7 @@ pub async fn run(client: kube::Client, wiring: Wiring) {
     let mut ledger = Ledger::default();
     let mut plan: Option<Arc<Plan>> = None;
     let mut writing = FuturesUnordered::new();
-    let mut tokens = Tokens::new();
+    let mut bucket = Bucket::new(RATE, BURST);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let started = Instant::now();
@@ -100,9 +101,9 @@ pub async fn run(client: kube::Client, wiring: Wiring) {
                     class_tried = Some(Instant::now());
                     write::class(&client, &owner).await;
                 }
-                while writing.len() < PARALLEL && tokens.any() {
+                while writing.len() < PARALLEL && bucket.allows(now()) {
                     let Some(write) = ledger.next(now()) else { break };
-                    tokens.take();
+                    bucket.wrote();
                     writing.push(write::make(client.clone(), write, Arc::clone(&metrics)));
                 }
                 continue;
@@ -156,32 +157,6 @@ fn value(kind: Kind, object: DynamicObject) -> Value {
         fields.insert("kind".to_owned(), kind.name().into());
     }
     value
-}
-
-/// A bucket of writes.
-struct Tokens {
-    left: f64,
-    at: Instant,
-}
-
-impl Tokens {
-    fn new() -> Self {
-        Self {
-            left: BURST,
-            at: Instant::now(),
-        }
-    }
-
-    fn any(&mut self) -> bool {
-        let now = Instant::now();
-        self.left = (self.left + (now - self.at).as_secs_f64() * RATE).min(BURST);
-        self.at = now;
-        self.left >= 1.0
-    }
-
-    fn take(&mut self) {
-        self.left -= 1.0;
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod book;
 
+use super::bucket::Bucket;
 use super::gateways::Plan;
 use super::metrics::Metrics;
 use super::publish::FIELD_MANAGER;
@@ -126,8 +127,7 @@ struct Scribe {
     secrets: BTreeSet<Arc<str>>,
     started: Instant,
     reviewed: Instant,
-    tokens: f64,
-    refilled: Instant,
+    bucket: Bucket,
 }
 
 impl Scribe {
@@ -143,8 +143,7 @@ impl Scribe {
             secrets: BTreeSet::new(),
             started: now,
             reviewed: now,
-            tokens: BURST,
-            refilled: now,
+            bucket: Bucket::new(RATE, BURST),
         }
     }
 
@@ -229,18 +228,14 @@ impl Scribe {
         if self.reviewed.elapsed() > REVIEW {
             self.review();
         }
-        let now = Instant::now();
-        let gained = (now - self.refilled).as_secs_f64() * RATE;
-        self.tokens = (self.tokens + gained).min(BURST);
-        self.refilled = now;
-        if self.tokens < 1.0 || self.book.pending() == 0 {
+        let since_start = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if !self.bucket.allows(since_start) || self.book.pending() == 0 {
             return None;
         }
-        let since_start = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let gateways = self.knows_gateways();
         let write = self.book.next(&mut self.state, gateways, &time, since_start)?;
-        self.tokens -= 1.0;
+        self.bucket.wrote();
         Some(write)
     }
 }
