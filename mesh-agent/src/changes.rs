@@ -13,11 +13,11 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Watches nothing yet.
+    /// Watches a directory.
     ///
     /// # Errors
-    /// The kernel has no more watches for this user (inotify(7), `max_user_instances`).
-    pub(crate) fn new() -> notify::Result<Self> {
+    /// As [`Changes::watch`], or the kernel has no more watches for this user (inotify(7), `max_user_instances`).
+    pub(crate) fn of(dir: &Path, mode: RecursiveMode) -> notify::Result<Self> {
         let (wake, woken) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if is_change(&event) {
@@ -25,7 +25,9 @@ impl Changes {
                 let _ = wake.try_send(());
             }
         })?;
-        Ok(Self { watcher, woken })
+        let mut changes = Self { watcher, woken };
+        changes.watch(dir, mode)?;
+        Ok(changes)
     }
 
     /// Watches one more directory.
@@ -65,8 +67,7 @@ mod tests {
         let dir = TempDir::new();
         let file = dir.0.join("a");
         std::fs::write(&file, "1").unwrap();
-        let mut changes = Changes::new().unwrap();
-        changes.watch(&dir.0, RecursiveMode::Recursive).unwrap();
+        let mut changes = Changes::of(&dir.0, RecursiveMode::Recursive).unwrap();
 
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
         assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1);

@@ -22,6 +22,14 @@ pub const CLIENT: &str = "sleep";
 /// A pod outside of the mesh, on the other node.
 pub const VISITOR: &str = "visitor";
 
+/// A file of `tests/tests/seeds`: YAML as the guide has it.
+#[macro_export]
+macro_rules! seed {
+    ($file:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seeds/", $file))
+    };
+}
+
 /// A running guide. Fields are dropped in this order: processes before the ground that they stand on.
 #[derive(Debug)]
 pub struct Guide {

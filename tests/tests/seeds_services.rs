@@ -9,17 +9,12 @@
 use mesh_tests::eventually;
 use mesh_tests::guide::{CLIENT, Guide, VISITOR};
 use mesh_tests::process::{Proc, built};
+use mesh_tests::seed;
 use serde_json::json;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-macro_rules! seed {
-    ($file:literal) => {
-        include_str!(concat!("seeds/", $file))
-    };
-}
 
 /// `heddle convert -f -`.
 fn converted(yaml: &str) -> String {

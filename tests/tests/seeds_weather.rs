@@ -9,14 +9,9 @@
 use mesh_tests::eventually;
 use mesh_tests::guide::{CLIENT, Guide};
 use mesh_tests::podkit::last_json;
+use mesh_tests::seed;
 use serde_json::{Value, json};
 use std::time::Duration;
-
-macro_rules! seed {
-    ($file:literal) => {
-        include_str!(concat!("seeds/", $file))
-    };
-}
 
 const CHROME: &str =
     "user-agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/120.0.0.0 Safari/537.36";

@@ -254,8 +254,7 @@ impl World {
 
     fn tick(&mut self, ticks: u64) {
         if !self.ready() {
-            let refused = self.source.iter().flat_map(SourceFigures::refused);
-            return signs::waits_for(&self.config, refused.collect());
+            return signs::waits_for(&self.config, self.source.as_ref());
         }
         self.node.tick();
         if ticks.is_multiple_of(SIGN_EVERY_TICKS) {

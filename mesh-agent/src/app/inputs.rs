@@ -22,14 +22,6 @@ pub(super) struct Source {
     pub(super) figures: Option<kube::SourceFigures>,
 }
 
-impl Source {
-    /// For the kubelet, which shows it as the reason why the agent is not ready.
-    fn tell_what_is_waited_for(&self, config: &AgentConfig) {
-        let refused = self.figures.iter().flat_map(kube::SourceFigures::refused);
-        signs::waits_for(config, refused.collect());
-    }
-}
-
 /// Starts the config source: a folder, or the Kubernetes API. The state must know which: of the API it sees one node's
 /// pods only.
 pub(super) async fn start_source(
@@ -99,7 +91,7 @@ pub(super) async fn first_listing(
                     return true;
                 }
             }
-            _ = ticker.tick() => source.tell_what_is_waited_for(config),
+            _ = ticker.tick() => signs::waits_for(config, source.figures.as_ref()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::config::AgentConfig;
 use crate::cni::LIFE_SIGN;
+use crate::source::kube::SourceFigures;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,8 @@ pub(super) fn serves(config: &AgentConfig) -> anyhow::Result<()> {
 }
 
 /// For the kubelet's Event on a pod that does not become ready: kinds that may not be read, and the API server's words.
-pub(super) fn waits_for(config: &AgentConfig, refused: Vec<(&'static str, String)>) {
+pub(super) fn waits_for(config: &AgentConfig, source: Option<&SourceFigures>) {
+    let refused = source.map(SourceFigures::refused).unwrap_or_default();
     let Some(path) = config.ready_file.as_ref().filter(|_| !refused.is_empty()) else {
         return;
     };

@@ -167,18 +167,8 @@ impl Scribe {
     }
 
     fn take_secrets(&mut self, news: secrets::News) {
-        match news {
-            secrets::News::Changes(changes) => {
-                for change in changes {
-                    self.state.apply(change);
-                }
-            }
-            secrets::News::Known(namespace) => {
-                self.secrets.insert(namespace);
-            }
-            secrets::News::Left(namespace) => {
-                self.secrets.remove(&namespace);
-            }
+        for change in news.noted(&mut self.secrets) {
+            self.state.apply(change);
         }
         self.review();
     }

@@ -39,12 +39,7 @@ impl Secrets {
 
     /// What is told, as changes.
     pub(super) fn take(&mut self, news: News) -> Vec<Change> {
-        match news {
-            News::Changes(changes) => return changes,
-            News::Known(namespace) => self.known.insert(namespace),
-            News::Left(namespace) => self.known.remove(&namespace),
-        };
-        Vec::new()
+        news.noted(&mut self.known)
     }
 
     /// Looks anew at what the Gateway names.

@@ -39,10 +39,7 @@ pub enum FilesError {
 /// # Errors
 /// The folder cannot be watched or, at the start, listed.
 pub async fn watch(dir: PathBuf, changes: mpsc::Sender<Vec<Change>>) -> Result<(), FilesError> {
-    let watched = Changes::new().and_then(|mut watched| {
-        watched.watch(&dir, RecursiveMode::Recursive)?;
-        Ok(watched)
-    });
+    let watched = Changes::of(&dir, RecursiveMode::Recursive);
     let mut watched = watched.map_err(|error| FilesError::Watch(dir.clone(), error))?;
     let mut last = None;
     let mut first = true;

@@ -37,10 +37,13 @@ impl Part {
     }
 
     /// Features beyond the core of the profiles, which the suite adds by itself.
-    fn features(self) -> &'static [&'static str] {
+    fn features(self) -> Vec<&'static str> {
         match self {
-            Self::Mesh => MESH,
-            Self::Gateway => GATEWAY,
+            Self::Mesh => MESH.to_vec(),
+            Self::Gateway => {
+                let more = |name: &&str| !GATEWAY_CORE.contains(name) && *name != STATIC_ADDRESSES;
+                GATEWAY.lines().filter(more).collect()
+            }
         }
     }
 
@@ -70,40 +73,11 @@ const MESH: &[&str] = &[
     "HTTPRouteResponseHeaderModification",
 ];
 
-/// What Gateways of class `heddle` say of themselves (`GatewayClass.status.supportedFeatures`), beyond the core of the
-/// profiles and but for [`STATIC_ADDRESSES`].
-const GATEWAY: &[&str] = &[
-    "GRPCRouteNamedRouteRule",
-    "GatewayAddressEmpty",
-    "GatewayHTTPListenerIsolation",
-    "GatewayHTTPSListenerDetectMisdirectedRequests",
-    "GatewayInfrastructure",
-    "GatewayPort8080",
-    "HTTPRoute303RedirectStatusCode",
-    "HTTPRoute307RedirectStatusCode",
-    "HTTPRoute308RedirectStatusCode",
-    "HTTPRouteBackendProtocolH2C",
-    "HTTPRouteBackendProtocolWebSocket",
-    "HTTPRouteBackendRequestHeaderModification",
-    "HTTPRouteBackendTimeout",
-    "HTTPRouteCORS",
-    "HTTPRouteHostRewrite",
-    "HTTPRouteMethodMatching",
-    "HTTPRouteNamedRouteRule",
-    "HTTPRouteParentRefPort",
-    "HTTPRoutePathRedirect",
-    "HTTPRoutePathRewrite",
-    "HTTPRoutePortRedirect",
-    "HTTPRouteQueryParamMatching",
-    "HTTPRouteRequestMirror",
-    "HTTPRouteRequestMultipleMirrors",
-    "HTTPRouteRequestPercentageMirror",
-    "HTTPRouteRequestTimeout",
-    "HTTPRouteResponseHeaderModification",
-    "HTTPRouteSchemeRedirect",
-    "TLSRouteModeMixed",
-    "TLSRouteModeTerminate",
-];
+/// What Gateways of class `heddle` say of themselves (`GatewayClass.status.supportedFeatures`).
+const GATEWAY: &str = include_str!("../../../mesh-agent/core/fields/gateway-features.txt");
+
+/// Of these the core of the profiles, which the suite adds by itself.
+const GATEWAY_CORE: &[&str] = &["GRPCRoute", "Gateway", "HTTPRoute", "ReferenceGrant", "TLSRoute"];
 
 /// Of the experimental channel's CRDs.
 const GATEWAY_EXPERIMENTAL: &[&str] = &[
@@ -206,7 +180,7 @@ impl Choice {
         if !self.supported_features.is_empty() {
             return self.supported_features.clone();
         }
-        let mut features = part.features().to_vec();
+        let mut features = part.features();
         if self.experimental {
             features.extend(part.experimental());
         }

@@ -7,44 +7,9 @@ pub const MESH_CONTROLLER: &str = "heddle.io/controller";
 /// `controllerName` of GatewayClasses, and of what is said about their Gateways.
 pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
 /// Names of Gateway API's features that Gateways of ours have, sorted (`GatewayClass.status.supportedFeatures`).
-pub const SUPPORTED_FEATURES: &[&str] = &[
-    "GRPCRoute",
-    "GRPCRouteNamedRouteRule",
-    "Gateway",
-    "GatewayAddressEmpty",
-    "GatewayHTTPListenerIsolation",
-    "GatewayHTTPSListenerDetectMisdirectedRequests",
-    "GatewayInfrastructure",
-    "GatewayPort8080",
-    "GatewayStaticAddresses",
-    "HTTPRoute",
-    "HTTPRoute303RedirectStatusCode",
-    "HTTPRoute307RedirectStatusCode",
-    "HTTPRoute308RedirectStatusCode",
-    "HTTPRouteBackendProtocolH2C",
-    "HTTPRouteBackendProtocolWebSocket",
-    "HTTPRouteBackendRequestHeaderModification",
-    "HTTPRouteBackendTimeout",
-    "HTTPRouteCORS",
-    "HTTPRouteHostRewrite",
-    "HTTPRouteMethodMatching",
-    "HTTPRouteNamedRouteRule",
-    "HTTPRouteParentRefPort",
-    "HTTPRoutePathRedirect",
-    "HTTPRoutePathRewrite",
-    "HTTPRoutePortRedirect",
-    "HTTPRouteQueryParamMatching",
-    "HTTPRouteRequestMirror",
-    "HTTPRouteRequestMultipleMirrors",
-    "HTTPRouteRequestPercentageMirror",
-    "HTTPRouteRequestTimeout",
-    "HTTPRouteResponseHeaderModification",
-    "HTTPRouteSchemeRedirect",
-    "ReferenceGrant",
-    "TLSRoute",
-    "TLSRouteModeMixed",
-    "TLSRouteModeTerminate",
-];
+pub fn supported_features() -> impl Iterator<Item = &'static str> {
+    include_str!("../../fields/gateway-features.txt").lines()
+}
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;
 

@@ -19,10 +19,7 @@ const RESCAN: Duration = Duration::from_secs(10);
 /// # Errors
 /// The directory cannot be watched.
 pub async fn keep(what: Install, status: watch::Sender<CniStatus>) -> Result<(), InstallError> {
-    let watched = Changes::new().and_then(|mut watched| {
-        watched.watch(&what.conf_dir, RecursiveMode::NonRecursive)?;
-        Ok(watched)
-    });
+    let watched = Changes::of(&what.conf_dir, RecursiveMode::NonRecursive);
     let mut watched = watched.map_err(|source| InstallError::Watch {
         path: what.conf_dir.clone(),
         source,

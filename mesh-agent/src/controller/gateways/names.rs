@@ -1,7 +1,7 @@
 //! What the objects are called. Pure.
 
 use mesh_core::model::ObjectName;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Label of everything that a Gateway is made of (GEP-1762).
 pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -40,6 +40,19 @@ pub(super) fn labelled(gateway: &ObjectName) -> Map<String, Value> {
         false => format!("{}-{}", &name[..LONGEST - 9], digest(name)),
     };
     Map::from_iter([(GATEWAY_NAME.to_owned(), value.into())])
+}
+
+/// Labels of what the controller made for no Gateway alone.
+pub(super) fn labels_of_all() -> Value {
+    json!({MANAGED_BY: MANAGER, "app.kubernetes.io/part-of": "heddle"})
+}
+
+/// What goes with the ClusterRole of Secrets, whose UID this is, goes with the chart.
+pub(super) fn owned_by_chart(uid: &str) -> Value {
+    json!([{
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "name": SECRETS_ROLE, "uid": uid,
+    }])
 }
 
 /// Eight digits of FNV-1a: they stay the same from release to release, as the names do.

@@ -1,6 +1,6 @@
 //! What the accounts of Gateways may read, and the controller for them. Pure.
 
-use super::names::{MANAGED_BY, MANAGER, ROLE, SECRETS_ROLE, object_name};
+use super::names::{ROLE, SECRETS_ROLE, labels_of_all, object_name, owned_by_chart};
 use mesh_core::model::ObjectName;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,11 +37,8 @@ pub(super) fn bindings<'a>(
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
             "metadata": {
                 "name": SECRETS_ROLE, "namespace": &**namespace,
-                "labels": {MANAGED_BY: MANAGER, "app.kubernetes.io/part-of": "heddle"},
-                "ownerReferences": [{
-                    "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-                    "name": SECRETS_ROLE, "uid": owner_uid,
-                }],
+                "labels": labels_of_all(),
+                "ownerReferences": owned_by_chart(owner_uid),
             },
             "roleRef": role_ref(SECRETS_ROLE),
             "subjects": subjects,

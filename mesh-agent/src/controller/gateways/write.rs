@@ -1,7 +1,7 @@
 //! Writes to the API server.
 
 use super::ledger::{Kind, Write};
-use super::names::{CLASS, MANAGED_BY, MANAGER, SECRETS_ROLE};
+use super::names::{CLASS, MANAGED_BY, MANAGER, SECRETS_ROLE, labels_of_all, owned_by_chart};
 use crate::controller::metrics::Metrics;
 use crate::controller::publish::FIELD_MANAGER;
 use crate::controller::watching::events;
@@ -78,11 +78,8 @@ pub(super) async fn class(client: &Client, owner: &str) {
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
         "metadata": {
             "name": CLASS,
-            "labels": {MANAGED_BY: MANAGER, "app.kubernetes.io/part-of": "heddle"},
-            "ownerReferences": [{
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-                "name": SECRETS_ROLE, "uid": owner,
-            }],
+            "labels": labels_of_all(),
+            "ownerReferences": owned_by_chart(owner),
         },
         "spec": {
             "controllerName": GATEWAY_CONTROLLER,

@@ -1,7 +1,7 @@
 //! What the API server has of objects with a status, and which of them are to be written. Pure.
 
 use mesh_core::model::ObjectName;
-use mesh_core::model::status::{Running, SUPPORTED_FEATURES, conditions, parents};
+use mesh_core::model::status::{Running, conditions, parents, supported_features};
 use mesh_core::state::{ObjectKey, State};
 use mesh_core::translate::RouteKind;
 use mesh_core::translate::gateway_api::{GROUP, ParentRef, parents_of};
@@ -190,7 +190,7 @@ impl Known {
             }
             Subject::Class => {
                 let said = state.class_status(&key.name)?;
-                let features = SUPPORTED_FEATURES.iter().map(|name| json!({"name": name}));
+                let features = supported_features().map(|name| json!({"name": name}));
                 Some(json!({
                     "conditions": conditions(&said, self.generation, list("conditions"), now),
                     "supportedFeatures": features.collect::<Vec<_>>(),

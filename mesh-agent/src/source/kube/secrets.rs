@@ -27,6 +27,18 @@ pub enum News {
     Left(Arc<str>),
 }
 
+impl News {
+    /// Notes in `known` which namespaces are known, and gives the changes.
+    pub fn noted(self, known: &mut BTreeSet<Arc<str>>) -> Vec<Change> {
+        match self {
+            Self::Changes(changes) => return changes,
+            Self::Known(namespace) => known.insert(namespace),
+            Self::Left(namespace) => known.remove(&namespace),
+        };
+        Vec::new()
+    }
+}
+
 /// Follows the namespaces of `wanted` until nobody listens any more.
 pub async fn follow(
     client: Client,
