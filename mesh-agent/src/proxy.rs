@@ -37,8 +37,8 @@ use socket2::SockRef;
 use std::collections::HashMap;
 use std::io as stdio;
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -138,6 +138,8 @@ struct Shared {
     pods: ArcSwap<HashMap<u32, Arc<LocalPod>>>,
     /// The ports of a gateway.
     edges: Mutex<HashMap<Bind, Arc<LocalPod>>>,
+    /// No longer served, but their connections go on until their deadline.
+    leaving: Mutex<Vec<Weak<LocalPod>>>,
     learned: detect::Learned,
     policies: policy::Policies,
     workers: Vec<WorkerHandle>,
@@ -190,6 +192,7 @@ impl Proxy {
             deps,
             pods: ArcSwap::default(),
             edges: Mutex::default(),
+            leaving: Mutex::default(),
             learned: detect::Learned::default(),
             policies: policy::Policies::new(),
             workers,
@@ -250,20 +253,39 @@ impl Proxy {
             // A full queue means a sweep a few seconds later, by the worker's own timer.
             let _later = worker.commands.try_send(Command::Sweep);
         }
-        let index = id as usize % self.shared.workers.len();
-        let release = Command::Release(Arc::clone(&pod), deadline);
-        if self.shared.workers[index].commands.try_send(release).is_err() {
+        self.release(&pod, id as usize, deadline);
+    }
+
+    /// `number` chooses the worker, as it did when the worker was told to listen.
+    fn release(&self, pod: &Arc<LocalPod>, number: usize, deadline: Duration) {
+        let mut leaving = self.shared.leaving.lock();
+        leaving.retain(|pod| pod.strong_count() > 0);
+        leaving.push(Arc::downgrade(pod));
+        let workers = &self.shared.workers;
+        let release = Command::Release(Arc::clone(pod), deadline);
+        if workers[number % workers.len()]
+            .commands
+            .try_send(release)
+            .is_err()
+        {
             pod.close_listeners();
             pod.trigger.cut();
         }
     }
 
-    /// Accepts what has arrived already, then nothing new, and waits for what runs, at most until the deadline, then
-    /// cuts it.
+    /// Accepts what has arrived already, then nothing new, and waits for what runs, of pods that have left as well, at
+    /// most until the deadline, then cuts it.
     pub async fn drain(&self, deadline: Duration) {
         let pods = self.shared.pods.load_full();
         let edges: Vec<_> = self.shared.edges.lock().values().cloned().collect();
-        let pods = || pods.values().chain(&edges);
+        let leaving = self
+            .shared
+            .leaving
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect::<Vec<_>>();
+        let pods = || pods.values().chain(&edges).chain(&leaving);
         tokio::time::sleep(ARRIVED).await;
         for pod in pods() {
             pod.trigger.start();

@@ -92,12 +92,7 @@ impl Proxy {
         let Some(port) = self.shared.edges.lock().remove(&bind) else {
             return;
         };
-        let index = usize::from(bind.port) % self.shared.workers.len();
-        let release = Command::Release(Arc::clone(&port), deadline);
-        if self.shared.workers[index].commands.try_send(release).is_err() {
-            port.close_listeners();
-            port.trigger.cut();
-        }
+        self.release(&port, usize::from(bind.port), deadline);
     }
 }
 

@@ -88,17 +88,24 @@ async fn a_request_in_flight_finishes_during_a_drain() {
         stream.write_all(ok("done").as_bytes()).await.unwrap();
     })
     .await;
-    let mesh = Mesh::to(&[addr]);
-    let mut stream = mesh.dial().await;
-    stream.write_all(GET.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let drained = mesh.proxy.drain(Duration::from_secs(5));
-    let (_, answer) = tokio::join!(drained, super::mesh::read_all(&mut stream));
-    assert!(
-        answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"),
-        "{answer}"
-    );
-    assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    for left_before in [false, true] {
+        let mesh = Mesh::to(&[addr]);
+        let mut stream = mesh.dial().await;
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if left_before {
+            mesh.proxy.remove_pod(1, Duration::from_secs(5));
+        }
+        mesh.proxy.drain(Duration::from_secs(5)).await;
+        // As the process would, with the drain.
+        drop(mesh);
+        let answer = super::mesh::read_all(&mut stream).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"),
+            "{answer}"
+        );
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
 }
 
 #[tokio::test]
