@@ -2,12 +2,15 @@
 
 mod addresses;
 mod attached;
+mod authorities;
+mod backend_tls;
 mod compact;
 mod connections;
 mod delegates;
 mod dirty;
 mod endpoints;
 mod entries;
+mod gateway_tls;
 mod gateways;
 mod ids;
 mod listeners;
@@ -40,7 +43,7 @@ use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
 
-pub use gateways::{GatewayNeeds, GatewayPort};
+pub use gateways::{GatewayNeeds, GatewayPort, Material, Place};
 pub use pods::HeldOut;
 pub use versions::{ObjectVersion, Versions};
 
@@ -479,7 +482,7 @@ impl State {
 fn only_gateways_read(key: &ObjectKey) -> bool {
     matches!(
         (key.group.as_str(), key.kind.as_str()),
-        ("", "Secret" | "ConfigMap") | ("networking.k8s.io", "Ingress")
+        ("", "Secret") | ("networking.k8s.io", "Ingress")
     )
 }
 

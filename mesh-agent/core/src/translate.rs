@@ -26,7 +26,9 @@ use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
-pub use gateway_api::{ApiGatewaySpec, ApiRouteSpec, GatewayClassSpec, ReferenceGrantSpec, RouteKind};
+pub use gateway_api::{
+    ApiGatewaySpec, ApiRouteSpec, BackendTlsSpec, GatewayClassSpec, ReferenceGrantSpec, RouteKind,
+};
 pub use head::{Head, describe};
 pub use ingress::{IngressPath, IngressSpec, IngressTls};
 pub(crate) use kubernetes::resolve_port;
@@ -99,6 +101,8 @@ pub enum Translated {
     GatewayClass(GatewayClassSpec),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
+    /// A BackendTLSPolicy.
+    BackendTls(BackendTlsSpec),
     /// A ServiceEntry.
     ServiceEntry(ServiceEntrySpec),
     /// A WorkloadEntry.
@@ -167,6 +171,9 @@ pub fn in_place_of(head: &Head, value: &Value) -> Option<Translated> {
     match (head.key.group.as_str(), head.key.kind.as_str()) {
         ("security.istio.io", "PeerAuthentication") => Some(Translated::PeerAuthentication(
             peer_authentication::unreadable(head, value),
+        )),
+        (gateway_api::GROUP, "BackendTLSPolicy") => Some(Translated::BackendTls(
+            gateway_api::backend_tls::unreadable(head, value),
         )),
         _ => None,
     }

@@ -1,5 +1,6 @@
 //! What a controller says of objects of Gateway API.
 
+use crate::model::ObjectName;
 use serde_json::{Value, json};
 
 /// `controllerName` of what is said about Services.
@@ -10,6 +11,9 @@ pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
 pub fn supported_features() -> impl Iterator<Item = &'static str> {
     include_str!("../../fields/gateway-features.txt").lines()
 }
+/// Condition of a Gateway that serves clients without a valid certificate though it has CAs for them. It is there as long as
+/// it holds.
+pub const INSECURE_CLIENTS: &str = "InsecureFrontendValidationMode";
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;
 
@@ -33,6 +37,41 @@ pub struct ParentStatus {
     pub controller: &'static str,
     /// The conditions.
     pub conditions: Vec<Condition>,
+}
+
+/// What is said of a policy to one of the objects through which it takes effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AncestorStatus {
+    /// That object: a Gateway, or a Service to which clients in the mesh connect.
+    pub ancestor: Ancestor,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// An object through which a policy takes effect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ancestor {
+    /// A Gateway of ours.
+    Gateway(ObjectName),
+    /// A Service.
+    Service(ObjectName),
+}
+
+impl Ancestor {
+    fn to_json(&self) -> Value {
+        let (group, kind, name) = match self {
+            Self::Gateway(name) => ("gateway.networking.k8s.io", "Gateway", name),
+            Self::Service(name) => ("", "Service", name),
+        };
+        json!({"group": group, "kind": kind, "namespace": &*name.namespace, "name": &*name.name})
+    }
+
+    const fn controller(&self) -> &'static str {
+        match self {
+            Self::Gateway(_) => GATEWAY_CONTROLLER,
+            Self::Service(_) => MESH_CONTROLLER,
+        }
+    }
 }
 
 /// What there is of a Gateway: the objects that the controller made for it.
@@ -69,6 +108,10 @@ pub struct ListenerStatus {
 }
 
 impl GatewayStatus {
+    fn insecure(&self) -> bool {
+        self.conditions.iter().any(|c| c.kind == INSECURE_CLIENTS)
+    }
+
     /// `status` of the Gateway; `before` is what is there.
     #[must_use]
     pub fn to_json(&self, running: &Running, generation: i64, before: &Value, now: &str) -> Value {
@@ -87,10 +130,12 @@ impl GatewayStatus {
                 "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
             })
         };
+        let mut said = list(before, "conditions");
+        said.retain(|c| c.get("type").and_then(Value::as_str) != Some(INSECURE_CLIENTS) || self.insecure());
         let address = |(kind, value): &(&str, String)| json!({"type": kind, "value": value});
         json!({
             "addresses": running.addresses.iter().map(address).collect::<Vec<_>>(),
-            "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
+            "conditions": conditions(&self.conditions, generation, &said, now),
             "listeners": self.listeners.iter().map(listener).collect::<Vec<_>>(),
         })
     }
@@ -181,6 +226,32 @@ pub fn parents(
             .map_or(&[] as &[Value], Vec::as_slice);
         entries.push(json!({
             "parentRef": parent, "controllerName": said.controller,
+            "conditions": conditions(&said.conditions, generation, old, now),
+        }));
+    }
+    entries
+}
+
+/// `status.ancestors` of a policy after `said` was said: entries of other controllers stay, as the API has no room for more
+/// than sixteen.
+#[must_use]
+pub fn ancestors(said: &[AncestorStatus], generation: i64, before: &[Value], now: &str) -> Vec<Value> {
+    const MOST: usize = 16;
+    let controller = |entry: &Value| {
+        let name = entry.get("controllerName").and_then(Value::as_str);
+        name.map(str::to_owned).unwrap_or_default()
+    };
+    let ours = |entry: &Value| [MESH_CONTROLLER, GATEWAY_CONTROLLER].contains(&controller(entry).as_str());
+    let mut entries: Vec<Value> = before.iter().filter(|e| !ours(e)).cloned().collect();
+    for said in said.iter().take(MOST.saturating_sub(entries.len())) {
+        let (ancestor, name) = (said.ancestor.to_json(), said.ancestor.controller());
+        let same = |e: &&Value| e.get("ancestorRef") == Some(&ancestor) && controller(e) == name;
+        let old = before.iter().find(same);
+        let old = old
+            .and_then(|e| e.get("conditions")?.as_array())
+            .map_or(&[] as &[Value], Vec::as_slice);
+        entries.push(json!({
+            "ancestorRef": ancestor, "controllerName": name,
             "conditions": conditions(&said.conditions, generation, old, now),
         }));
     }

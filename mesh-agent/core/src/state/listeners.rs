@@ -2,6 +2,7 @@
 //!
 //! The one answer for the process that serves and for the controller that says so.
 
+use super::gateway_tls::Clients;
 use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
 use crate::model::gateway::pattern_intersection;
@@ -33,6 +34,8 @@ pub(super) struct ListenerView<'a> {
     pub(super) unresolved: Option<Reason>,
     /// Whether that keeps it from being served.
     pub(super) certificate_missing: bool,
+    /// What is asked of clients, if anything is.
+    pub(super) clients: Option<Clients>,
     /// Routes, in the API's order.
     pub(super) routes: Vec<Bound<'a>>,
 }
@@ -49,7 +52,13 @@ impl ListenerView<'_> {
     /// What it is served as, if it is.
     pub(super) fn served(&self) -> Option<ListenerKind> {
         let kind = supported(self.spec).ok()?;
-        (self.conflict.is_none() && !self.certificate_missing).then_some(kind)
+        let served = self.conflict.is_none() && !self.certificate_missing && self.refuses_all().is_none();
+        served.then_some(kind)
+    }
+
+    /// Why no client could prove itself, where it must.
+    pub(super) fn refuses_all(&self) -> Option<&str> {
+        self.clients.as_ref()?.refuses_all()
     }
 }
 
@@ -101,6 +110,8 @@ impl Tables {
         for (index, listener) in spec.listeners.iter().enumerate() {
             let (kinds, kinds_problem) = kinds(listener);
             let certificates = self.certificates(name, listener);
+            let clients = self.clients(name, spec, listener);
+            let no_authority = clients.as_ref().and_then(Clients::unresolved);
             view.listeners.push(ListenerView {
                 spec: listener,
                 kinds,
@@ -108,7 +119,8 @@ impl Tables {
                     .iter()
                     .find_map(|other| conflict(listener, other)),
                 certificate_missing: certificates.is_some(),
-                unresolved: certificates.or(kinds_problem),
+                unresolved: certificates.or(no_authority).or(kinds_problem),
+                clients,
                 routes: Vec::new(),
             });
         }
@@ -193,7 +205,8 @@ impl Tables {
             .find_map(|c| self.certificate(gateway, c))
     }
 
-    fn certificate(&self, gateway: &ObjectName, wanted: &SecretRef) -> Option<Reason> {
+    /// What is wrong with a Secret that a Gateway names as a certificate.
+    pub(super) fn certificate(&self, gateway: &ObjectName, wanted: &SecretRef) -> Option<Reason> {
         let name = &wanted.name;
         if (&*wanted.kind.0, &*wanted.kind.1) != ("", "Secret") {
             let reason = format!("a certificate is in a Secret, not in a {}", wanted.kind.1);

@@ -8,8 +8,8 @@ use crate::model::locality::Locality;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
 use crate::translate::{
-    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, IngressSpec,
-    MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind,
+    ApiGatewaySpec, ApiRouteSpec, BackendTlsSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec,
+    IngressSpec, MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind,
     ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -53,6 +53,7 @@ pub(super) struct Tables {
     at_gateways: HashMap<ObjectName, BTreeSet<RouteKey>>,
     pub(super) gateway_classes: BTreeMap<Arc<str>, GatewayClassSpec>,
     pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
+    pub(super) backend_tls: BTreeMap<ObjectName, BackendTlsSpec>,
     pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
     pub(super) workload_entries: ByNamespace<WorkloadEntrySpec>,
     pub(super) sidecars: BTreeMap<ObjectName, SidecarSpec>,
@@ -143,6 +144,11 @@ impl Tables {
                 dirty.grants |= changed;
                 changed
             }
+            Translated::BackendTls(spec) => {
+                let changed = put(&mut self.backend_tls, name, spec);
+                dirty.subsets |= changed;
+                changed
+            }
             Translated::ServiceEntry(spec) => {
                 let changed = put(&mut self.service_entries, name, spec);
                 dirty.entries |= changed;
@@ -209,6 +215,9 @@ impl Tables {
             }
             (GROUP_OF_ROUTES, "GatewayClass") => {
                 dirty.grants |= self.gateway_classes.remove(&name.name).is_some();
+            }
+            (GROUP_OF_ROUTES, "BackendTLSPolicy") => {
+                dirty.subsets |= self.backend_tls.remove(&name).is_some();
             }
             (GROUP_OF_ROUTES, kind) => {
                 if let Some(kind) = RouteKind::named(kind) {
@@ -333,6 +342,7 @@ impl Tables {
             ("networking.istio.io", "Sidecar") => self.sidecars.contains_key(&name),
             ("security.istio.io", "PeerAuthentication") => self.peer_authentications.contains_key(&name),
             (GROUP_OF_ROUTES, "ReferenceGrant") => self.grants.contains_key(&name),
+            (GROUP_OF_ROUTES, "BackendTLSPolicy") => self.backend_tls.contains_key(&name),
             (GROUP_OF_ROUTES, kind) => {
                 RouteKind::named(kind).is_some_and(|kind| self.api_routes.contains_key(&(kind, name)))
             }

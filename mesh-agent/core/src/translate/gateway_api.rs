@@ -3,11 +3,13 @@
 //! A route is compiled for itself. What it means where it is attached (which of its rules come first, which of its
 //! backends may be used) is found where objects meet, in the state.
 
+pub(super) mod backend_tls;
 mod common;
 mod connection_route;
 mod cors;
 mod filters;
 mod gateway;
+mod gateway_tls;
 mod grpc_route;
 mod http_route;
 mod matches;
@@ -25,9 +27,11 @@ use serde_json::Value;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+pub use backend_tls::{BackendAuthorities, BackendTlsSpec, LocalRef, PolicyTarget};
 pub use gateway::{
     ApiGatewaySpec, GatewayClassSpec, Infrastructure, ListenerKind, ListenerSpec, RoutesFrom, SecretRef,
 };
+pub use gateway_tls::{ClientValidation, GatewayTlsSpec};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 
 /// Group of the API.
@@ -230,7 +234,10 @@ pub fn parents_of(object: &Value) -> Vec<(Value, ParentRef)> {
 
 /// Whether [`translate`] reads this kind.
 pub(super) fn is_known(kind: &str) -> bool {
-    matches!(kind, "ReferenceGrant" | "Gateway" | "GatewayClass") || RouteKind::named(kind).is_some()
+    matches!(
+        kind,
+        "ReferenceGrant" | "Gateway" | "GatewayClass" | "BackendTLSPolicy"
+    ) || RouteKind::named(kind).is_some()
 }
 
 /// Translates an object of the API.
@@ -244,6 +251,7 @@ pub(super) fn translate(
         return match head.key.kind.as_str() {
             "Gateway" => gateway::gateway(head, value).map(Translated::ApiGateway),
             "GatewayClass" => gateway::gateway_class(value).map(Translated::GatewayClass),
+            "BackendTLSPolicy" => backend_tls::backend_tls(head, value).map(Translated::BackendTls),
             _ => reference_grant::reference_grant(value).map(Translated::ReferenceGrant),
         };
     };

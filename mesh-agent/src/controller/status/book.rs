@@ -1,7 +1,7 @@
 //! What the API server has of objects with a status, and which of them are to be written. Pure.
 
 use mesh_core::model::ObjectName;
-use mesh_core::model::status::{Running, conditions, parents, supported_features};
+use mesh_core::model::status::{Running, ancestors, conditions, parents, supported_features};
 use mesh_core::state::{ObjectKey, State};
 use mesh_core::translate::RouteKind;
 use mesh_core::translate::gateway_api::{GROUP, ParentRef, parents_of};
@@ -52,6 +52,7 @@ enum Subject {
     /// With its class.
     Gateway(String),
     Class,
+    BackendTls,
 }
 
 impl Book {
@@ -69,6 +70,7 @@ impl Book {
             (_, Some(kind)) => Subject::Route(kind, parents_of(object)),
             ("Gateway", None) => Subject::Gateway(text("/spec/gatewayClassName")),
             ("GatewayClass", None) => Subject::Class,
+            ("BackendTLSPolicy", None) => Subject::BackendTls,
             _ => return,
         };
         let key = ObjectKey {
@@ -132,7 +134,7 @@ impl Book {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            if !gateways && matches!(known.subject, Subject::Gateway(_)) {
+            if !gateways && matches!(known.subject, Subject::Gateway(_) | Subject::BackendTls) {
                 continue;
             }
             let Some(wanted) = known.wanted(&key, state, self.running.as_ref(), now) else {
@@ -187,6 +189,12 @@ impl Known {
                 let status = state.gateway_status(&name, &running);
                 let status = status.or_else(|| state.unread_gateway_status(&name, class))?;
                 Some(status.to_json(&running, self.generation, &self.said, now))
+            }
+            Subject::BackendTls => {
+                let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
+                let said = state.backend_tls_status(&name);
+                let wanted = ancestors(&said, self.generation, list("ancestors"), now);
+                (!wanted.is_empty() || !list("ancestors").is_empty()).then(|| json!({"ancestors": wanted}))
             }
             Subject::Class => {
                 let said = state.class_status(&key.name)?;

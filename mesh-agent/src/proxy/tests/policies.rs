@@ -444,6 +444,7 @@ async fn a_server_must_prove_the_name_that_the_policy_expects() {
         credential: credential.map(Into::into),
         credential_optional: false,
         skip_verify,
+        vouched: None,
     };
     // What is asked for, and whether the answer comes through.
     let rows = [

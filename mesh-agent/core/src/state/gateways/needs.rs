@@ -1,10 +1,11 @@
-//! What a Gateway of Gateway API needs of the cluster: what its pods and its Service are to be like, and which Secrets it
-//! has to see.
+//! What a Gateway of Gateway API needs of the cluster: what its pods and its Service are to be like, and which Secrets
+//! and ConfigMaps it has to see.
 
 use crate::model::ObjectName;
 use crate::state::State;
+use crate::state::backend_tls::service_of;
 use crate::state::listeners::supported;
-use crate::translate::gateway_api::{ApiGatewaySpec, GROUP, ListenerKind};
+use crate::translate::gateway_api::{ApiGatewaySpec, GROUP, ListenerKind, SecretRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -54,6 +55,56 @@ pub(in crate::state) fn wanted_addresses(spec: &ApiGatewaySpec) -> impl Iterator
     addresses.filter_map(|(_, value)| value.parse().ok())
 }
 
+/// A kind of object that holds certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Material {
+    /// Certificates with their keys.
+    Secret,
+    /// CAs.
+    ConfigMap,
+}
+
+impl Material {
+    /// `kind`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+}
+
+/// The objects of one kind in one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The kind.
+    pub kind: Material,
+    /// The namespace.
+    pub namespace: Arc<str>,
+}
+
+impl Place {
+    /// Of a kind and namespace.
+    #[must_use]
+    pub fn new(kind: Material, namespace: &Arc<str>) -> Self {
+        let namespace = Arc::clone(namespace);
+        Self { kind, namespace }
+    }
+}
+
+/// What a Gateway refers to, with the kind that is read there.
+fn named(spec: &ApiGatewaySpec) -> impl Iterator<Item = (Material, &SecretRef)> {
+    let listeners = spec.listeners.iter();
+    let terminating = listeners.filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
+    let shown = terminating
+        .flat_map(|l| &l.certificates)
+        .chain(&spec.tls.client_certificate);
+    let authorities = spec.tls.validations().flat_map(|v| &v.authorities);
+    let shown = shown.map(|secret| (Material::Secret, secret));
+    shown.chain(authorities.map(|map| (Material::ConfigMap, map)))
+}
+
 impl State {
     /// What a Gateway of ours needs; `None` for others.
     ///
@@ -82,32 +133,51 @@ impl State {
         })
     }
 
-    /// The namespaces whose Secrets Gateways of ours may refer to, and do, with the Gateways that do; of one Gateway if
+    /// Where what Gateways of ours refer to is to be read, as far as they may, with the Gateways that do; of one Gateway if
     /// one is named.
     #[must_use]
-    pub fn certificate_namespaces(
-        &self,
-        only: Option<&ObjectName>,
-    ) -> BTreeMap<Arc<str>, BTreeSet<ObjectName>> {
-        let mut namespaces: BTreeMap<Arc<str>, BTreeSet<ObjectName>> = BTreeMap::new();
+    pub fn gateway_material(&self, only: Option<&ObjectName>) -> BTreeMap<Place, BTreeSet<ObjectName>> {
+        let mut places: BTreeMap<Place, BTreeSet<ObjectName>> = BTreeMap::new();
         let gateways = self.tables.api_gateways.iter();
         let ours = gateways.filter(|(name, spec)| match only {
             None => self.tables.is_our_class(&spec.class),
             Some(only) => only == *name && !self.tables.is_others_class(&spec.class),
         });
-        for (gateway, spec) in ours {
+        let ours: BTreeMap<_, _> = ours.collect();
+        for (gateway, spec) in &ours {
             let from = (GROUP, "Gateway", &*gateway.namespace);
-            let terminating = spec.listeners.iter();
-            let terminating = terminating.filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
-            for secret in terminating.flat_map(|l| &l.certificates) {
-                let is_secret = (&*secret.kind.0, &*secret.kind.1) == ("", "Secret");
-                if is_secret && self.tables.permits(from, ("", "Secret"), &secret.name) {
-                    let gateways = namespaces.entry(Arc::clone(&secret.name.namespace));
-                    gateways.or_default().insert(gateway.clone());
+            for (kind, wanted) in named(spec) {
+                let is_kind = (&*wanted.kind.0, &*wanted.kind.1) == ("", kind.name());
+                if is_kind && self.tables.permits(from, ("", kind.name()), &wanted.name) {
+                    let place = Place::new(kind, &wanted.name.namespace);
+                    places.entry(place).or_default().insert((*gateway).clone());
                 }
             }
         }
-        namespaces
+        for (policy, spec) in &self.tables.backend_tls {
+            if !spec.reads_config_maps() {
+                continue;
+            }
+            let services = spec.targets.iter().map(|t| service_of(policy, t));
+            for service in services {
+                let gateways = self.gateways_to(&service);
+                for gateway in gateways.into_iter().filter(|g| ours.contains_key(g)) {
+                    let place = Place::new(Material::ConfigMap, &policy.namespace);
+                    places.entry(place).or_default().insert(gateway.clone());
+                }
+            }
+        }
+        places
+    }
+
+    /// Where the CAs are by which clients in the mesh verify servers that a BackendTLSPolicy names.
+    #[must_use]
+    pub fn backend_material(&self) -> BTreeSet<Place> {
+        let policies = self.tables.backend_tls.iter();
+        let reading = policies.filter(|(_, spec)| spec.reads_config_maps());
+        reading
+            .map(|(name, _)| Place::new(Material::ConfigMap, &name.namespace))
+            .collect()
     }
 
     /// Gateways of classes that are known to be others': what was made for them while they were ours can go.
