@@ -13,7 +13,7 @@
   resources: [destinationrules, gateways, serviceentries, sidecars, virtualservices, workloadentries]
   verbs: [list, watch]
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [gatewayclasses, gateways, grpcroutes, httproutes, referencegrants, tcproutes, tlsroutes]
+  resources: [backendtlspolicies, gatewayclasses, gateways, grpcroutes, httproutes, referencegrants, tcproutes, tlsroutes]
   verbs: [list, watch]
 - apiGroups: [networking.k8s.io]
   resources: [ingresses]

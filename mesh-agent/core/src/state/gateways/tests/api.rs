@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: heddle}\nspec: {controllerName: heddle.io/gateway-controller}";
 
-fn object(kind: &str, namespace: &str, name: &str, created: u32, spec: &str) -> String {
+pub(super) fn object(kind: &str, namespace: &str, name: &str, created: u32, spec: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}, creationTimestamp: '2024-01-0{created}T00:00:00Z'}}\nspec: {spec}"
     )
 }
 
-fn gateway(listeners: &str) -> String {
+pub(super) fn gateway(listeners: &str) -> String {
     object(
         "Gateway",
         "infra",
@@ -30,14 +30,14 @@ fn gateway(listeners: &str) -> String {
 }
 
 /// An HTTPRoute to `gw` that forwards everything to `to`.
-fn route(namespace: &str, name: &str, rest: &str, to: &str) -> String {
+pub(super) fn route(namespace: &str, name: &str, rest: &str, to: &str) -> String {
     let spec = format!(
         "{{parentRefs: [{{name: gw, namespace: infra}}], {rest}rules: [{{name: {name}, backendRefs: [{to}]}}]}}"
     );
     object("HTTPRoute", namespace, name, 2, &spec)
 }
 
-fn states(objects: &[String]) -> (State, State) {
+pub(super) fn states(objects: &[String]) -> (State, State) {
     let role = GatewayRole {
         pod: ObjectName::new("infra", "gw-heddle-1"),
         labels: Arc::default(),
@@ -335,7 +335,7 @@ fn an_address_that_was_asked_for_is_given_or_the_gateway_says_that_it_was_not() 
         let (_, judging) = states(&[gateway]);
         let status = judging.gateway_status(&name, &running("192.0.2.7")).unwrap();
         let reasons: Vec<_> = status.conditions.iter().map(|c| c.reason).collect();
-        assert_eq!(reasons, [accepted, programmed], "{addresses}");
+        assert_eq!(reasons, [accepted, programmed, "ResolvedRefs"], "{addresses}");
     }
     let (_, judging) = states(&[gateway("[{name: a, port: 80, protocol: HTTP}]")]);
     let lacking = Running {
