@@ -11,6 +11,7 @@ mod policies;
 mod promises;
 mod rules;
 mod smuggling;
+mod vouched;
 
 use crate::contract::{Credential, Credentials, Origination};
 use crate::tls::Originator;
