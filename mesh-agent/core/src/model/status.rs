@@ -298,4 +298,32 @@ mod tests {
         assert_eq!(parents(&list, &[None], 2, &before, "now"), [before[1].clone()]);
         assert_eq!(parents(&list, &[said(true)], 2, &same, "later"), same, "stable");
     }
+
+    #[test]
+    fn a_policy_has_no_more_ancestors_than_the_api_takes_and_those_of_others_stay() {
+        let foreign = json!({"ancestorRef": {"name": "x"}, "controllerName": "other.io/c", "conditions": []});
+        let said = |name: &str| AncestorStatus {
+            ancestor: Ancestor::Gateway(ObjectName::new("infra", name)),
+            conditions: vec![Condition::yes("Accepted", "Accepted", "")],
+        };
+        let first = ancestors(&[said("a")], 1, std::slice::from_ref(&foreign), "then");
+        assert_eq!(first[0], foreign);
+        assert_eq!(first[1]["ancestorRef"]["namespace"], "infra");
+        assert_eq!(first[1]["controllerName"], GATEWAY_CONTROLLER);
+        let many: Vec<_> = (0..20).map(|i| said(&format!("a{i}"))).collect();
+        let all = ancestors(&[&[said("a")][..], &many].concat(), 2, &first, "now");
+        assert_eq!(all.len(), 16);
+        assert_eq!(all[0], foreign);
+        let condition = &all[1]["conditions"][0];
+        assert_eq!(condition["lastTransitionTime"], "then");
+        assert_eq!(condition["observedGeneration"], 2);
+        let service = AncestorStatus {
+            ancestor: Ancestor::Service(ObjectName::new("infra", "a")),
+            ..said("")
+        };
+        let of_mesh = ancestors(&[service], 2, &all, "now");
+        assert_eq!(of_mesh.len(), 2, "the Gateways are gone: {of_mesh:?}");
+        assert_eq!(of_mesh[1]["controllerName"], MESH_CONTROLLER);
+        assert_eq!(of_mesh[1]["ancestorRef"]["group"], "");
+    }
 }
