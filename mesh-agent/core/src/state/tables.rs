@@ -330,8 +330,13 @@ impl Tables {
             ("", "Namespace") => self.namespaces.contains_key(&name.name),
             ("", "Pod") => self.pod(&name).is_some(),
             ("", "Service") => self.service(&name).is_some(),
+            ("", "Node") => self.nodes.contains_key(&name.name),
+            ("", "Secret") => self.material("Secret", &name).is_some(),
+            ("", "ConfigMap") => self.material("ConfigMap", &name).is_some(),
             ("discovery.k8s.io", "EndpointSlice") => self.slice(&name.namespace, &name.name).is_some(),
             (GROUP, WORKLOAD_TEMPLATE) => self.templates.has(&name),
+            ("networking.k8s.io", "Ingress") => self.ingresses.contains_key(&name),
+            ("networking.istio.io", "Gateway") => self.gateways.contains_key(&name),
             ("networking.istio.io", "VirtualService") => self.virtual_services.contains_key(&name),
             ("networking.istio.io", "DestinationRule") => self.destination_rules.contains_key(&name),
             ("networking.istio.io", "ServiceEntry") => self.service_entries.contains_key(&name),
@@ -343,6 +348,8 @@ impl Tables {
             ("security.istio.io", "PeerAuthentication") => self.peer_authentications.contains_key(&name),
             (GROUP_OF_ROUTES, "ReferenceGrant") => self.grants.contains_key(&name),
             (GROUP_OF_ROUTES, "BackendTLSPolicy") => self.backend_tls.contains_key(&name),
+            (GROUP_OF_ROUTES, "Gateway") => self.api_gateways.contains_key(&name),
+            (GROUP_OF_ROUTES, "GatewayClass") => self.gateway_classes.contains_key(&name.name),
             (GROUP_OF_ROUTES, kind) => {
                 RouteKind::named(kind).is_some_and(|kind| self.api_routes.contains_key(&(kind, name)))
             }

@@ -494,3 +494,34 @@ fn only_what_gateways_and_policies_may_name_is_read() {
     let expected = [(place(Material::ConfigMap, "default"), [gw].into())];
     assert_eq!(places, expected.into());
 }
+
+/// Of an API server nothing is kept of an object but what the tables have.
+#[test]
+fn what_is_gone_from_the_api_server_is_a_change_whatever_its_kind() {
+    let mut state = State::for_node(MeshSettings::default(), "n").serving(super::role());
+    let class = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: heddle}\nspec: {controllerName: a.io/b}";
+    let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: default}\nspec: {ingressClassName: heddle, defaultBackend: {service: {name: micro-api, port: {number: 19090}}}}";
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}";
+    let objects = [
+        secret("infra", "s"),
+        config_map("infra", "c", &pem("one")),
+        policy("p", 1, "", &by(CA)),
+        gateway("[{name: http, port: 80, protocol: HTTP}]"),
+        super::gateway(
+            "g",
+            "",
+            "[{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]",
+        ),
+        class.to_owned(),
+        ingress.to_owned(),
+        node.to_owned(),
+    ];
+    for yaml in objects {
+        let object = documents(&yaml).remove(0);
+        let head = crate::translate::Head::read(&object).unwrap();
+        let origin = String::new();
+        assert!(state.apply(Change::Apply { object, origin }), "{yaml}");
+        assert!(state.apply(Change::Delete(head.key.clone())), "{yaml}");
+        assert!(!state.apply(Change::Delete(head.key)), "{yaml}");
+    }
+}
