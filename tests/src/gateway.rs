@@ -138,7 +138,12 @@ fn start(mesh: &Mesh) -> Result<Proc> {
 /// It is not built.
 pub fn spawn(pod: &Pod, spec: &AgentSpec, namespace: &str, workload: &str, labels: &str) -> Result<Proc> {
     let program = built("mesh-agent")?.display().to_string();
-    let mut args = vec!["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", &*program];
+    let mut args = vec![
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--ambient-caps=-all",
+        &*program,
+    ];
     let own = arguments(spec, (namespace, &pod.name), workload, labels, &pod.ips());
     args.extend(own.iter().map(String::as_str));
     pod.spawn("gateway", Path::new("setpriv"), &args)
@@ -168,7 +173,10 @@ pub fn arguments(
         ("--log-format", "text"),
     ];
     let options = options.into_iter().flat_map(|(key, value)| [key, value]);
-    std::iter::once("gateway").chain(options).map(str::to_owned).collect()
+    std::iter::once("gateway")
+        .chain(options)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// How a client comes.

@@ -35,11 +35,19 @@ pub(crate) fn start(
     let own = (NAMESPACE, "gateway");
     let address = IpAddr::from(node.v4);
     command
-        .args(gateway::arguments(&spec, own, "gateway", "app=gateway", &[address]))
+        .args(gateway::arguments(
+            &spec,
+            own,
+            "gateway",
+            "app=gateway",
+            &[address],
+        ))
         .args(["--access-log", "false"]);
     let mut proc = Proc::spawn("gateway", command, &ground.run().logs())?;
     mesh_tests::eventually("the gateway to be ready", Duration::from_secs(20), || {
-        let ready = node.netns.http_get(SocketAddr::new(address, 15_021), "/healthz/ready");
+        let ready = node
+            .netns
+            .http_get(SocketAddr::new(address, 15_021), "/healthz/ready");
         (ready.is_ok_and(|(status, _)| status == 200) || !proc.running()).then_some(())
     })?;
     ensure!(proc.running(), "the gateway ended: {}", proc.last_words());
