@@ -23,13 +23,15 @@ const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces";
 const START: Duration = Duration::from_secs(180);
 /// Requests a second, on kept connections.
 const RATE: &str = "1000";
-/// Changes of the route that is looked at; of the others five times as many.
+/// Between two changes of the route that is looked at. Of the others there are five times as many.
 const PAUSE_BETWEEN: Duration = Duration::from_millis(200);
 const OTHERS: u32 = 5;
-/// Longest memory of the agent, MiB.
+/// MiB that the agent may have.
 const MEMORY: f64 = 100.0;
 /// How much longer a request may take while routes change.
 const SLOWER: f64 = 1.3;
+/// Objects that no agent reads, to be written in place of routes.
+const MAPS: u32 = 50;
 
 pub(crate) fn measure(
     cluster: &Cluster,
@@ -96,6 +98,8 @@ fn stage(
         (path, of_service(service, 0))
     });
     api.create_all(routes)?;
+    let maps = format!("/api/v1/namespaces/{}/configmaps", space.name);
+    api.create_all((0..MAPS).map(|number| (maps.clone(), map(number, 0))))?;
     let path = format!("{ROUTES}/{}/httproutes", space.name);
     api.block_on(send(&api.client(), Method::POST, &path, &live(&space.name, 1)))?;
     let wanted = f64::from(size.mesh.services + 1);
@@ -112,15 +116,21 @@ fn stage(
     })
 }
 
+/// What is written while a client asks: the API server shares the machine, and its work is not the agent's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    ConfigMaps,
+    Routes,
+}
+
 impl Stage {
     fn change(&self, api: &Api, size: &Size, table: &mut Table) -> Result<()> {
         let seconds = if size.rounds > 2 { 20 } else { 6 };
         // The first connections and the first certificate.
         self.load(2)?.wait()?;
-        let calm = self.load(seconds)?.wait()?;
-        let load = self.load(seconds)?;
-        let sent = self.changes(api, size, Duration::from_secs(seconds - 1))?;
-        let busy = load.wait()?;
+        let idle = self.load(seconds)?.wait()?;
+        let (calm, _) = self.meanwhile(api, size, seconds, Written::ConfigMaps)?;
+        let (busy, sent) = self.meanwhile(api, size, seconds, Written::Routes)?;
         let mut times = in_force(&busy.trace, &sent)?;
         table.percentiles(
             "HTTPRoute change → first answer that follows it, from the write's sending",
@@ -129,36 +139,76 @@ impl Stage {
             Some(50.0),
             Some(500.0),
         );
-        table.fact("requests of the client, p99 before", calm.p99, "ms");
-        table.fact("requests of the client, p99 while routes change", busy.p99, "ms");
+        table.fact("requests of a client, p99, nothing is written", idle.p99, "ms");
+        table.fact(
+            "requests of a client, p99, as many ConfigMaps are",
+            calm.p99,
+            "ms",
+        );
+        table.fact("requests of a client, p99, routes change", busy.p99, "ms");
+        let ratio = busy.p99 / calm.p99;
         table.figure(
-            "requests of the client, p99 while routes change / before",
-            busy.p99 / calm.p99,
+            "requests of a client, p99, routes / ConfigMaps",
+            ratio,
             "",
             SLOWER,
         );
-        table.figure("requests that failed", calm.failed + busy.failed, "", 0.0);
+        let failed = idle.failed + calm.failed + busy.failed;
+        table.figure("requests that failed", failed, "", 0.0);
         Ok(())
     }
 
-    /// Changes the live route and others beside it; when the live one's writes were sent (milliseconds of Unix time),
-    /// and the version that they led to.
-    fn changes(&self, api: &Api, size: &Size, time: Duration) -> Result<Vec<(f64, u32)>> {
+    /// A client's requests while objects are written, and of the live route's writes what [`in_force`] wants to know.
+    fn meanwhile(
+        &self,
+        api: &Api,
+        size: &Size,
+        seconds: u64,
+        written: Written,
+    ) -> Result<(Seen, Vec<(f64, u32)>)> {
+        let load = self.load(seconds)?;
+        let sent = self.write(api, size, Duration::from_secs(seconds - 1), written)?;
+        Ok((load.wait()?, sent))
+    }
+
+    /// Writes the live object, one version after the other, and others beside it; gives when it was sent (milliseconds
+    /// of Unix time), and the version.
+    fn write(&self, api: &Api, size: &Size, time: Duration, written: Written) -> Result<Vec<(f64, u32)>> {
         let (start, mut sent, mut other) = (Instant::now(), Vec::new(), 0);
-        let live_path = format!("{ROUTES}/{}/httproutes/echo", self.space.name);
         while start.elapsed() < time {
             let begun = Instant::now();
             let version = 2 - u32::try_from(sent.len() % 2)?;
             sent.push((unix_ms()?, version));
-            put(api, &live_path, live(&self.space.name, version))?;
+            match written {
+                Written::Routes => {
+                    let path = format!("{ROUTES}/{}/httproutes/echo", self.space.name);
+                    put(api, &path, live(&self.space.name, version))?;
+                }
+                Written::ConfigMaps => self.put_map(api, 0, version)?,
+            }
             for _ in 0..OTHERS {
                 other = (other + 7) % size.mesh.services;
-                let path = format!("{ROUTES}/{}/httproutes/{}", namespace(other), name(other));
-                put(api, &path, of_service(other, u32::try_from(sent.len())?))?;
+                let round = u32::try_from(sent.len())?;
+                match written {
+                    Written::Routes => {
+                        let path = format!("{ROUTES}/{}/httproutes/{}", namespace(other), name(other));
+                        put(api, &path, of_service(other, round))?;
+                    }
+                    Written::ConfigMaps => self.put_map(api, other % MAPS, round)?,
+                }
             }
             std::thread::sleep(PAUSE_BETWEEN.saturating_sub(begun.elapsed()));
         }
         Ok(sent)
+    }
+
+    fn put_map(&self, api: &Api, number: u32, round: u32) -> Result<()> {
+        let path = format!(
+            "/api/v1/namespaces/{}/configmaps/{}",
+            self.space.name,
+            name(number)
+        );
+        put(api, &path, map(number, round))
     }
 
     fn load(&self, seconds: u64) -> Result<Load> {
@@ -261,6 +311,12 @@ fn of_service(service: u32, round: u32) -> Value {
         "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": name, "port": 80}],
             "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": format!("/{round}")}}],
                 "backendRefs": [{"name": name, "port": 80}]}]}})
+}
+
+/// As large as a route.
+fn map(number: u32, round: u32) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name(number)},
+        "data": {"round": round.to_string(), "text": "x".repeat(1_000)}})
 }
 
 fn live(namespace: &str, version: u32) -> Value {
