@@ -136,8 +136,8 @@ pub(super) fn authorities(
     tables.authorities(refs.iter().map(|r| (&r.kind, named(&r.name))), |_| true)
 }
 
-/// What is wrong with policies; of what they refer to only where ConfigMaps are given (`reads`).
-pub(super) fn warn(tables: &Tables, claims: &Claims, reads: bool, warnings: &mut Vec<Warning>) {
+/// What is wrong with policies; of what they refer to only where all ConfigMaps with CAs are known (`whole`).
+pub(super) fn warn(tables: &Tables, claims: &Claims, whole: bool, warnings: &mut Vec<Warning>) {
     for (name, spec) in &tables.backend_tls {
         let mut say = |field: String, reason: String| {
             let key = ObjectKey {
@@ -154,7 +154,7 @@ pub(super) fn warn(tables: &Tables, claims: &Claims, reads: bool, warnings: &mut
                 say(at, reason);
             }
         }
-        let lacking = authorities(tables, name, spec).lacking.filter(|_| reads);
+        let lacking = authorities(tables, name, spec).lacking.filter(|_| whole);
         if let Some((_, reason)) = lacking {
             say("spec.validation.caCertificateRefs".into(), reason);
         }

@@ -184,7 +184,9 @@ impl World {
             &mut next,
             &mut self.warnings,
         );
-        backend_tls::warn(tables, &self.claims, self.reads_material(), &mut self.warnings);
+        // Files may be a part of what there is.
+        let whole = self.reads_material() || (self.of_one_node() && !tables.blind);
+        backend_tls::warn(tables, &self.claims, whole, &mut self.warnings);
         connections::steer(&mut next);
         if dirty.peers {
             next.peers = peers::policies(tables);
