@@ -45,10 +45,11 @@ pub(super) fn subsets(
     let mut steered = imbl::HashSet::new();
     // Without wildcards only the services that rules name: not a walk through tens of thousands at every change of a pod.
     let concerned: Vec<&Arc<Service>> = if wildcards.is_empty() {
-        exact
-            .keys()
-            .filter_map(|host| next.services_by_host.get(*host))
-            .collect()
+        let named = |host: &&str| match next.services_by_host.get(*host) {
+            Some(service) => vec![service],
+            None => next.registry.of_host(host).collect(),
+        };
+        exact.keys().flat_map(named).collect()
     } else {
         next.services.iter().collect()
     };
@@ -72,7 +73,12 @@ pub(super) fn subsets(
         let tls = claims.tls(tables, service, shown);
         let merged = merged(service, &rules, old, &tls);
         steer(service, merged.iter().map(|m| &m.policies), &mut steered);
-        filled.insert(Arc::clone(&service.host), merged);
+        // Of services that share a host, Kubernetes' own, else the one that everybody sees.
+        if service.external.is_none() {
+            filled.insert(Arc::clone(&service.host), merged);
+        } else {
+            filled.entry(Arc::clone(&service.host)).or_insert(merged);
+        }
     }
     next.subsets = filled;
     next.vouched = vouched(tables, claims, shown, next, &mut steered);
