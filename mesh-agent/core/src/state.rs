@@ -12,6 +12,7 @@ mod gateways;
 mod ids;
 mod listeners;
 mod mentions;
+mod parents;
 mod peers;
 mod pods;
 mod references;

@@ -26,7 +26,9 @@ use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
-pub use gateway_api::{ApiGatewaySpec, ApiRouteSpec, GatewayClassSpec, ReferenceGrantSpec, RouteKind};
+pub use gateway_api::{
+    ApiGatewaySpec, ApiRouteSpec, GatewayClassSpec, ListenerSetSpec, ReferenceGrantSpec, RouteKind,
+};
 pub use head::{Head, describe};
 pub use ingress::{IngressPath, IngressSpec, IngressTls};
 pub(crate) use kubernetes::resolve_port;
@@ -95,6 +97,8 @@ pub enum Translated {
     ApiRoute(ApiRouteSpec),
     /// A Gateway of Gateway API.
     ApiGateway(ApiGatewaySpec),
+    /// A ListenerSet.
+    ListenerSet(ListenerSetSpec),
     /// A GatewayClass.
     GatewayClass(GatewayClassSpec),
     /// A ReferenceGrant.

@@ -112,7 +112,13 @@ pub async fn run(
 }
 
 /// Kinds of which depends what Gateways are made of.
-const PLANNED: [&str; 3] = ["Gateway", "GatewayClass", "ReferenceGrant"];
+const PLANNED: [&str; 5] = [
+    "Gateway",
+    "GatewayClass",
+    "ListenerSet",
+    "Namespace",
+    "ReferenceGrant",
+];
 
 /// What is known and what may be written.
 struct Scribe {

@@ -53,6 +53,17 @@ pub struct GatewayStatus {
     pub conditions: Vec<Condition>,
     /// Of each listener.
     pub listeners: Vec<ListenerStatus>,
+    /// How many ListenerSets add listeners.
+    pub attached_sets: usize,
+}
+
+/// What is said of a ListenerSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSetStatus {
+    /// Of the set as a whole.
+    pub conditions: Vec<Condition>,
+    /// Of each listener; none where the set is not attached.
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// What is said of a listener.
@@ -72,28 +83,46 @@ impl GatewayStatus {
     /// `status` of the Gateway; `before` is what is there.
     #[must_use]
     pub fn to_json(&self, running: &Running, generation: i64, before: &Value, now: &str) -> Value {
-        let list = |value: &Value, field: &str| {
-            let found = value.get(field).and_then(Value::as_array);
-            found.cloned().unwrap_or_default()
-        };
-        let old_listeners = list(before, "listeners");
-        let listener = |said: &ListenerStatus| {
-            let same = |old: &&Value| old.get("name").and_then(Value::as_str) == Some(&said.name);
-            let old = old_listeners.iter().find(same).map(|old| list(old, "conditions"));
-            let kind = |kind: &&str| json!({"group": "gateway.networking.k8s.io", "kind": kind});
-            json!({
-                "name": said.name, "attachedRoutes": said.attached,
-                "supportedKinds": said.kinds.iter().map(kind).collect::<Vec<_>>(),
-                "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
-            })
-        };
         let address = |(kind, value): &(&str, String)| json!({"type": kind, "value": value});
         json!({
             "addresses": running.addresses.iter().map(address).collect::<Vec<_>>(),
+            "attachedListenerSets": self.attached_sets,
             "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
-            "listeners": self.listeners.iter().map(listener).collect::<Vec<_>>(),
+            "listeners": listeners(&self.listeners, generation, before, now),
         })
     }
+}
+
+impl ListenerSetStatus {
+    /// `status` of the ListenerSet; `before` is what is there.
+    #[must_use]
+    pub fn to_json(&self, generation: i64, before: &Value, now: &str) -> Value {
+        json!({
+            "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
+            "listeners": listeners(&self.listeners, generation, before, now),
+        })
+    }
+}
+
+fn list(value: &Value, field: &str) -> Vec<Value> {
+    let found = value.get(field).and_then(Value::as_array);
+    found.cloned().unwrap_or_default()
+}
+
+/// `status.listeners`.
+fn listeners(said: &[ListenerStatus], generation: i64, before: &Value, now: &str) -> Vec<Value> {
+    let old_listeners = list(before, "listeners");
+    let listener = |said: &ListenerStatus| {
+        let same = |old: &&Value| old.get("name").and_then(Value::as_str) == Some(&said.name);
+        let old = old_listeners.iter().find(same).map(|old| list(old, "conditions"));
+        let kind = |kind: &&str| json!({"group": "gateway.networking.k8s.io", "kind": kind});
+        json!({
+            "name": said.name, "attachedRoutes": said.attached,
+            "supportedKinds": said.kinds.iter().map(kind).collect::<Vec<_>>(),
+            "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
+        })
+    };
+    said.iter().map(listener).collect()
 }
 
 impl Condition {

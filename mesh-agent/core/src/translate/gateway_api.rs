@@ -1,4 +1,4 @@
-//! Gateway API (`gateway.networking.k8s.io`, CRDs of 1.2 to 1.6): routes and ReferenceGrants.
+//! Gateway API (`gateway.networking.k8s.io`, CRDs of 1.2 to 1.6).
 //!
 //! A route is compiled for itself. What it means where it is attached (which of its rules come first, which of its
 //! backends may be used) is found where objects meet, in the state.
@@ -10,6 +10,7 @@ mod filters;
 mod gateway;
 mod grpc_route;
 mod http_route;
+mod listener_set;
 mod matches;
 mod raw;
 mod reference_grant;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 pub use gateway::{
     ApiGatewaySpec, GatewayClassSpec, Infrastructure, ListenerKind, ListenerSpec, RoutesFrom, SecretRef,
 };
+pub use listener_set::{ListenerSetSpec, gateway_of_set};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 
 /// Group of the API.
@@ -44,11 +46,13 @@ pub enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute: known, so that it can be said that datagrams are not carried.
+    Udp,
 }
 
 impl RouteKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp];
+    pub const ALL: [Self; 5] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp, Self::Udp];
 
     /// `kind`.
     #[must_use]
@@ -58,6 +62,7 @@ impl RouteKind {
             Self::Http => "HTTPRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 
@@ -156,6 +161,12 @@ impl ParentRef {
         &*self.group == GROUP && &*self.kind == "Gateway" && self.name == *name
     }
 
+    /// Whether it names this ListenerSet.
+    #[must_use]
+    pub fn is_listener_set(&self, name: &ObjectName) -> bool {
+        &*self.group == GROUP && &*self.kind == "ListenerSet" && self.name == *name
+    }
+
     /// Whether it takes in a port of this number and name.
     #[must_use]
     pub fn covers(&self, number: u16, name: &str) -> bool {
@@ -230,7 +241,10 @@ pub fn parents_of(object: &Value) -> Vec<(Value, ParentRef)> {
 
 /// Whether [`translate`] reads this kind.
 pub(super) fn is_known(kind: &str) -> bool {
-    matches!(kind, "ReferenceGrant" | "Gateway" | "GatewayClass") || RouteKind::named(kind).is_some()
+    matches!(
+        kind,
+        "ReferenceGrant" | "Gateway" | "GatewayClass" | "ListenerSet"
+    ) || RouteKind::named(kind).is_some()
 }
 
 /// Translates an object of the API.
@@ -244,6 +258,7 @@ pub(super) fn translate(
         return match head.key.kind.as_str() {
             "Gateway" => gateway::gateway(head, value).map(Translated::ApiGateway),
             "GatewayClass" => gateway::gateway_class(value).map(Translated::GatewayClass),
+            "ListenerSet" => listener_set::listener_set(head, value).map(Translated::ListenerSet),
             _ => reference_grant::reference_grant(value).map(Translated::ReferenceGrant),
         };
     };
@@ -252,6 +267,10 @@ pub(super) fn translate(
         RouteKind::Http => http_route::http_route(head, value, settings),
         RouteKind::Tls => connection_route::tls_route(head, value, settings),
         RouteKind::Tcp => connection_route::tcp_route(head, value, settings),
+        RouteKind::Udp => Err(FieldError::new(
+            "kind",
+            "UDPRoute is not supported: no datagram is carried",
+        )),
     };
     route.map(Translated::ApiRoute)
 }

@@ -4,7 +4,7 @@ use mesh_core::model::ObjectName;
 use mesh_core::model::status::{Running, conditions, parents, supported_features};
 use mesh_core::state::{ObjectKey, State};
 use mesh_core::translate::RouteKind;
-use mesh_core::translate::gateway_api::{GROUP, ParentRef, parents_of};
+use mesh_core::translate::gateway_api::{GROUP, ParentRef, gateway_of_set, parents_of};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -51,6 +51,8 @@ enum Subject {
     Route(RouteKind, Vec<(Value, ParentRef)>),
     /// With its class.
     Gateway(String),
+    /// With the Gateway that it names.
+    ListenerSet(ObjectName),
     Class,
 }
 
@@ -66,16 +68,21 @@ impl Book {
             return;
         }
         let subject = match (kind.as_str(), RouteKind::named(&kind)) {
-            (_, Some(kind)) => Subject::Route(kind, parents_of(object)),
-            ("Gateway", None) => Subject::Gateway(text("/spec/gatewayClassName")),
-            ("GatewayClass", None) => Subject::Class,
-            _ => return,
+            (_, Some(kind)) => Some(Subject::Route(kind, parents_of(object))),
+            ("Gateway", None) => Some(Subject::Gateway(text("/spec/gatewayClassName"))),
+            ("ListenerSet", None) => gateway_of_set(object).map(Subject::ListenerSet),
+            ("GatewayClass", None) => Some(Subject::Class),
+            _ => None,
         };
         let key = ObjectKey {
             kind,
             group: GROUP.into(),
             namespace: text("/metadata/namespace"),
             name: text("/metadata/name"),
+        };
+        let Some(subject) = subject else {
+            self.objects.remove(&key);
+            return;
         };
         let tried = self.objects.get_mut(&key).and_then(|old| old.tried.take());
         let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
@@ -132,7 +139,7 @@ impl Book {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            if !gateways && matches!(known.subject, Subject::Gateway(_)) {
+            if !gateways && matches!(known.subject, Subject::Gateway(_) | Subject::ListenerSet(_)) {
                 continue;
             }
             let Some(wanted) = known.wanted(&key, state, self.running.as_ref(), now) else {
@@ -169,6 +176,7 @@ impl Known {
             let found = self.said.get(field).and_then(Value::as_array);
             found.map_or(&[] as &[Value], Vec::as_slice)
         };
+        let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
         match &self.subject {
             Subject::Route(kind, given) => {
                 let (written, read): (Vec<Value>, Vec<ParentRef>) = given.iter().cloned().unzip();
@@ -178,15 +186,14 @@ impl Known {
                 (!wanted.is_empty() || !list("parents").is_empty()).then(|| json!({"parents": wanted}))
             }
             Subject::Gateway(class) => {
-                let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
-                // Where nobody makes pods and Services for Gateways none is ever programmed.
-                let running = running
-                    .and_then(|all| all.get(&name))
-                    .cloned()
-                    .unwrap_or_default();
+                let running = there_is(running, &name);
                 let status = state.gateway_status(&name, &running);
                 let status = status.or_else(|| state.unread_gateway_status(&name, class))?;
                 Some(status.to_json(&running, self.generation, &self.said, now))
+            }
+            Subject::ListenerSet(gateway) => {
+                let status = state.listener_set_status(&name, gateway, &there_is(running, gateway))?;
+                Some(status.to_json(self.generation, &self.said, now))
             }
             Subject::Class => {
                 let said = state.class_status(&key.name)?;
@@ -199,12 +206,18 @@ impl Known {
         }
     }
 
-    /// Whether that is what is there. CRDs of before 1.4 have no `supportedFeatures`: what is dropped is not written again.
+    /// Whether that is what is there. CRDs of before 1.4 have no `supportedFeatures`, those of before 1.5 no
+    /// `attachedListenerSets`: what is dropped is not written again.
     fn says(&self, wanted: &Value) -> bool {
         let fields = wanted.as_object().into_iter().flatten();
         fields.into_iter().all(|(field, value)| {
             let said = self.said.get(field);
-            said == Some(value) || (said.is_none() && field == "supportedFeatures" && self.said.is_object())
+            let newer = match field.as_str() {
+                "supportedFeatures" => true,
+                "attachedListenerSets" => *value == json!(0),
+                _ => false,
+            };
+            said == Some(value) || (said.is_none() && newer && self.said.is_object())
         })
     }
 
@@ -215,6 +228,14 @@ impl Known {
             *version == self.resource_version && now_ms.saturating_sub(*at) < AGAIN_MS
         })
     }
+}
+
+/// What there is of a Gateway. Where nobody makes pods and Services for Gateways none is ever programmed.
+fn there_is(running: Option<&BTreeMap<ObjectName, Running>>, gateway: &ObjectName) -> Running {
+    running
+        .and_then(|all| all.get(gateway))
+        .cloned()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 mod api;
+mod listener_sets;
 
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, EdgePort, GatewayRole, ListenerProtocol, TlsMode, Transport};
