@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attached;
+mod backends;
 mod compact;
 mod connections;
 mod delegates;

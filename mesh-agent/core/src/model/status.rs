@@ -1,5 +1,6 @@
 //! What a controller says of objects of Gateway API.
 
+use super::ObjectName;
 use serde_json::{Value, json};
 
 /// `controllerName` of what is said about Services.
@@ -10,6 +11,8 @@ pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
 pub fn supported_features() -> impl Iterator<Item = &'static str> {
     include_str!("../../fields/gateway-features.txt").lines()
 }
+/// The API's own bound (`PolicyStatus.ancestors`).
+const MAX_ANCESTORS: usize = 16;
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;
 
@@ -213,6 +216,34 @@ pub fn parents(
             "conditions": conditions(&said.conditions, generation, old, now),
         }));
     }
+    entries
+}
+
+/// `status.ancestors` of a policy after one condition each was said of the Services that it names. Entries of other
+/// controllers stay; ours of Services that it names no more go.
+#[must_use]
+pub fn ancestors(
+    said: &[(ObjectName, Condition)],
+    generation: i64,
+    before: &[Value],
+    now: &str,
+) -> Vec<Value> {
+    let ours = |entry: &Value| entry.get("controllerName").and_then(Value::as_str) == Some(MESH_CONTROLLER);
+    let mut entries: Vec<Value> = before.iter().filter(|e| !ours(e)).cloned().collect();
+    for (service, condition) in said {
+        let ancestor = json!({
+            "group": "", "kind": "Service", "namespace": &*service.namespace, "name": &*service.name,
+        });
+        let old = before
+            .iter()
+            .find(|e| ours(e) && e.get("ancestorRef") == Some(&ancestor));
+        let old = old.map(|entry| list(entry, "conditions")).unwrap_or_default();
+        entries.push(json!({
+            "ancestorRef": ancestor, "controllerName": MESH_CONTROLLER,
+            "conditions": conditions(std::slice::from_ref(condition), generation, &old, now),
+        }));
+    }
+    entries.truncate(MAX_ANCESTORS);
     entries
 }
 

@@ -7,12 +7,12 @@ use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::locality::Locality;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
-use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
+use crate::translate::gateway_api::{BACKEND_TRAFFIC, EXPERIMENTAL_GROUP, GROUP as GROUP_OF_ROUTES};
 use crate::translate::{
-    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, IngressSpec,
-    ListenerSetSpec, MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec,
-    RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec,
-    WorkloadEntrySpec,
+    ApiGatewaySpec, ApiRouteSpec, BackendTrafficSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec,
+    IngressSpec, ListenerSetSpec, MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
+    ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated,
+    VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -51,6 +51,7 @@ pub(super) struct Tables {
     pub(super) blind: bool,
     pub(super) api_gateways: BTreeMap<ObjectName, ApiGatewaySpec>,
     pub(super) listener_sets: BTreeMap<ObjectName, ListenerSetSpec>,
+    pub(super) backend_traffic: BTreeMap<ObjectName, BackendTrafficSpec>,
     pub(super) gateway_classes: BTreeMap<Arc<str>, GatewayClassSpec>,
     pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
     pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
@@ -138,6 +139,11 @@ impl Tables {
                 dirty.grants |= changed;
                 changed
             }
+            Translated::BackendTraffic(spec) => {
+                let changed = put(&mut self.backend_traffic, name, spec);
+                dirty.backends |= changed;
+                changed
+            }
             Translated::GatewayClass(spec) => {
                 let changed = put(&mut self.gateway_classes, name.name, spec);
                 dirty.grants |= changed;
@@ -211,6 +217,9 @@ impl Tables {
             }
             (GROUP_OF_ROUTES, "Gateway") => {
                 dirty.grants |= self.api_gateways.remove(&name).is_some();
+            }
+            (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => {
+                dirty.backends |= self.backend_traffic.remove(&name).is_some();
             }
             (GROUP_OF_ROUTES, "ListenerSet") => {
                 dirty.grants |= self.listener_sets.remove(&name).is_some();
@@ -312,6 +321,7 @@ impl Tables {
             ("security.istio.io", "PeerAuthentication") => self.peer_authentications.contains_key(&name),
             (GROUP_OF_ROUTES, "ReferenceGrant") => self.grants.contains_key(&name),
             (GROUP_OF_ROUTES, "Gateway") => self.api_gateways.contains_key(&name),
+            (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => self.backend_traffic.contains_key(&name),
             (GROUP_OF_ROUTES, "ListenerSet") => self.listener_sets.contains_key(&name),
             (GROUP_OF_ROUTES, kind) => {
                 RouteKind::named(kind).is_some_and(|kind| self.api_routes.contains_key(&(kind, name)))

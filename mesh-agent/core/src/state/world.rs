@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::attached::Attachments;
+use super::backends;
 use super::connections;
 use super::dirty::Dirty;
 use super::entries::Entries;
@@ -113,6 +114,11 @@ impl World {
         &self.pods.held_out
     }
 
+    /// The XBackendTrafficPolicies of services.
+    pub(super) fn backend_policies(&self) -> &backends::Policies {
+        &self.snapshot.backend_policies
+    }
+
     /// Ports of a service on which a route that names it does not apply, and why.
     pub(super) fn lost(&self, service: &ObjectName, route: &RouteKey) -> Vec<(u16, &str)> {
         self.attachments.lost(service, route)
@@ -166,6 +172,11 @@ impl World {
         }
         subsets::subsets(tables, &mut next, &mut self.warnings);
         connections::steer(&mut next);
+        if dirty.backends {
+            next.backend_policies = Arc::new(backends::policies(tables));
+        }
+        backends::warn(tables, &next.backend_policies, &mut self.warnings);
+        backends::steer(&mut next);
         if dirty.peers {
             next.peers = peers::policies(tables);
         }

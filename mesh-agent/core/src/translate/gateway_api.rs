@@ -3,6 +3,7 @@
 //! A route is compiled for itself. What it means where it is attached (which of its rules come first, which of its
 //! backends may be used) is found where objects meet, in the state.
 
+mod backend_traffic;
 mod common;
 mod connection_route;
 mod cors;
@@ -15,6 +16,7 @@ mod matches;
 mod raw;
 mod reference_grant;
 mod selector;
+mod session;
 
 use super::Translated;
 use super::head::Head;
@@ -26,6 +28,7 @@ use serde_json::Value;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+pub use backend_traffic::{BACKEND_TRAFFIC, BackendTrafficSpec, EXPERIMENTAL_GROUP, services_of_policy};
 pub use gateway::{
     ApiGatewaySpec, GatewayClassSpec, Infrastructure, ListenerKind, ListenerSpec, RoutesFrom, SecretRef,
 };
@@ -245,6 +248,15 @@ pub(super) fn is_known(kind: &str) -> bool {
         kind,
         "ReferenceGrant" | "Gateway" | "GatewayClass" | "ListenerSet"
     ) || RouteKind::named(kind).is_some()
+}
+
+/// Translates an object of the API's experimental group.
+pub(super) fn translate_experimental(head: &Head, value: &Value) -> Result<Translated, FieldError> {
+    if head.version != "v1alpha1" {
+        let reason = format!("version {:?} is not known: expected v1alpha1", head.version);
+        return Err(FieldError::new("apiVersion", reason));
+    }
+    backend_traffic::backend_traffic(head, value).map(Translated::BackendTraffic)
 }
 
 /// Translates an object of the API.

@@ -1,10 +1,12 @@
 //! What the API server has of objects with a status, and which of them are to be written. Pure.
 
 use mesh_core::model::ObjectName;
-use mesh_core::model::status::{Running, conditions, parents, supported_features};
+use mesh_core::model::status::{Running, ancestors, conditions, parents, supported_features};
 use mesh_core::state::{ObjectKey, State};
 use mesh_core::translate::RouteKind;
-use mesh_core::translate::gateway_api::{GROUP, ParentRef, gateway_of_set, parents_of};
+use mesh_core::translate::gateway_api::{
+    BACKEND_TRAFFIC, EXPERIMENTAL_GROUP, GROUP, ParentRef, gateway_of_set, parents_of, services_of_policy,
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -53,6 +55,8 @@ enum Subject {
     Gateway(String),
     /// With the Gateway that it names.
     ListenerSet(ObjectName),
+    /// With the Services that it names.
+    BackendTraffic(Vec<ObjectName>),
     Class,
 }
 
@@ -64,19 +68,20 @@ impl Book {
             found.unwrap_or_default().to_owned()
         };
         let (api_version, kind) = (text("/apiVersion"), text("/kind"));
-        if api_version.split('/').next() != Some(GROUP) {
-            return;
-        }
-        let subject = match (kind.as_str(), RouteKind::named(&kind)) {
-            (_, Some(kind)) => Some(Subject::Route(kind, parents_of(object))),
-            ("Gateway", None) => Some(Subject::Gateway(text("/spec/gatewayClassName"))),
-            ("ListenerSet", None) => gateway_of_set(object).map(Subject::ListenerSet),
-            ("GatewayClass", None) => Some(Subject::Class),
-            _ => None,
+        let group = api_version.split('/').next().unwrap_or_default();
+        let subject = match (group, kind.as_str()) {
+            (GROUP, "Gateway") => Some(Subject::Gateway(text("/spec/gatewayClassName"))),
+            (GROUP, "GatewayClass") => Some(Subject::Class),
+            (GROUP, "ListenerSet") => gateway_of_set(object).map(Subject::ListenerSet),
+            (GROUP, kind) => RouteKind::named(kind).map(|kind| Subject::Route(kind, parents_of(object))),
+            (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => {
+                Some(Subject::BackendTraffic(services_of_policy(object)))
+            }
+            _ => return,
         };
         let key = ObjectKey {
+            group: group.to_owned(),
             kind,
-            group: GROUP.into(),
             namespace: text("/metadata/namespace"),
             name: text("/metadata/name"),
         };
@@ -194,6 +199,12 @@ impl Known {
             Subject::ListenerSet(gateway) => {
                 let status = state.listener_set_status(&name, gateway, &there_is(running, gateway))?;
                 Some(status.to_json(self.generation, &self.said, now))
+            }
+            Subject::BackendTraffic(services) => {
+                let said = state.backend_traffic_status(key, services);
+                let said: Vec<_> = services.iter().cloned().zip(said).collect();
+                let wanted = ancestors(&said, self.generation, list("ancestors"), now);
+                (!wanted.is_empty() || !list("ancestors").is_empty()).then(|| json!({"ancestors": wanted}))
             }
             Subject::Class => {
                 let said = state.class_status(&key.name)?;

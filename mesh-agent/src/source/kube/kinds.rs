@@ -2,6 +2,7 @@
 
 use kube::core::{ApiResource, GroupVersionKind};
 use mesh_core::model::template;
+use mesh_core::translate::gateway_api;
 
 /// One kind of object.
 #[derive(Debug)]
@@ -124,6 +125,14 @@ static KINDS: &[Kind] = &[
     Kind::gateway_api("ListenerSet", "listenersets", &["v1"])
         .for_gateways(Gateways::All)
         .for_both(),
+    Kind {
+        group: gateway_api::EXPERIMENTAL_GROUP,
+        ..Kind::gateway_api(
+            gateway_api::BACKEND_TRAFFIC,
+            "xbackendtrafficpolicies",
+            &["v1alpha1"],
+        )
+    },
     Kind::gateway_api("GatewayClass", "gatewayclasses", &["v1", "v1beta1"])
         .for_gateways(Gateways::All)
         .for_both(),

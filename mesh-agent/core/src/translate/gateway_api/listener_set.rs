@@ -66,10 +66,10 @@ pub(super) fn listener_set(head: &Head, value: &Value) -> Result<ListenerSetSpec
 fn gateway(raw: RawParent, own: &str) -> Result<ObjectName, FieldError> {
     let bad = |field: &str, reason: &str| FieldError::new(format!("spec.parentRef.{field}"), reason);
     if raw.group.is_some_and(|group| group != GROUP) {
-        return Err(bad("group", "expected gateway.networking.k8s.io"));
+        return Err(bad("group", "only gateway.networking.k8s.io is supported"));
     }
     if raw.kind.is_some_and(|kind| kind != "Gateway") {
-        return Err(bad("kind", "expected Gateway: nothing else takes listeners"));
+        return Err(bad("kind", "only Gateway is supported"));
     }
     let namespace = raw.namespace.filter(|n| !n.is_empty());
     let namespace = namespace.unwrap_or_else(|| own.to_owned());
