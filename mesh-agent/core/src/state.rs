@@ -11,6 +11,7 @@ mod endpoints;
 mod entries;
 mod gateways;
 mod ids;
+mod listener_sets;
 mod listeners;
 mod mentions;
 mod parents;

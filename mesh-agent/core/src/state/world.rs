@@ -7,6 +7,7 @@ use super::connections;
 use super::dirty::Dirty;
 use super::entries::Entries;
 use super::gateways;
+use super::listener_sets;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::references::{References, Touched};
@@ -56,6 +57,8 @@ pub(super) struct World {
     judging: bool,
     /// What is wrong at the gateway, until it is looked at again.
     pub(super) edge_warnings: Vec<Warning>,
+    /// What is wrong with ListenerSets, until they are looked at again.
+    set_warnings: Vec<Warning>,
     attachments: Attachments,
     entries: Entries,
     references: References,
@@ -77,6 +80,7 @@ impl World {
             role: None,
             judging: false,
             edge_warnings: Vec::new(),
+            set_warnings: Vec::new(),
             attachments: Attachments::default(),
             entries: Entries::default(),
             references: References::default(),
@@ -192,6 +196,11 @@ impl World {
                 &mut self.edge_warnings,
             ));
         }
+        if edge_changed {
+            self.set_warnings = Vec::new();
+            listener_sets::warn(tables, &mut self.set_warnings);
+        }
+        self.warnings.extend(self.set_warnings.iter().cloned());
         self.references.warn_routes(&mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)

@@ -174,6 +174,35 @@ fn listeners_that_conflict_lose_to_those_that_come_before_them_one_by_one() {
     }
 }
 
+/// The words of `heddle analyze`.
+#[test]
+fn what_comes_to_nothing_is_reported_by_object_and_field() {
+    let own = taking(SAME, "[{name: own, port: 80, protocol: HTTP}]");
+    let conflicting = "[{name: a, port: 80, protocol: HTTP}, {name: b, port: 53, protocol: UDP}]";
+    let (_, mut judging) = states(&[
+        own,
+        set("infra", "s", 2, conflicting),
+        set("team-a", "t", 2, "[{name: a, port: 81, protocol: HTTP}]"),
+        set("team-a", "u", 2, "[{name: a, port: 81, protocol: HTTP}]").replace("name: gw", "name: gone"),
+    ]);
+    let problems = judging.problems();
+    let found: Vec<_> = problems
+        .iter()
+        .map(|p| (&*p.rejected.object, &*p.rejected.field))
+        .filter(|(object, _)| object.starts_with("ListenerSet"))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("ListenerSet infra/s", "spec.listeners[0]"),
+            ("ListenerSet infra/s", "spec.listeners[1]"),
+            ("ListenerSet team-a/t", "spec.parentRef"),
+            ("ListenerSet team-a/u", "spec.parentRef"),
+        ],
+        "{problems:?}"
+    );
+}
+
 /// A listener of a set is found by the set alone, not by the Gateway.
 #[test]
 fn a_route_attaches_to_the_listeners_of_the_parent_that_it_names() {
