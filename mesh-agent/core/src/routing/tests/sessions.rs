@@ -85,7 +85,7 @@ fn what_a_service_asks_for_holds_for_its_clients_unless_their_rule_says_otherwis
     let session = ", sessionPersistence: {type: Header, sessionName: X-Session, absoluteTimeout: 1h}";
     let retries = ", retryConstraint: {budget: {percent: 30, interval: 5s}}";
     let policy = policy("p", 1, "forecast", &format!("{session}{retries}"));
-    let mut state = with(&[policy.clone()]);
+    let mut state = with(std::slice::from_ref(&policy));
     let snapshot = state.snapshot();
     let plan = Request::default().plan(&snapshot);
     let found = plan.persistence().unwrap();
