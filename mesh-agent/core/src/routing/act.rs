@@ -92,6 +92,14 @@ pub(super) fn act(
         Outcome::Forward(split) => {
             let held = action.session.as_ref();
             let held = held.and_then(|s| session::held(s, request.headers, draws.now));
+            if let Some(session) = &action.session {
+                let shown = if held.is_some() {
+                    "the client shows one"
+                } else {
+                    "the client has none"
+                };
+                trace.note(|| format!("{session}: {shown}"));
+            }
             matched.destination = held
                 .and_then(|held| destination_of(snapshot, request, split, held))
                 .unwrap_or_else(|| pick_destination(split, draws.split));

@@ -79,6 +79,22 @@ fn a_session_stays_with_its_service_whatever_the_weights_say() {
     }
 }
 
+/// `heddle why`.
+#[test]
+fn an_explanation_names_the_session_and_the_policy_of_the_service() {
+    let policy = policy("p", 1, "forecast", ", retryConstraint: {}");
+    let own = route("{backendRefs: [{name: forecast, port: 80}], sessionPersistence: {sessionName: mine}}");
+    let snapshot = with(&[policy, own]).snapshot();
+    let lines = Request::default().facts(&snapshot, |facts| explain_request(&snapshot, facts));
+    let text = lines.join("\n");
+    assert!(
+        text.contains("sessions by cookie mine: the client has none"),
+        "{text}"
+    );
+    let of_service = "by XBackendTrafficPolicy weather/p: at most 20 % retries";
+    assert!(text.contains(of_service), "{text}");
+}
+
 /// GEP-1619, GEP-3388: a rule's own word comes before the service's, which comes before none.
 #[test]
 fn what_a_service_asks_for_holds_for_its_clients_unless_their_rule_says_otherwise() {
