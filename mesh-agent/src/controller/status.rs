@@ -20,6 +20,7 @@ use mesh_core::model::snapshot::MeshSettings;
 use mesh_core::model::status::Running;
 use mesh_core::state::{Change, Place, State};
 use mesh_core::translate::RouteKind;
+use mesh_core::translate::gateway_api::BACKEND_TRAFFIC;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -107,7 +108,14 @@ pub async fn run(
 }
 
 /// Kinds of which depends what Gateways are made of, and what they may read.
-const PLANNED: [&str; 4] = ["Gateway", "GatewayClass", "ReferenceGrant", "BackendTLSPolicy"];
+const PLANNED: [&str; 6] = [
+    "BackendTLSPolicy",
+    "Gateway",
+    "GatewayClass",
+    "ListenerSet",
+    "Namespace",
+    "ReferenceGrant",
+];
 
 /// What is known and what may be written.
 struct Scribe {
@@ -237,6 +245,7 @@ async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) {
     let plural = match key.kind.as_str() {
         "GatewayClass" => "gatewayclasses".to_owned(),
         "BackendTLSPolicy" => "backendtlspolicies".to_owned(),
+        BACKEND_TRAFFIC => "xbackendtrafficpolicies".to_owned(),
         kind => format!("{}s", kind.to_ascii_lowercase()),
     };
     let gvk = GroupVersionKind::gvk(group, version, &key.kind);

@@ -10,7 +10,7 @@ use super::registry::Registry;
 use super::route::{HostSubsets, RouteTable};
 use super::scope::EgressScope;
 use super::service::{Service, ServicePort};
-use super::traffic::TrafficPolicy;
+use super::traffic::{BackendPolicy, TrafficPolicy};
 use super::workload::{Labels, Workload};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -79,6 +79,8 @@ pub struct Snapshot {
     /// Fully qualified host of a service of which BackendTLSPolicies speak → the policy of each of `Service::ports`, for
     /// clients that see no subset rule.
     pub vouched: HashMap<Arc<str>, Vec<Arc<TrafficPolicy>>>,
+    /// Service → what an XBackendTrafficPolicy says of it.
+    pub backend_policies: Arc<HashMap<ObjectName, Arc<BackendPolicy>>>,
     /// Ids of service ports with a policy that the kernel cannot carry out by itself.
     pub steered: imbl::HashSet<u32>,
     /// Node → where it is.
@@ -267,6 +269,15 @@ impl Snapshot {
             of_rules.or_else(|| self.vouched.get(&service.host)?.get(place))
         });
         found.map_or_else(TrafficPolicy::mesh_default, Arc::clone)
+    }
+
+    /// What an XBackendTrafficPolicy says of a service.
+    #[must_use]
+    pub fn backend_policy(&self, service: &Service) -> Option<Arc<BackendPolicy>> {
+        if self.backend_policies.is_empty() {
+            return None;
+        }
+        self.backend_policies.get(&service.name).cloned()
     }
 
     /// Where a pod runs, as far as its labels and its node's tell.

@@ -1,6 +1,6 @@
 //! What a controller says of objects of Gateway API.
 
-use crate::model::ObjectName;
+use super::ObjectName;
 use serde_json::{Value, json};
 
 /// `controllerName` of what is said about Services.
@@ -14,6 +14,8 @@ pub fn supported_features() -> impl Iterator<Item = &'static str> {
 /// Condition of a Gateway that serves clients without a valid certificate though it has CAs for them. It is there as long as
 /// it holds.
 pub const INSECURE_CLIENTS: &str = "InsecureFrontendValidationMode";
+/// The API's own bound (`PolicyStatus.ancestors`).
+const MAX_ANCESTORS: usize = 16;
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;
 
@@ -92,6 +94,17 @@ pub struct GatewayStatus {
     pub conditions: Vec<Condition>,
     /// Of each listener.
     pub listeners: Vec<ListenerStatus>,
+    /// How many ListenerSets add listeners.
+    pub attached_sets: usize,
+}
+
+/// What is said of a ListenerSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSetStatus {
+    /// Of the set as a whole.
+    pub conditions: Vec<Condition>,
+    /// Of each listener; none where the set is not attached.
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// What is said of a listener.
@@ -115,30 +128,48 @@ impl GatewayStatus {
     /// `status` of the Gateway; `before` is what is there.
     #[must_use]
     pub fn to_json(&self, running: &Running, generation: i64, before: &Value, now: &str) -> Value {
-        let list = |value: &Value, field: &str| {
-            let found = value.get(field).and_then(Value::as_array);
-            found.cloned().unwrap_or_default()
-        };
-        let old_listeners = list(before, "listeners");
-        let listener = |said: &ListenerStatus| {
-            let same = |old: &&Value| old.get("name").and_then(Value::as_str) == Some(&said.name);
-            let old = old_listeners.iter().find(same).map(|old| list(old, "conditions"));
-            let kind = |kind: &&str| json!({"group": "gateway.networking.k8s.io", "kind": kind});
-            json!({
-                "name": said.name, "attachedRoutes": said.attached,
-                "supportedKinds": said.kinds.iter().map(kind).collect::<Vec<_>>(),
-                "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
-            })
-        };
         let mut said = list(before, "conditions");
         said.retain(|c| c.get("type").and_then(Value::as_str) != Some(INSECURE_CLIENTS) || self.insecure());
         let address = |(kind, value): &(&str, String)| json!({"type": kind, "value": value});
         json!({
             "addresses": running.addresses.iter().map(address).collect::<Vec<_>>(),
+            "attachedListenerSets": self.attached_sets,
             "conditions": conditions(&self.conditions, generation, &said, now),
-            "listeners": self.listeners.iter().map(listener).collect::<Vec<_>>(),
+            "listeners": listeners(&self.listeners, generation, before, now),
         })
     }
+}
+
+impl ListenerSetStatus {
+    /// `status` of the ListenerSet; `before` is what is there.
+    #[must_use]
+    pub fn to_json(&self, generation: i64, before: &Value, now: &str) -> Value {
+        json!({
+            "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
+            "listeners": listeners(&self.listeners, generation, before, now),
+        })
+    }
+}
+
+fn list(value: &Value, field: &str) -> Vec<Value> {
+    let found = value.get(field).and_then(Value::as_array);
+    found.cloned().unwrap_or_default()
+}
+
+/// `status.listeners`.
+fn listeners(said: &[ListenerStatus], generation: i64, before: &Value, now: &str) -> Vec<Value> {
+    let old_listeners = list(before, "listeners");
+    let listener = |said: &ListenerStatus| {
+        let same = |old: &&Value| old.get("name").and_then(Value::as_str) == Some(&said.name);
+        let old = old_listeners.iter().find(same).map(|old| list(old, "conditions"));
+        let kind = |kind: &&str| json!({"group": "gateway.networking.k8s.io", "kind": kind});
+        json!({
+            "name": said.name, "attachedRoutes": said.attached,
+            "supportedKinds": said.kinds.iter().map(kind).collect::<Vec<_>>(),
+            "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
+        })
+    };
+    said.iter().map(listener).collect()
 }
 
 impl Condition {
@@ -236,14 +267,13 @@ pub fn parents(
 /// than sixteen.
 #[must_use]
 pub fn ancestors(said: &[AncestorStatus], generation: i64, before: &[Value], now: &str) -> Vec<Value> {
-    const MOST: usize = 16;
     let controller = |entry: &Value| {
         let name = entry.get("controllerName").and_then(Value::as_str);
         name.map(str::to_owned).unwrap_or_default()
     };
     let ours = |entry: &Value| [MESH_CONTROLLER, GATEWAY_CONTROLLER].contains(&controller(entry).as_str());
     let mut entries: Vec<Value> = before.iter().filter(|e| !ours(e)).cloned().collect();
-    for said in said.iter().take(MOST.saturating_sub(entries.len())) {
+    for said in said.iter().take(MAX_ANCESTORS.saturating_sub(entries.len())) {
         let (ancestor, name) = (said.ancestor.to_json(), said.ancestor.controller());
         let same = |e: &&Value| e.get("ancestorRef") == Some(&ancestor) && controller(e) == name;
         let old = before.iter().find(same);

@@ -2,7 +2,7 @@
 
 use super::authorities::{Authorities, Lacking};
 use super::gateways::credentials;
-use super::listeners::Reason;
+use super::listeners::{Owner, Reason};
 use super::tables::Tables;
 use crate::model::ObjectName;
 use crate::model::gateway::{ClientCertificates, Credential, TlsMode};
@@ -76,7 +76,7 @@ impl Tables {
     /// has none.
     pub(super) fn client_certificate(&self, gateway: &ObjectName) -> Option<Result<Credential, Reason>> {
         let wanted = self.api_gateways.get(gateway)?.tls.client_certificate.as_ref()?;
-        if let Some((reason, message)) = self.certificate(gateway, wanted) {
+        if let Some((reason, message)) = self.certificate(Owner::Gateway(gateway), wanted) {
             let reason = match reason {
                 "InvalidCertificateRef" => "InvalidClientCertificateRef",
                 other => other,

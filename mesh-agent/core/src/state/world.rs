@@ -3,10 +3,12 @@
 use super::ObjectKey;
 use super::attached::Attachments;
 use super::backend_tls::{self, Claims};
+use super::backends;
 use super::connections;
 use super::dirty::Dirty;
 use super::entries::Entries;
 use super::gateways;
+use super::listener_sets;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::references::{References, Touched};
@@ -56,6 +58,8 @@ pub(super) struct World {
     judging: bool,
     /// What is wrong at the gateway, until it is looked at again.
     pub(super) edge_warnings: Vec<Warning>,
+    /// What is wrong with ListenerSets, until they are looked at again.
+    set_warnings: Vec<Warning>,
     attachments: Attachments,
     entries: Entries,
     references: References,
@@ -79,6 +83,7 @@ impl World {
             role: None,
             judging: false,
             edge_warnings: Vec::new(),
+            set_warnings: Vec::new(),
             attachments: Attachments::default(),
             entries: Entries::default(),
             references: References::default(),
@@ -115,6 +120,11 @@ impl World {
 
     pub(super) fn held_out(&self) -> &BTreeMap<ObjectName, HeldOut> {
         &self.pods.held_out
+    }
+
+    /// The XBackendTrafficPolicies of services.
+    pub(super) fn backend_policies(&self) -> &backends::Policies {
+        &self.snapshot.backend_policies
     }
 
     /// Ports of a service on which a route that names it does not apply, and why.
@@ -188,6 +198,11 @@ impl World {
         let whole = self.reads_material() || (self.of_one_node() && !tables.blind);
         backend_tls::warn(tables, &self.claims, whole, &mut self.warnings);
         connections::steer(&mut next);
+        if dirty.backends {
+            next.backend_policies = Arc::new(backends::policies(tables));
+        }
+        backends::warn(tables, &next.backend_policies, &mut self.warnings);
+        backends::steer(&mut next);
         if dirty.peers {
             next.peers = peers::policies(tables);
         }
@@ -203,6 +218,11 @@ impl World {
                 &mut self.edge_warnings,
             ));
         }
+        if edge_changed {
+            self.set_warnings = Vec::new();
+            listener_sets::warn(tables, &mut self.set_warnings);
+        }
+        self.warnings.extend(self.set_warnings.iter().cloned());
         self.references.warn_routes(&mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)

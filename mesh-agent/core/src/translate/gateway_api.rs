@@ -1,9 +1,10 @@
-//! Gateway API (`gateway.networking.k8s.io`, CRDs of 1.2 to 1.6): routes and ReferenceGrants.
+//! Gateway API (`gateway.networking.k8s.io`, CRDs of 1.2 to 1.6).
 //!
 //! A route is compiled for itself. What it means where it is attached (which of its rules come first, which of its
 //! backends may be used) is found where objects meet, in the state.
 
 pub(super) mod backend_tls;
+mod backend_traffic;
 mod common;
 mod connection_route;
 mod cors;
@@ -12,10 +13,12 @@ mod gateway;
 mod gateway_tls;
 mod grpc_route;
 mod http_route;
+mod listener_set;
 mod matches;
 mod raw;
 mod reference_grant;
 mod selector;
+mod session;
 
 use super::Translated;
 use super::head::Head;
@@ -28,10 +31,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 pub use backend_tls::{BackendAuthorities, BackendTlsSpec, LocalRef, PolicyTarget};
+pub use backend_traffic::{BACKEND_TRAFFIC, BackendTrafficSpec, EXPERIMENTAL_GROUP, services_of_policy};
 pub use gateway::{
     ApiGatewaySpec, GatewayClassSpec, Infrastructure, ListenerKind, ListenerSpec, RoutesFrom, SecretRef,
 };
 pub use gateway_tls::{ClientValidation, GatewayTlsSpec};
+pub use listener_set::{ListenerSetSpec, gateway_of_set};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 
 /// Group of the API.
@@ -48,11 +53,13 @@ pub enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute: known, so that it can be said that datagrams are not carried.
+    Udp,
 }
 
 impl RouteKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp];
+    pub const ALL: [Self; 5] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp, Self::Udp];
 
     /// `kind`.
     #[must_use]
@@ -62,6 +69,7 @@ impl RouteKind {
             Self::Http => "HTTPRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 
@@ -160,6 +168,12 @@ impl ParentRef {
         &*self.group == GROUP && &*self.kind == "Gateway" && self.name == *name
     }
 
+    /// Whether it names this ListenerSet.
+    #[must_use]
+    pub fn is_listener_set(&self, name: &ObjectName) -> bool {
+        &*self.group == GROUP && &*self.kind == "ListenerSet" && self.name == *name
+    }
+
     /// Whether it takes in a port of this number and name.
     #[must_use]
     pub fn covers(&self, number: u16, name: &str) -> bool {
@@ -236,8 +250,17 @@ pub fn parents_of(object: &Value) -> Vec<(Value, ParentRef)> {
 pub(super) fn is_known(kind: &str) -> bool {
     matches!(
         kind,
-        "ReferenceGrant" | "Gateway" | "GatewayClass" | "BackendTLSPolicy"
+        "ReferenceGrant" | "Gateway" | "GatewayClass" | "ListenerSet" | "BackendTLSPolicy"
     ) || RouteKind::named(kind).is_some()
+}
+
+/// Translates an object of the API's experimental group.
+pub(super) fn translate_experimental(head: &Head, value: &Value) -> Result<Translated, FieldError> {
+    if head.version != "v1alpha1" {
+        let reason = format!("version {:?} is not known: expected v1alpha1", head.version);
+        return Err(FieldError::new("apiVersion", reason));
+    }
+    backend_traffic::backend_traffic(head, value).map(Translated::BackendTraffic)
 }
 
 /// Translates an object of the API.
@@ -252,6 +275,7 @@ pub(super) fn translate(
             "Gateway" => gateway::gateway(head, value).map(Translated::ApiGateway),
             "GatewayClass" => gateway::gateway_class(value).map(Translated::GatewayClass),
             "BackendTLSPolicy" => backend_tls::backend_tls(head, value).map(Translated::BackendTls),
+            "ListenerSet" => listener_set::listener_set(head, value).map(Translated::ListenerSet),
             _ => reference_grant::reference_grant(value).map(Translated::ReferenceGrant),
         };
     };
@@ -260,6 +284,10 @@ pub(super) fn translate(
         RouteKind::Http => http_route::http_route(head, value, settings),
         RouteKind::Tls => connection_route::tls_route(head, value, settings),
         RouteKind::Tcp => connection_route::tcp_route(head, value, settings),
+        RouteKind::Udp => Err(FieldError::new(
+            "kind",
+            "UDPRoute is not supported: no datagram is carried",
+        )),
     };
     route.map(Translated::ApiRoute)
 }

@@ -4,8 +4,10 @@
 use crate::model::ObjectName;
 use crate::state::State;
 use crate::state::backend_tls::service_of;
-use crate::state::listeners::supported;
-use crate::translate::gateway_api::{ApiGatewaySpec, GROUP, ListenerKind, SecretRef};
+use crate::state::listeners::{Owner, supported};
+use crate::translate::gateway_api::{
+    ApiGatewaySpec, GROUP, GatewayTlsSpec, ListenerKind, ListenerSpec, SecretRef,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -93,14 +95,17 @@ impl Place {
     }
 }
 
-/// What a Gateway refers to, with the kind that is read there.
-fn named(spec: &ApiGatewaySpec) -> impl Iterator<Item = (Material, &SecretRef)> {
-    let listeners = spec.listeners.iter();
-    let terminating = listeners.filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
-    let shown = terminating
-        .flat_map(|l| &l.certificates)
-        .chain(&spec.tls.client_certificate);
-    let authorities = spec.tls.validations().flat_map(|v| &v.authorities);
+/// The certificates of listeners that show one.
+fn certificates(listeners: &[ListenerSpec]) -> impl Iterator<Item = &SecretRef> {
+    let terminating = listeners.iter();
+    let terminating = terminating.filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
+    terminating.flat_map(|l| &l.certificates)
+}
+
+/// What `tls` of a Gateway refers to, with the kind that is read there.
+fn of_tls(tls: &GatewayTlsSpec) -> impl Iterator<Item = (Material, &SecretRef)> {
+    let shown = tls.client_certificate.iter();
+    let authorities = tls.validations().flat_map(|v| &v.authorities);
     let shown = shown.map(|secret| (Material::Secret, secret));
     shown.chain(authorities.map(|map| (Material::ConfigMap, map)))
 }
@@ -133,8 +138,8 @@ impl State {
         })
     }
 
-    /// Where what Gateways of ours refer to is to be read, as far as they may, with the Gateways that do; of one Gateway if
-    /// one is named.
+    /// Where what Gateways of ours and their ListenerSets refer to is to be read, as far as they may, with the Gateways; of
+    /// one Gateway if one is named.
     #[must_use]
     pub fn gateway_material(&self, only: Option<&ObjectName>) -> BTreeMap<Place, BTreeSet<ObjectName>> {
         let mut places: BTreeMap<Place, BTreeSet<ObjectName>> = BTreeMap::new();
@@ -145,8 +150,8 @@ impl State {
         });
         let ours: BTreeMap<_, _> = ours.collect();
         for (gateway, spec) in &ours {
-            let from = (GROUP, "Gateway", &*gateway.namespace);
-            for (kind, wanted) in named(spec) {
+            for (owner, kind, wanted) in self.named(gateway, spec) {
+                let from = (GROUP, owner.kind(), &*owner.name().namespace);
                 let is_kind = (&*wanted.kind.0, &*wanted.kind.1) == ("", kind.name());
                 if is_kind && self.tables.permits(from, ("", kind.name()), &wanted.name) {
                     let place = Place::new(kind, &wanted.name.namespace);
@@ -178,6 +183,22 @@ impl State {
         reading
             .map(|(name, _)| Place::new(Material::ConfigMap, &name.namespace))
             .collect()
+    }
+
+    /// What a Gateway and its ListenerSets refer to, with the object that does and the kind that is read there.
+    fn named<'a>(
+        &'a self,
+        gateway: &'a ObjectName,
+        spec: &'a ApiGatewaySpec,
+    ) -> impl Iterator<Item = (Owner<'a>, Material, &'a SecretRef)> {
+        let own = (Owner::Gateway(gateway), spec.listeners.as_slice());
+        let sets = self.tables.sets_of(gateway).into_iter();
+        let sets = sets.map(|(name, set)| (Owner::Set(name), set.listeners.as_slice()));
+        let certificates = std::iter::once(own).chain(sets).flat_map(|(owner, listeners)| {
+            certificates(listeners).map(move |secret| (owner, Material::Secret, secret))
+        });
+        let of_tls = of_tls(&spec.tls);
+        certificates.chain(of_tls.map(|(kind, named)| (Owner::Gateway(gateway), kind, named)))
     }
 
     /// Gateways of classes that are known to be others': what was made for them while they were ours can go.

@@ -1,4 +1,5 @@
 mod api;
+mod listener_sets;
 mod tls;
 
 use crate::model::ObjectName;

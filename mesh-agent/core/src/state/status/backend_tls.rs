@@ -5,7 +5,7 @@ use crate::model::status::{Ancestor, AncestorStatus, Condition};
 use crate::state::backend_tls::{authorities, effect, reason, service_of};
 use crate::state::{ObjectKey, State};
 use crate::translate::Rejected;
-use crate::translate::gateway_api::{BackendTlsSpec, GROUP, PolicyTarget};
+use crate::translate::gateway_api::{BackendTlsSpec, GROUP, ParentRef, PolicyTarget};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl State {
@@ -32,13 +32,23 @@ impl State {
             .collect()
     }
 
-    /// Gateways whose routes name a Service; whether or not they take the route in the end.
+    /// Gateways whose routes, or those of ListenerSets for them, name a Service; whether or not they take the route in the
+    /// end.
     pub(in crate::state) fn gateways_to<'a>(&'a self, service: &'a ObjectName) -> BTreeSet<&'a ObjectName> {
         let routes = self.world.routes_to(service);
         let routes = routes.filter_map(|key| self.tables.api_routes.get(key));
         let parents = routes.flat_map(|route| &route.parents);
-        let gateways = parents.filter(|p| p.is_gateway(&p.name)).map(|p| &p.name);
-        gateways.collect()
+        let gateway = |parent: &'a ParentRef| {
+            if parent.is_listener_set(&parent.name) {
+                return self
+                    .tables
+                    .listener_sets
+                    .get(&parent.name)
+                    .map(|set| &set.gateway);
+            }
+            parent.is_gateway(&parent.name).then_some(&parent.name)
+        };
+        parents.filter_map(gateway).collect()
     }
 
     /// Through which objects a policy takes effect, Gateways first, and by which of its targets.

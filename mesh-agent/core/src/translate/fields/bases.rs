@@ -280,7 +280,7 @@ const GATEWAY_CLASS: [(&str, &str); 2] = [
     ),
 ];
 
-const GATEWAY: [(&str, &str); 8] = [
+const GATEWAY: [(&str, &str); 10] = [
     (
         "spec.tls.backend",
         r#"{"gatewayClassName": "heddle", "tls": {"backend": {"clientCertificateRef": {"name": "a"}}}}"#,
@@ -288,6 +288,14 @@ const GATEWAY: [(&str, &str); 8] = [
     (
         "spec.tls.frontend",
         r#"{"gatewayClassName": "heddle", "tls": {"frontend": {"default": {"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "a"}]}}, "perPort": [{"port": 443, "tls": {"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "a"}]}}}]}}}"#,
+    ),
+    (
+        "spec.allowedListeners.namespaces.selector",
+        r#"{"gatewayClassName": "heddle", "allowedListeners": {"namespaces": {"from": "Selector", "selector": {}}}}"#,
+    ),
+    (
+        "spec.allowedListeners.namespaces.selector.matchExpressions",
+        r#"{"gatewayClassName": "heddle", "allowedListeners": {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}}"#,
     ),
     (
         "spec.infrastructure.parametersRef",
@@ -315,7 +323,19 @@ const GATEWAY: [(&str, &str); 8] = [
     ),
 ];
 
-const LISTENER_SET: [(&str, &str); 2] = [
+const LISTENER_SET: [(&str, &str); 5] = [
+    (
+        "spec.listeners[].allowedRoutes.kinds",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"kinds": [{"kind": "HTTPRoute"}]}}]}"#,
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces.selector",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {}}}}]}"#,
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces.selector.matchExpressions",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}}]}"#,
+    ),
     (
         "",
         r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}"#,

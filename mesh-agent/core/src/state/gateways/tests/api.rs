@@ -53,7 +53,7 @@ pub(super) fn states(objects: &[String]) -> (State, State) {
     (serving, judging)
 }
 
-fn said(state: &mut State, route: &str) -> Vec<(bool, &'static str)> {
+pub(super) fn said(state: &mut State, route: &str) -> Vec<(bool, &'static str)> {
     let object = &documents(route)[0];
     let kind = RouteKind::named(object["kind"].as_str().unwrap()).unwrap();
     let key = ObjectKey {
@@ -68,7 +68,7 @@ fn said(state: &mut State, route: &str) -> Vec<(bool, &'static str)> {
     said.conditions.iter().map(|c| (c.holds, c.reason)).collect()
 }
 
-const MICRO: &str = "{name: micro-api, namespace: default, port: 19090}";
+pub(super) const MICRO: &str = "{name: micro-api, namespace: default, port: 19090}";
 const GRANT_SPEC: &str = "{from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: infra}], to: [{group: '', kind: Service, name: micro-api}]}";
 
 #[test]
