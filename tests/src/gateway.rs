@@ -112,16 +112,7 @@ impl Edge {
         visit: &Visit<'_>,
         client: impl FnOnce(Conversation) -> Result<T> + Send,
     ) -> Result<T> {
-        let to = self.at(visit.port);
-        self.mesh.pod(VISITOR).netns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            let tls = runtime.block_on(async {
-                tokio::time::timeout(Duration::from_secs(5), visit.connect(to)).await
-            })??;
-            client(Conversation { runtime, tls })
-        })
+        visit.from(self.mesh.pod(VISITOR), self.at(visit.port), client)
     }
 }
 
@@ -173,6 +164,26 @@ pub struct Visit<'a> {
 }
 
 impl Visit<'_> {
+    /// Connects from a pod's namespace, and runs `client` there.
+    ///
+    /// # Errors
+    /// No connection within 5 s; what `client` says.
+    pub fn from<T: Send>(
+        &self,
+        pod: &Pod,
+        to: SocketAddr,
+        client: impl FnOnce(Conversation) -> Result<T> + Send,
+    ) -> Result<T> {
+        pod.netns.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let tls = runtime
+                .block_on(async { tokio::time::timeout(Duration::from_secs(5), self.connect(to)).await })??;
+            client(Conversation { runtime, tls })
+        })
+    }
+
     async fn connect(&self, to: SocketAddr) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.roots.certificate.clone())?;
@@ -311,13 +322,21 @@ impl Leaf {
     /// # Errors
     /// None but the formatting of text.
     pub fn secret(&self, name: &str, ca: Option<&Authority>) -> Result<String> {
+        self.secret_in(PLAIN, name, ca)
+    }
+
+    /// As [`Leaf::secret`], in this namespace.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn secret_in(&self, namespace: &str, name: &str, ca: Option<&Authority>) -> Result<String> {
         let block = |pem: &str| {
             pem.lines()
                 .map(|line| format!("    {line}\n"))
                 .collect::<String>()
         };
         let mut text = format!(
-            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {PLAIN}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
             block(&self.pem),
             block(&self.key.serialize_pem())
         );
