@@ -1,4 +1,5 @@
 mod api;
+mod arrival;
 
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, EdgePort, GatewayRole, ListenerProtocol, TlsMode, Transport};
