@@ -6,12 +6,15 @@
 //!
 //! A program of its own beside the agent: like `app` it names what it wires together.
 
+mod admin;
 pub mod config;
 mod face;
 mod itself;
 mod ports;
+mod report;
 mod secrets;
 mod tls;
+mod why;
 
 use crate::app::certificates;
 use crate::ca::CertificateStore;
@@ -28,13 +31,16 @@ use config::GatewayConfig;
 use face::Health;
 use mesh_common::SocketRecord;
 use mesh_core::model::snapshot::Snapshot;
+use mesh_core::model::workload::Workload;
 use mesh_core::state::{Change, Problem, State};
 use ports::Ports;
 use secrets::Secrets;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tls::Terminations;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -67,6 +73,9 @@ pub fn run(config: GatewayConfig) -> anyhow::Result<()> {
 
 /// Everything that the loop changes.
 struct Gateway {
+    me: Arc<Workload>,
+    started: Instant,
+    store: Arc<CertificateStore>,
     state: State,
     problems: Vec<Problem>,
     snapshots: Arc<ArcSwap<Snapshot>>,
@@ -113,7 +122,10 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
     tokio::task::spawn_local(Arc::clone(&store).run(until_end));
     let health = Arc::new(Health::default());
     face::start(&config, Arc::clone(&health), Arc::clone(&telemetry)).await?;
-    let mut gateway = Gateway {
+    let gateway = Rc::new(RefCell::new(Gateway {
+        me,
+        started: Instant::now(),
+        store,
         state,
         problems: Vec::new(),
         snapshots,
@@ -123,7 +135,10 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         names: wanted,
         secrets,
         listed: false,
-    };
+    }));
+    if let Some(path) = &config.admin_socket {
+        admin::start(path, &gateway)?;
+    }
     let mut until = std::pin::pin!(until);
     let mut again = tokio::time::interval(LOOK_AGAIN);
     again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,13 +146,14 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         tokio::select! {
             biased;
             () = &mut until => break,
-            Some(batch) = changes.recv() => gateway.take(batch),
+            Some(batch) = changes.recv() => gateway.borrow_mut().take(batch),
             Some(news) = secret_news.recv() => {
+                let mut gateway = gateway.borrow_mut();
                 let changes = gateway.secrets.take(news);
                 gateway.take(changes);
             }
             ended = &mut source => return ended.context("config source")?.context("config source"),
-            _ = again.tick() => gateway.look_again(),
+            _ = again.tick() => gateway.borrow_mut().look_again(),
         }
     }
     // Load balancers learn of it by the probe; until they have, connections still come.

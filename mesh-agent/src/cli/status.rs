@@ -1,5 +1,7 @@
 //! `status`: the agent in a page.
 
+mod gateway;
+
 use super::Output;
 use super::ask::{Agent, block_on};
 use serde_json::Value;
@@ -21,7 +23,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Output::Json => println!("{}", gathered.json()),
         Output::Text => {
             for (node, status) in gathered.answers() {
-                print(status, gathered.of_cluster().then_some(node));
+                if status["gateway"].is_object() {
+                    gateway::print(status);
+                } else {
+                    print(status, gathered.of_cluster().then_some(node));
+                }
             }
             gathered.print_silent();
         }
@@ -78,13 +84,22 @@ fn print(status: &Value, only_node: Option<&str>) {
             text(&pod["why"]),
         );
     }
-    println!("\n{:<60} {:<8} STATE", "CERTIFICATE", "SERIAL");
-    for certificate in rows(&status["certificates"]) {
-        let serial: String = text(&certificate["serial"]).chars().take(8).collect();
+    print_certificates(status);
+    for (n, name) in rows(&status["names"]).iter().enumerate() {
+        if n == 0 {
+            println!("\n{:<44} {:<40} SERVICEENTRY", "NAME", "ADDRESSES");
+        }
+        let addresses: Vec<String> = rows(&name["addresses"]).iter().map(text).collect();
+        let chosen = if name["allocated"] == true {
+            ", chosen by the mesh"
+        } else {
+            ""
+        };
         println!(
-            "{:<60} {serial:<8} {}",
-            text(&certificate["identity"]),
-            text(&certificate["state"])
+            "{:<44} {:<40} {}{chosen}",
+            text(&name["host"]),
+            addresses.join(" "),
+            text(&name["service_entry"]),
         );
     }
     let ejected = rows(&status["ejected"]);
@@ -103,6 +118,22 @@ fn print(status: &Value, only_node: Option<&str>) {
             text(&out["port"]),
         );
     }
+    print_problems(status);
+}
+
+fn print_certificates(status: &Value) {
+    println!("\n{:<60} {:<8} STATE", "CERTIFICATE", "SERIAL");
+    for certificate in rows(&status["certificates"]) {
+        let serial: String = text(&certificate["serial"]).chars().take(8).collect();
+        println!(
+            "{:<60} {serial:<8} {}",
+            text(&certificate["identity"]),
+            text(&certificate["state"])
+        );
+    }
+}
+
+fn print_problems(status: &Value) {
     let problems = rows(&status["problems"]);
     if !problems.is_empty() {
         println!("\nPROBLEMS");

@@ -27,6 +27,11 @@ impl Secrets {
         }
     }
 
+    /// The one Gateway that is served, if it is only one.
+    pub(super) const fn gateway(&self) -> Option<&ObjectName> {
+        self.gateway.as_ref()
+    }
+
     /// The source gives Secrets by itself.
     pub(super) fn come_with_everything(&self) {
         self.together.set(true);
