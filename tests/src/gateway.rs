@@ -14,7 +14,8 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -103,6 +104,22 @@ impl Edge {
         Ok(promtext::parse(&self.status(15020, "/stats/prometheus")?.1))
     }
 
+    /// `heddle ARGS` of the gateway.
+    ///
+    /// # Errors
+    /// It exits with an error, or prints no JSON.
+    pub fn heddle_json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let socket = admin_socket(&self.mesh.spec(1)?, self.mesh.pod(GATEWAY));
+        let output = Command::new(built("heddle")?)
+            .args(args)
+            .args(["--output", "json", "--admin-socket"])
+            .arg(socket)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "heddle {}: {said}", args.join(" "));
+        json(&String::from_utf8_lossy(&output.stdout))
+    }
+
     /// Runs a TLS client in the visitor's namespace.
     ///
     /// # Errors
@@ -122,6 +139,10 @@ fn start(mesh: &Mesh) -> Result<Proc> {
     spawn(mesh.pod(GATEWAY), &spec, PLAIN, "istio-ingressgateway", &labels)
 }
 
+fn admin_socket(spec: &AgentSpec, pod: &Pod) -> PathBuf {
+    spec.state_dir().join(format!("{}.sock", pod.name))
+}
+
 /// Starts a gateway in a pod: config and CA are those of the agent that `spec` is of.
 ///
 /// # Errors
@@ -136,11 +157,13 @@ pub fn spawn(pod: &Pod, spec: &AgentSpec, namespace: &str, workload: &str, label
         ("--workload", workload),
         ("--ips", &ips),
         ("--labels", labels),
+        ("--admin-socket", &socket),
         ("--drain-delay-seconds", "1"),
         ("--drain-seconds", "5"),
         ("--log-format", "text"),
     ];
     let (config, ca) = (spec.config.display().to_string(), spec.ca.display().to_string());
+    let socket = admin_socket(spec, pod).display().to_string();
     // Without a single capability, as in the chart.
     let mut args: Vec<&str> = vec!["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"];
     let program = program.display().to_string();

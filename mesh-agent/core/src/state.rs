@@ -42,7 +42,7 @@ use world::{Warning, World};
 
 pub use gateways::{GatewayNeeds, GatewayPort};
 pub use pods::HeldOut;
-pub use versions::{ObjectVersion, Versions};
+pub use versions::{ObjectVersion, Proof, Versions, is_rule, kind_of, proofs};
 
 /// Where an object came from and what it is, enough to name it in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

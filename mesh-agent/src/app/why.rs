@@ -247,11 +247,18 @@ fn resolve(snapshot: &Snapshot, source: &Workload, destination: &str) -> Result<
 fn describe(target: &Target) -> String {
     match target {
         Target::Service(service, port) => format!(
-            "service {} port {} ({}), {} ready endpoints",
+            "service {} port {} ({}), {} ready endpoints{}",
             service.name,
             port.number,
             protocol_text(port.protocol),
-            port.endpoints.len()
+            port.endpoints.len(),
+            match &service.external {
+                Some(external) if external.allocated => format!(
+                    ", an address chosen by the mesh for ServiceEntry {}",
+                    external.object
+                ),
+                _ => String::new(),
+            }
         ),
         Target::Workload(workload) => format!("pod {}, {}", workload.pod, workload.enrollment.describe()),
         Target::NoSuchPort(service) => format!("service {}, which has no such port", service.name),

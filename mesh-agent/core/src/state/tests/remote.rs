@@ -335,7 +335,7 @@ fn the_version_in_force_is_the_last_good_one() {
         (version.generation, version.resource_version.as_deref()),
         (Some(1), Some("7"))
     );
-    assert_eq!(state.versions().newest()["VirtualService"], 9);
+    assert_eq!(state.versions().newest()["VirtualService.networking.istio.io"], 9);
     put(&mut state, versioned(3, "11", ROUTE));
     assert_eq!(state.versions().rules()[&key].generation, Some(3));
     state.apply(Change::Delete(key));
