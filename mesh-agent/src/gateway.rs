@@ -32,7 +32,7 @@ use face::Health;
 use mesh_common::SocketRecord;
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::model::workload::Workload;
-use mesh_core::state::{Change, Problem, State};
+use mesh_core::state::{Change, Problem, State, Versions};
 use ports::Ports;
 use secrets::Secrets;
 use std::cell::RefCell;
@@ -78,6 +78,8 @@ struct Gateway {
     store: Arc<CertificateStore>,
     state: State,
     problems: Vec<Problem>,
+    /// Which versions the snapshot that was published last is made of.
+    in_force: Versions,
     snapshots: Arc<ArcSwap<Snapshot>>,
     terminations: Terminations,
     ports: Ports,
@@ -128,6 +130,7 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         store,
         state,
         problems: Vec::new(),
+        in_force: Versions::default(),
         snapshots,
         terminations: Terminations::new(edge_tls),
         ports: Ports::new(Arc::clone(&proxy), handle, config.drain_deadline()),
@@ -199,6 +202,7 @@ impl Gateway {
                 changed
             });
         }
+        self.in_force = self.state.versions().clone();
         if complete {
             self.listed = true;
             self.health.listed();

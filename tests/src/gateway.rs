@@ -150,6 +150,7 @@ fn admin_socket(spec: &AgentSpec, pod: &Pod) -> PathBuf {
 pub fn spawn(pod: &Pod, spec: &AgentSpec, namespace: &str, workload: &str, labels: &str) -> Result<Proc> {
     let ips = pod.ips().map(|ip| ip.to_string()).join(",");
     let program = built("mesh-agent")?;
+    let socket = admin_socket(spec, pod).display().to_string();
     let own = [
         ("--name", &*pod.name),
         ("--namespace", namespace),
@@ -163,7 +164,6 @@ pub fn spawn(pod: &Pod, spec: &AgentSpec, namespace: &str, workload: &str, label
         ("--log-format", "text"),
     ];
     let (config, ca) = (spec.config.display().to_string(), spec.ca.display().to_string());
-    let socket = admin_socket(spec, pod).display().to_string();
     // Without a single capability, as in the chart.
     let mut args: Vec<&str> = vec!["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"];
     let program = program.display().to_string();

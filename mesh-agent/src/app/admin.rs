@@ -114,6 +114,12 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
             pages::metrics(report::metrics(&world.borrow()))
         }
         (Face::Root, Method::GET, "/status") => json(StatusCode::OK, &report::status(&world.borrow())),
+        (Face::Root, Method::GET, "/in-force") => {
+            json(StatusCode::OK, &report::in_force(&world.borrow(), false))
+        }
+        (Face::Root, Method::GET, "/in-force/objects") => {
+            json(StatusCode::OK, &report::in_force(&world.borrow(), true))
+        }
         (Face::Root, Method::GET, "/routes") => {
             let snapshot = world.borrow().snapshots.load_full();
             json(StatusCode::OK, &routes::routes(&snapshot))

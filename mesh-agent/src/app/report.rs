@@ -9,8 +9,7 @@ use mesh_core::model::service::Service;
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
 use mesh_core::names;
-use mesh_core::state::{ObjectKey, ObjectVersion, Problem, Versions};
-use mesh_core::translate::describe;
+use mesh_core::state::{ObjectKey, ObjectVersion, Problem, Proof, Versions, kind_of};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,8 +48,8 @@ pub fn status(world: &World) -> Value {
             "pod": pod.to_string(),
             "why": why.describe(),
         })).collect::<Vec<_>>(),
-        "rules_in_force": rules(world.state.versions()),
-        "newest_resource_versions": world.state.versions().newest(),
+        "in_force": proofs(&world.in_force),
+        "newest_resource_versions": world.in_force.newest(),
         "refused_by_api_server": world.source.iter().flat_map(SourceFigures::refused)
             .map(|(kind, reason)| json!({"kind": kind, "reason": reason})).collect::<Vec<_>>(),
         "cni": world.plugin.as_ref().map(|plugin| format!("{:?}", *plugin.status.borrow())),
@@ -79,11 +78,35 @@ pub(crate) fn problems(problems: &[Problem]) -> Value {
     problems.iter().map(row).collect()
 }
 
+/// What is in force on this node, in a line for each kind; with `objects`, the version of each rule.
+#[must_use]
+pub fn in_force(world: &World, objects: bool) -> Value {
+    let mut answer = json!({
+        "agent": {"node": world.node.name(), "ready": world.ready(), "settled": world.settled,
+            "snapshot": world.snapshots.load().version},
+        "in_force": proofs(&world.in_force),
+    });
+    if objects {
+        answer["objects"] = rules(&world.in_force);
+        answer["problems"] = problems(&world.problems);
+    }
+    answer
+}
+
+/// What is in force, in a line for each kind.
+pub(crate) fn proofs(versions: &Versions) -> Value {
+    let row =
+        |(kind, proof): (String, Proof)| (kind, json!({"objects": proof.objects, "digest": proof.digest()}));
+    Value::Object(versions.proofs().into_iter().map(row).collect())
+}
+
 /// Which version of each rule is in force.
 pub(crate) fn rules(versions: &Versions) -> Value {
     let row = |(key, version): (&ObjectKey, &ObjectVersion)| {
         json!({
-            "object": describe(key),
+            "kind": kind_of(key),
+            "namespace": key.namespace,
+            "name": key.name,
             "generation": version.generation,
             "resource_version": version.resource_version,
         })

@@ -1,23 +1,39 @@
 //! `status`: the agent in a page.
 
 mod gateway;
+mod in_force;
 
 use super::Output;
 use super::ask::{Agent, block_on};
 use serde_json::Value;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     agent: Agent,
+    /// Prove which generation of each rule is in force: of a cluster on every agent and gateway, against what the API server
+    /// has; fails if one lags.
+    #[arg(long)]
+    in_force: bool,
+    /// With --in-force on one agent or gateway: name each rule.
+    #[arg(long, requires = "in_force")]
+    objects: bool,
+    /// With --in-force: how long a cluster's agents and gateways may still lag, seconds.
+    #[arg(long, requires = "in_force", default_value_t = 0)]
+    wait: u64,
     /// How to print.
     #[arg(long, short, default_value = "text")]
     output: Output,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.in_force {
+        let wait = Duration::from_secs(args.wait);
+        return in_force::run(&args.agent, args.objects, wait, args.output);
+    }
     let gathered = block_on(args.agent.gather("status", "/status"))?;
     match args.output {
         Output::Json => println!("{}", gathered.json()),

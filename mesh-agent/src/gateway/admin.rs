@@ -59,6 +59,10 @@ async fn serve(stream: UnixStream, gateway: Rc<RefCell<Gateway>>) {
 async fn answer(request: Request<Incoming>, gateway: &RefCell<Gateway>) -> Response<Full<Bytes>> {
     match (request.method().clone(), request.uri().path()) {
         (Method::GET, "/status") => json(StatusCode::OK, &report::status(&gateway.borrow())),
+        (Method::GET, "/in-force") => json(StatusCode::OK, &report::in_force(&gateway.borrow(), false)),
+        (Method::GET, "/in-force/objects") => {
+            json(StatusCode::OK, &report::in_force(&gateway.borrow(), true))
+        }
         (Method::GET, "/routes") => {
             let gateway = gateway.borrow();
             let pod = gateway.me.pod.to_string();

@@ -1,14 +1,13 @@
 //! The answer to `heddle status` of a gateway.
 
 use super::Gateway;
-use crate::app::report::{certificates, problems, rules};
+use crate::app::report::{certificates, problems, proofs, rules};
 use mesh_core::model::gateway::{Bind, EdgePort, Listener, ServerTls};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 pub(super) fn status(gateway: &Gateway) -> Value {
     let snapshot = gateway.snapshots.load();
-    let versions = gateway.state.versions();
     json!({
         "gateway": {
             "version": env!("CARGO_PKG_VERSION"),
@@ -24,10 +23,24 @@ pub(super) fn status(gateway: &Gateway) -> Value {
         },
         "ports": snapshot.edge.ports.iter().map(|(bind, at)| port(gateway, *bind, at)).collect::<Vec<_>>(),
         "problems": problems(&gateway.problems),
-        "rules_in_force": rules(versions),
-        "newest_resource_versions": versions.newest(),
+        "in_force": proofs(&gateway.in_force),
+        "newest_resource_versions": gateway.in_force.newest(),
         "certificates": certificates(&gateway.store),
     })
+}
+
+/// What is in force, in a line for each kind; with `objects`, the version of each rule.
+pub(super) fn in_force(gateway: &Gateway, objects: bool) -> Value {
+    let mut answer = json!({
+        "gateway": {"pod": gateway.me.pod.to_string(), "ready": gateway.health.ready(),
+            "settled": gateway.listed, "snapshot": gateway.snapshots.load().version},
+        "in_force": proofs(&gateway.in_force),
+    });
+    if objects {
+        answer["objects"] = rules(&gateway.in_force);
+        answer["problems"] = problems(&gateway.problems);
+    }
+    answer
 }
 
 fn port(gateway: &Gateway, bind: Bind, at: &EdgePort) -> Value {

@@ -331,8 +331,15 @@ impl Tables {
                 of_namespace.is_some_and(|entries| entries.contains_key(&name.name))
             }
             ("networking.istio.io", "Sidecar") => self.sidecars.contains_key(&name),
+            ("networking.istio.io", "Gateway") => self.gateways.contains_key(&name),
+            ("networking.k8s.io", "Ingress") => self.ingresses.contains_key(&name),
+            ("", "Node") => self.nodes.contains_key(&name.name),
+            ("", "Secret") => self.material("Secret", &name).is_some(),
+            ("", "ConfigMap") => self.material("ConfigMap", &name).is_some(),
             ("security.istio.io", "PeerAuthentication") => self.peer_authentications.contains_key(&name),
             (GROUP_OF_ROUTES, "ReferenceGrant") => self.grants.contains_key(&name),
+            (GROUP_OF_ROUTES, "Gateway") => self.api_gateways.contains_key(&name),
+            (GROUP_OF_ROUTES, "GatewayClass") => self.gateway_classes.contains_key(&name.name),
             (GROUP_OF_ROUTES, kind) => {
                 RouteKind::named(kind).is_some_and(|kind| self.api_routes.contains_key(&(kind, name)))
             }

@@ -88,6 +88,34 @@ fn what_was_proved_is_kept_while_more_is_read() {
     assert_eq!(published.rules().values().next().unwrap().generation, Some(1));
 }
 
+/// Of an API server no more is kept of an object than what it means.
+#[test]
+fn an_ingress_that_gets_another_class_is_served_no_more_and_its_generation_is_in_force() {
+    use crate::model::ObjectName;
+    use crate::model::gateway::GatewayRole;
+    let role = GatewayRole {
+        pod: ObjectName::new("istio-system", "gw-1"),
+        labels: Arc::new([("istio".into(), "ingressgateway".into())].into()),
+        gateway: None,
+    };
+    let mut state = State::for_node(MeshSettings::default(), "-").serving(role);
+    let ingress = |class: &str, generation: i64| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": "i", "namespace": "n", "generation": generation},
+            "spec": {"ingressClassName": class, "rules": [{"host": "a.example.com", "http": {"paths": [
+                {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]}})
+    };
+    let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+        "metadata": {"name": "heddle"}, "spec": {"controller": "heddle.io/ingress"}});
+    apply(&mut state, class);
+    apply(&mut state, ingress("heddle", 1));
+    assert!(!state.snapshot().edge.ports.is_empty());
+    apply(&mut state, ingress("nginx", 2));
+    assert!(state.snapshot().edge.ports.is_empty());
+    let version = state.versions().rules().values().next().unwrap();
+    assert_eq!(version.generation, Some(2));
+}
+
 #[test]
 fn kinds_of_one_name_in_two_groups_are_told_apart() {
     let mut state = State::new(MeshSettings::default());
@@ -96,7 +124,10 @@ fn kinds_of_one_name_in_two_groups_are_told_apart() {
             "metadata": {"name": "g", "namespace": "n", "generation": 1, "resourceVersion": rv},
             "spec": {"selector": {"a": "b"}, "gatewayClassName": "other", "servers": [], "listeners": []}})
     };
-    for (version, rv) in [("networking.istio.io/v1", "7"), ("gateway.networking.k8s.io/v1", "5")] {
+    for (version, rv) in [
+        ("networking.istio.io/v1", "7"),
+        ("gateway.networking.k8s.io/v1", "5"),
+    ] {
         apply(&mut state, object(version, rv));
     }
     let newest = state.versions().newest();
