@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl Edge {
     /// # Errors
     /// It exits with an error, or prints no JSON.
     pub fn heddle_json(&self, args: &[&str]) -> Result<serde_json::Value> {
-        let socket = admin_socket(&self.mesh.spec(1)?, self.mesh.pod(GATEWAY));
+        let socket = admin_socket(&self.mesh.spec(1)?, GATEWAY);
         let output = Command::new(built("heddle")?)
             .args(args)
             .args(["--output", "json", "--admin-socket"])
@@ -139,37 +139,57 @@ fn start(mesh: &Mesh) -> Result<Proc> {
     spawn(mesh.pod(GATEWAY), &spec, PLAIN, "istio-ingressgateway", &labels)
 }
 
-fn admin_socket(spec: &AgentSpec, pod: &Pod) -> PathBuf {
-    spec.state_dir().join(format!("{}.sock", pod.name))
+fn admin_socket(spec: &AgentSpec, name: &str) -> PathBuf {
+    spec.state_dir().join(format!("{name}.sock"))
 }
 
-/// Starts a gateway in a pod: config and CA are those of the agent that `spec` is of.
+/// Starts a gateway in a pod: config and CA are those of the agent that `spec` is of. Without a single capability, as in
+/// the chart.
 ///
 /// # Errors
 /// It is not built.
 pub fn spawn(pod: &Pod, spec: &AgentSpec, namespace: &str, workload: &str, labels: &str) -> Result<Proc> {
-    let ips = pod.ips().map(|ip| ip.to_string()).join(",");
-    let program = built("mesh-agent")?;
-    let socket = admin_socket(spec, pod).display().to_string();
-    let own = [
-        ("--name", &*pod.name),
+    let program = built("mesh-agent")?.display().to_string();
+    let mut args = vec![
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--ambient-caps=-all",
+        &*program,
+    ];
+    let own = arguments(spec, (namespace, &pod.name), workload, labels, &pod.ips());
+    args.extend(own.iter().map(String::as_str));
+    pod.spawn("gateway", Path::new("setpriv"), &args)
+}
+
+/// Arguments of the gateway that is this pod, by namespace and name.
+#[must_use]
+pub fn arguments(
+    spec: &AgentSpec,
+    (namespace, name): (&str, &str),
+    workload: &str,
+    labels: &str,
+    ips: &[IpAddr],
+) -> Vec<String> {
+    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+    let options = [
+        ("--config", &*spec.config.display().to_string()),
+        ("--ca-dir", &*spec.ca.display().to_string()),
+        ("--name", name),
         ("--namespace", namespace),
-        ("--service-account", &*pod.name),
+        ("--service-account", name),
         ("--workload", workload),
-        ("--ips", &ips),
+        ("--ips", &ips.join(",")),
         ("--labels", labels),
-        ("--admin-socket", &socket),
+        ("--admin-socket", &*admin_socket(spec, name).display().to_string()),
         ("--drain-delay-seconds", "1"),
         ("--drain-seconds", "5"),
         ("--log-format", "text"),
     ];
-    let (config, ca) = (spec.config.display().to_string(), spec.ca.display().to_string());
-    // Without a single capability, as in the chart.
-    let mut args: Vec<&str> = vec!["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"];
-    let program = program.display().to_string();
-    args.extend([&*program, "gateway", "--config", &config, "--ca-dir", &ca]);
-    args.extend(own.iter().flat_map(|(key, value)| [*key, *value]));
-    pod.spawn("gateway", Path::new("setpriv"), &args)
+    let options = options.into_iter().flat_map(|(key, value)| [key, value]);
+    std::iter::once("gateway")
+        .chain(options)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// How a client comes.

@@ -164,11 +164,8 @@ fn status_and_routes_of_a_gateway_name_listeners_certificates_and_rules() {
             .is_some_and(|id| id.ends_with("/ns/plain/sa/gw")),
         "{status}"
     );
-    let rules = status["rules_in_force"].as_array().unwrap();
-    assert!(
-        rules
-            .iter()
-            .any(|rule| rule["object"] == "VirtualService mesh/edge"),
+    assert_eq!(
+        status["in_force"]["VirtualService.networking.istio.io"]["objects"], 1,
         "{status}"
     );
     let routes = edge.heddle_json(&["routes"]).unwrap();

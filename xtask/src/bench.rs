@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: Heddle beside its peers; with `--cluster`, on a Kubernetes API server of many objects; with
-//! `--routes`, what routes cost in the core.
+//! `--routes`, what routes cost in the core and in an agent.
 
 mod routes;
 
@@ -12,16 +12,11 @@ use std::process::{Command, ExitCode};
 
 /// Runs the bench that the arguments ask for, with what they have besides.
 pub(crate) fn run(mut args: Vec<String>) -> Result<ExitCode> {
-    if args.iter().any(|arg| arg == routes::ARGUMENT) {
-        return routes::run();
-    }
-    let Some(at) = args.iter().position(|arg| arg == "--cluster") else {
+    let routes = args.iter().any(|arg| arg == routes::ARGUMENT);
+    let cluster = args.iter().position(|arg| arg == "--cluster");
+    if !routes && cluster.is_none() {
         return on_namespaces(&args);
-    };
-    args.remove(at);
-    let kubeconfig = take(&mut args, "--kubeconfig")?
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HEDDLE_KUBECONFIG").map(PathBuf::from));
+    }
     // What is measured is what the image ships, unless somebody is in a hurry.
     let profile = match take(&mut args, "--profile")? {
         None => image::Profile::Dist,
@@ -29,13 +24,24 @@ pub(crate) fn run(mut args: Vec<String>) -> Result<ExitCode> {
             image::Profile::from_str(&name, false).map_err(|error| anyhow::anyhow!("--profile: {error}"))?
         }
     };
-    setup::run()?;
-    bpf::build()?;
-    suite::build_release()?;
+    if routes {
+        return routes::run(args, profile);
+    }
+    args.retain(|arg| arg != "--cluster");
+    let kubeconfig = take(&mut args, "--kubeconfig")?
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HEDDLE_KUBECONFIG").map(PathBuf::from));
+    build()?;
     match kubeconfig {
         Some(file) => pass(&mut program(), &args, &std::path::absolute(file)?),
         None => on_own_cluster(&args, profile),
     }
+}
+
+fn build() -> Result<()> {
+    setup::run()?;
+    bpf::build()?;
+    suite::build_release()
 }
 
 /// Two nodes made of network namespaces, with the agent that the image ships.

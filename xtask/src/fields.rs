@@ -32,31 +32,32 @@ enum Channel {
     Experimental,
 }
 
-const SOURCES: [Source; 2] = [
-    Source {
-        module: "istio.io/api",
-        version: "latest",
-        list: "istio.txt",
-        crds: &[("kubernetes/customresourcedefinitions.gen.yaml", Channel::Standard)],
-        groups: &[
-            "networking.istio.io",
-            "security.istio.io",
-            "telemetry.istio.io",
-            "extensions.istio.io",
-        ],
-    },
-    Source {
-        module: "sigs.k8s.io/gateway-api",
-        // 1.7 wants a newer Go than the cluster's modules do.
-        version: "v1.6",
-        list: "gateway-api.txt",
-        crds: &[
-            ("config/crd/standard", Channel::Standard),
-            ("config/crd/experimental", Channel::Experimental),
-        ],
-        groups: &["gateway.networking.k8s.io", "gateway.networking.x-k8s.io"],
-    },
-];
+const ISTIO: Source = Source {
+    module: "istio.io/api",
+    version: "latest",
+    list: "istio.txt",
+    crds: &[("kubernetes/customresourcedefinitions.gen.yaml", Channel::Standard)],
+    groups: &[
+        "networking.istio.io",
+        "security.istio.io",
+        "telemetry.istio.io",
+        "extensions.istio.io",
+    ],
+};
+
+const GATEWAY_API: Source = Source {
+    module: "sigs.k8s.io/gateway-api",
+    // 1.7 wants a newer Go than the cluster's modules do.
+    version: "v1.6",
+    list: "gateway-api.txt",
+    crds: &[
+        (STANDARD, Channel::Standard),
+        ("config/crd/experimental", Channel::Experimental),
+    ],
+    groups: &["gateway.networking.k8s.io", "gateway.networking.x-k8s.io"],
+};
+
+const STANDARD: &str = "config/crd/standard";
 
 /// Fields of one kind: path → type, and whether only the experimental channel has it.
 #[derive(Default)]
@@ -68,7 +69,7 @@ struct Kind {
 
 /// Writes the lists.
 pub(crate) fn run() -> Result<()> {
-    for source in SOURCES {
+    for source in [ISTIO, GATEWAY_API] {
         let (version, dir) = download(&source)?;
         let mut kinds = BTreeMap::new();
         for (path, channel) in source.crds {
@@ -96,6 +97,16 @@ pub(crate) fn run() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The Gateway API's CRD of HTTPRoute, as a file.
+pub(crate) fn http_route_crd() -> Result<PathBuf> {
+    let (_, dir) = download(&GATEWAY_API)?;
+    let file = dir
+        .join(STANDARD)
+        .join("gateway.networking.k8s.io_httproutes.yaml");
+    ensure!(file.is_file(), "{} has no {}", GATEWAY_API.module, file.display());
+    Ok(file)
 }
 
 fn download(source: &Source) -> Result<(String, PathBuf)> {

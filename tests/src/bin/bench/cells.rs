@@ -1,6 +1,6 @@
 //! What is measured: targets on paths, and the processes behind them.
 
-use crate::peers;
+use crate::{edge, peers};
 use anyhow::Result;
 use mesh_tests::agent::{Agent, AgentSpec};
 use mesh_tests::manifests::{self, ConfigDir, PodOptions, Port};
@@ -143,6 +143,9 @@ impl Stage {
         if wanted("heddle") {
             let meshed = trio(&mut ground, "meshed", &mut procs)?;
             agents = heddle(&ground, &meshed, &mut cells)?;
+        }
+        if wanted("gateway") {
+            edge::start(&ground, &plain, &mut procs, &mut cells)?;
         }
         peers::start(&ground, &plain, &wanted, &mut procs, &mut cells)?;
         Ok(Self {

@@ -3,6 +3,7 @@
 //! carry over are the ratio to direct in the same run and the CPU per unit of work.
 
 mod cells;
+mod edge;
 mod measure;
 mod peers;
 mod table;
@@ -23,7 +24,7 @@ struct Cli {
     /// Writes one JSON object per line here.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these targets (direct heddle envoy nginx haproxy).
+    /// Only these targets (direct heddle gateway envoy nginx haproxy).
     #[arg(long, value_delimiter = ',')]
     targets: Vec<String>,
     /// Only these suites (bulk1 bulk8 http1 http2 rate newconn mem).

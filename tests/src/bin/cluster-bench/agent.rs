@@ -97,22 +97,35 @@ impl Agent {
     /// # Errors
     /// As [`Agent::metrics`].
     pub(crate) fn events(&self, api: &Api, kind: &str) -> Result<f64> {
-        let samples = self.metrics(api)?;
-        Ok(promtext::sum(
-            &samples,
-            "heddle_source_events_total",
-            &[("kind", kind)],
-        ))
+        self.of_kind(api, "heddle_source_events_total", kind)
     }
 
-    /// How much memory it has.
+    /// Objects of a kind that it knows.
+    ///
+    /// # Errors
+    /// As [`Agent::metrics`].
+    pub(crate) fn objects(&self, api: &Api, kind: &str) -> Result<f64> {
+        self.of_kind(api, "heddle_source_objects", kind)
+    }
+
+    fn of_kind(&self, api: &Api, metric: &str, kind: &str) -> Result<f64> {
+        let samples = self.metrics(api)?;
+        Ok(promtext::sum(&samples, metric, &[("kind", kind)]))
+    }
+
+    /// How much memory it has, with a mesh of the size that the goal is for.
     pub(crate) fn memory(&self, table: &mut Table, when: &str) {
+        self.resident(table, when, 150.0);
+    }
+
+    /// How much memory it has, and how much it may have, MiB.
+    pub(crate) fn resident(&self, table: &mut Table, when: &str, goal: f64) {
         let status = |field: &str| self.process.status_mib(field);
         table.add(
             &format!("agent: resident {when}"),
             status("VmRSS"),
             "MiB",
-            Some(150.0),
+            Some(goal),
         );
         let shared = status("RssFile").map_or_else(|e| format!("{e:#}"), |mib| format!("{mib:.1} MiB"));
         table.words(format!("of that {shared} are program text and other files"));

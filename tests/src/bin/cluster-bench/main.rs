@@ -7,6 +7,8 @@ mod change;
 mod enrol;
 mod load;
 mod objects;
+mod pod;
+mod routes;
 mod server;
 mod starts;
 mod table;
@@ -54,9 +56,12 @@ struct Cli {
     /// Leaves what was made: the cluster goes as a whole.
     #[arg(long)]
     leave: bool,
-    /// Only these parts (enrol starts ready change storm server).
+    /// Only these parts (enrol starts ready change storm server), or `routes`, which is for itself.
     #[arg(long, value_delimiter = ',')]
     parts: Vec<String>,
+    /// The CRD of HTTPRoute, which is installed for `routes`.
+    #[arg(long)]
+    http_route_crd: Option<PathBuf>,
 }
 
 /// How much of everything.
@@ -159,7 +164,13 @@ fn run(cli: &Cli) -> Result<()> {
         step("what watchers cost the API server");
         watchers::measure(&api, &size, &mut table);
     }
-    agent.memory(&mut table, "after all of it");
+    if cli.parts.iter().any(|part| part == "routes") {
+        step("changing routes");
+        let crd = cli.http_route_crd.as_deref();
+        routes::measure(&cluster, &api, &agent, &node, &size, crd, &mut table);
+    } else {
+        agent.memory(&mut table, "after all of it");
+    }
     table.fact("this run", start.elapsed().as_secs_f64(), "s");
     table.print();
     if let Some(path) = &cli.json {
