@@ -368,6 +368,20 @@ fn explained(stage: &Stage, mesh: &str) {
         "{status}"
     );
 
+    let proof = stage.heddle(mesh, &["status", "--in-force", "--wait", "10"]);
+    assert_eq!(proof["proved"], true, "{proof}");
+    let members = proof["members"].as_array().unwrap();
+    let names = members.iter().map(|member| member["name"].to_string());
+    assert!(
+        names.filter(|name| name.contains("gateway")).count() == 1,
+        "{proof}"
+    );
+    // The route on both nodes' agents, and what they were given besides: one PeerAuthentication.
+    assert!(
+        members.iter().all(|member| member["objects"].as_u64() >= Some(2)),
+        "{proof}"
+    );
+
     let routes = stage.heddle(mesh, &["routes"]);
     let shown = routes["gateways"][0]["routes"].to_string();
     assert!(
