@@ -189,9 +189,9 @@ fn find_pod<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Workload>,
 
 /// The ServiceEntry's host that a pod dials by its name, if the mesh answers the pod's question for it.
 fn name_of<'a>(snapshot: &'a Snapshot, source: &Workload, destination: &str) -> Option<&'a Arc<Service>> {
-    let captured = snapshot.settings.capture_names && !source.resolves_itself;
+    let asks = snapshot.settings.capture_names && source.enrolled() && !source.resolves_itself;
     let name = host::canonical(destination);
-    if !captured || name.parse::<IpAddr>().is_ok() {
+    if !asks || name.parse::<IpAddr>().is_ok() {
         return None;
     }
     names::known(snapshot, source, &name)
