@@ -9,6 +9,10 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// As the agent has it: what a rule takes depends on it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let mut held = true;
     let mut row = |what: &str, value: f64, goal: f64, unit: &str| {

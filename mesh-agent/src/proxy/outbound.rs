@@ -270,10 +270,7 @@ impl Outbound {
         }
         let meter = &self.worker.meter;
         let dialled = |workload: Option<&Arc<Workload>>| {
-            let endpoint = Endpoint {
-                addr: self.original,
-                workload: workload.cloned(),
-            };
+            let endpoint = Endpoint::new(self.original, workload.cloned());
             Upstream {
                 service: None,
                 port: None,

@@ -266,11 +266,12 @@ impl<'a> Builder<'a> {
                 backends: Vec::new(),
             };
         }
-        let backends = same_family
-            .iter()
-            .zip(1_u32..)
-            .map(|(e, sum)| self.backend(e, sum))
-            .collect();
+        let mut sum = 0_u32;
+        let backend = |endpoint: &&std::sync::Arc<Endpoint>| {
+            sum = sum.saturating_add(endpoint.weight);
+            self.backend(endpoint, sum)
+        };
+        let backends = same_family.iter().map(backend).collect();
         Entry { flags: 0, backends }
     }
 
@@ -404,7 +405,7 @@ impl<'a> Builder<'a> {
                 id: 0,
                 flags,
                 backends: count,
-                total_weight: count,
+                total_weight: backends.last().map_or(0, |last| last.cumulative_weight),
             }
         };
         let mut kept = self.kept(&key, &as_service(flags, &backends), &backends);

@@ -106,6 +106,24 @@ fn an_opaque_service_without_endpoints_is_refused_at_once() {
 }
 
 #[test]
+fn the_kernel_shares_connections_by_the_weights_of_entries() {
+    let plan = fresh(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: db, namespace: weather}\n\
+         spec: {hosts: [db.test], addresses: [10.96.1.1], resolution: STATIC, ports: [{number: 5432, name: tcp, protocol: TCP}], \
+         endpoints: [{address: 10.9.0.1, weight: 3}, {address: 10.9.0.2}]}",
+    );
+    let service = plan.services[&key("10.96.1.1:5432")];
+    let weights = [0, 1].map(|slot| {
+        plan.backends[&BackendKey {
+            service: service.id,
+            slot,
+        }]
+            .cumulative_weight
+    });
+    assert_eq!((service.total_weight, weights), (4, [3, 4]));
+}
+
+#[test]
 fn a_virtual_address_has_backends_of_its_own_family_only() {
     let both = WEATHER.replace("clusterIP: 10.96.0.2", "clusterIPs: [10.96.0.2, \"fd00:96::2\"]");
     let plan = fresh(&both);

@@ -20,8 +20,9 @@ pub const REGION: &str = "topology.kubernetes.io/region";
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Label of a node: its subzone.
 pub const SUBZONE: &str = "topology.istio.io/subzone";
-/// Label of a pod that says where it is, whatever its node says: `region.zone.subzone`.
-const OF_POD: &str = "istio-locality";
+/// Label of a workload that says where it is, whatever its node says: `region.zone.subzone`, or with slashes, where a
+/// name may have dots (pilot `GetLocalityLabel`).
+pub const OF_WORKLOAD: &str = "istio-locality";
 /// Label of a node: its name.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -40,10 +41,12 @@ impl Locality {
         }
     }
 
-    /// What a pod's own label says, if it has one.
+    /// What a workload's own label says, if it has one.
     #[must_use]
-    pub fn of_pod(labels: &BTreeMap<Arc<str>, Arc<str>>) -> Option<Self> {
-        let mut parts = labels.get(OF_POD)?.splitn(3, ['.', '/']).map(Arc::<str>::from);
+    pub fn of_workload(labels: &BTreeMap<Arc<str>, Arc<str>>) -> Option<Self> {
+        let label = labels.get(OF_WORKLOAD)?;
+        let separator = if label.contains('/') { '/' } else { '.' };
+        let mut parts = label.splitn(3, separator).map(Arc::<str>::from);
         let mut next = || parts.next().unwrap_or_default();
         Some(Self {
             region: next(),

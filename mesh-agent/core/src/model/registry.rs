@@ -96,6 +96,12 @@ impl Registry {
             })
     }
 
+    /// Every service that has exactly this host, that which all clients see first.
+    pub fn of_host(&self, host: &str) -> impl Iterator<Item = &Arc<Service>> {
+        let everywhere = [&self.hosts].into_iter().chain(self.scoped.values());
+        everywhere.filter_map(move |hosts| hosts.get(host))
+    }
+
     /// The service that an address belongs to which is nobody's own: by CIDR, else by its port.
     #[must_use]
     pub fn by_address(&self, ip: IpAddr, port: u16, client_namespace: Option<&str>) -> Option<&Arc<Service>> {

@@ -53,6 +53,8 @@ pub struct External {
     pub subject_alt_names: Vec<Arc<str>>,
     /// `exportTo`.
     pub visibility: Visibility,
+    /// Whether an endpoint has a weight of its own.
+    pub weighted: bool,
 }
 
 /// How a ServiceEntry's host is reached.
@@ -69,6 +71,12 @@ pub enum Resolution {
 }
 
 impl Service {
+    /// Whether its endpoints have weights of their own.
+    #[must_use]
+    pub fn weighted(&self) -> bool {
+        self.external.as_ref().is_some_and(|external| external.weighted)
+    }
+
     /// The port with this number.
     #[must_use]
     pub fn port(&self, number: u16) -> Option<&Arc<ServicePort>> {
@@ -114,6 +122,20 @@ pub struct Endpoint {
     pub addr: SocketAddr,
     /// The pod; absent for an address outside of the cluster or not known yet.
     pub workload: Option<Arc<Workload>>,
+    /// Share of the requests beside the others', 1 where nothing says otherwise.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// One like all others.
+    #[must_use]
+    pub const fn new(addr: SocketAddr, workload: Option<Arc<Workload>>) -> Self {
+        Self {
+            addr,
+            workload,
+            weight: 1,
+        }
+    }
 }
 
 /// How a port is treated (mission T-51).

@@ -268,7 +268,7 @@ impl Snapshot {
     /// Where a pod runs, as far as its labels and its node's tell.
     #[must_use]
     pub fn locality(&self, workload: &Workload) -> Arc<Locality> {
-        if let Some(own) = Locality::of_pod(&workload.labels) {
+        if let Some(own) = Locality::of_workload(&workload.labels) {
             return Arc::new(own);
         }
         self.nodes.get(&workload.node).cloned().unwrap_or_default()

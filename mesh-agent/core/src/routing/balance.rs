@@ -84,9 +84,9 @@ impl Balancer {
         &self.policy
     }
 
-    /// Whether a policy asks for more than [`pick_endpoint`] does over the whole list.
+    /// Whether a policy, or a service, asks for more than [`pick_endpoint`] does over the whole list.
     #[must_use]
-    pub fn needed(policy: &TrafficPolicy, distribution: Distribution) -> bool {
+    pub fn needed(policy: &TrafficPolicy, distribution: Distribution, weighted: bool) -> bool {
         let balancing = &policy.load_balancer;
         let plain = matches!(balancing.algorithm, Algorithm::Simple(Simple::LeastRequest))
             && balancing.warmup.is_none()
@@ -95,7 +95,7 @@ impl Balancer {
                 .as_ref()
                 .is_none_or(|l| l.distribute.is_empty())
             && policy.outlier_detection.is_none();
-        !plain || distribution != Distribution::Any
+        !plain || weighted || distribution != Distribution::Any
     }
 
     /// Picks an endpoint; `None` if every one of them is ejected (503 `UH`, T-36).

@@ -81,7 +81,7 @@ fn original(
         service: Some(Arc::clone(service)),
         port: Some(Arc::clone(port)),
         subset: None,
-        endpoints: Arc::new([Arc::new(Endpoint { addr, workload: None })]),
+        endpoints: Arc::new([Arc::new(Endpoint::new(addr, None))]),
         policy: snapshot.policy(service, port.number, None, client),
     }
 }
@@ -106,7 +106,7 @@ pub(super) fn unknown(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Result
         service: None,
         port: None,
         subset: None,
-        endpoints: Arc::new([Arc::new(Endpoint { addr, workload: None })]),
+        endpoints: Arc::new([Arc::new(Endpoint::new(addr, None))]),
         policy: TrafficPolicy::mesh_default(),
     })
 }
@@ -114,10 +114,10 @@ pub(super) fn unknown(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Result
 /// A pod dialled by its own address: that pod at that port, by any of its addresses.
 pub(super) fn pod(workload: &Arc<Workload>, port: u16) -> Upstream {
     let at = |ip: &std::net::IpAddr| {
-        Arc::new(Endpoint {
-            addr: SocketAddr::new(*ip, port),
-            workload: Some(Arc::clone(workload)),
-        })
+        Arc::new(Endpoint::new(
+            SocketAddr::new(*ip, port),
+            Some(Arc::clone(workload)),
+        ))
     };
     Upstream {
         service: None,

@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::shared::Shared;
+use crate::model::route::{Backend, Outcome, RouteRule};
 use crate::model::workload::Labels;
 use crate::translate::{PodSpec, PortRef, ServiceSpec, SliceSpec, TemplateSpec, Translated};
 use std::collections::BTreeMap;
@@ -37,6 +38,17 @@ impl Common {
             Translated::EndpointSlice(slice) => self.slice(slice),
             Translated::WorkloadTemplate(template) => self.template(template),
             Translated::Pod(pod) => self.pod(pod),
+            Translated::VirtualService(service) => {
+                let table = Arc::get_mut(&mut service.table);
+                table.into_iter().for_each(|table| self.rules(&mut table.rules));
+            }
+            Translated::ApiRoute(route) => {
+                route.rules.shrink_to_fit();
+                route
+                    .rules
+                    .iter_mut()
+                    .for_each(|ranked| self.rule(&mut ranked.rule));
+            }
             // Of these there are few, or no two are alike.
             _ => {}
         }
@@ -84,6 +96,34 @@ impl Common {
         self.texts.share(&mut pod.node);
         self.texts.share(&mut pod.service_account);
         self.labels(&mut pod.labels);
+    }
+
+    fn rules(&mut self, rules: &mut Vec<RouteRule>) {
+        rules.shrink_to_fit();
+        rules.iter_mut().for_each(|rule| self.rule(rule));
+    }
+
+    /// Of one rule or one destination, `Vec` makes room for four.
+    fn rule(&mut self, rule: &mut RouteRule) {
+        rule.matches.shrink_to_fit();
+        for block in &mut rule.matches {
+            for fields in [&mut block.headers, &mut block.without_headers, &mut block.query] {
+                fields.shrink_to_fit();
+                fields.iter_mut().for_each(|(name, _)| self.texts.share(name));
+            }
+        }
+        self.texts.share(&mut rule.name);
+        let Some(Outcome::Forward(split)) = Arc::get_mut(&mut rule.action).map(|action| &mut action.outcome)
+        else {
+            return;
+        };
+        split.destinations.shrink_to_fit();
+        for destination in &mut split.destinations {
+            if let Backend::Host(to) = &mut destination.backend {
+                self.texts.share(&mut to.host);
+                to.subset.iter_mut().for_each(|subset| self.texts.share(subset));
+            }
+        }
     }
 
     fn labels(&mut self, labels: &mut Labels) {

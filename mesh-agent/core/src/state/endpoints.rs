@@ -88,7 +88,7 @@ fn add(
 ) {
     let mut push = |ip, workload| {
         let addr = SocketAddr::new(ip, port);
-        found.push(Arc::new(Endpoint { addr, workload }));
+        found.push(Arc::new(Endpoint::new(addr, workload)));
     };
     let Some(pod) = &endpoint.pod else {
         for ip in &endpoint.addresses {
@@ -162,7 +162,7 @@ impl<'a> Selectable<'a> {
             for ip in &spec.ips {
                 let addr = SocketAddr::new(*ip, number);
                 let workload = Some(Arc::clone(workload));
-                found.push(Arc::new(Endpoint { addr, workload }));
+                found.push(Arc::new(Endpoint::new(addr, workload)));
             }
         }
         found

@@ -147,7 +147,7 @@ impl Entries {
             let old = old.and_then(|s| s.port(port.number));
             services.numbered(key, port, endpoints, old)
         };
-        let ports = spec.ports.iter().map(port).collect();
+        let ports: Vec<_> = spec.ports.iter().map(port).collect();
         let external = External {
             object: name.clone(),
             internal: spec.internal,
@@ -156,6 +156,7 @@ impl Entries {
             allocated: false,
             subject_alt_names: spec.subject_alt_names.clone(),
             visibility: spec.export_to.clone(),
+            weighted: places.iter().any(|place| place.weight != 1),
         };
         let old_external = old.and_then(|s| s.external.as_ref());
         Service {
@@ -187,6 +188,7 @@ impl Entries {
                 address: EntryAddress::Name(Arc::clone(host)),
                 ports: BTreeMap::new(),
                 workload: None,
+                weight: 1,
             }];
         }
         let place = |(i, entry): (usize, &WorkloadEntrySpec)| {
@@ -204,6 +206,7 @@ impl Entries {
             address: entry.address.clone(),
             ports: entry.ports.clone(),
             workload: Some(workload),
+            weight: entry.weight,
         }
     }
 
@@ -236,6 +239,7 @@ impl Entries {
                 address: EntryAddress::Ip(*ip),
                 ports: BTreeMap::new(),
                 workload: Some(Arc::clone(workload)),
+                weight: 1,
             }));
         }
         places
@@ -247,6 +251,7 @@ struct Place {
     address: EntryAddress,
     ports: BTreeMap<Arc<str>, u16>,
     workload: Option<Arc<Workload>>,
+    weight: u32,
 }
 
 /// A host that looks like a service's name cannot be mistaken for it: no Service has a dot in its name.
@@ -272,6 +277,7 @@ fn endpoints(
             found.push(Arc::new(Endpoint {
                 addr: SocketAddr::new(*ip, number),
                 workload: place.workload.clone(),
+                weight: place.weight,
             }));
         };
         match &place.address {

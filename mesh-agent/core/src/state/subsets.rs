@@ -38,10 +38,11 @@ pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<W
     let mut steered = imbl::HashSet::new();
     // Without wildcards only the services that rules name: not a walk through tens of thousands at every change of a pod.
     let concerned: Vec<&Arc<Service>> = if wildcards.is_empty() {
-        exact
-            .keys()
-            .filter_map(|host| next.services_by_host.get(*host))
-            .collect()
+        let named = |host: &&str| match next.services_by_host.get(*host) {
+            Some(service) => vec![service],
+            None => next.registry.of_host(host).collect(),
+        };
+        exact.keys().flat_map(named).collect()
     } else {
         next.services.iter().collect()
     };
@@ -64,7 +65,8 @@ pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<W
         let old = next.subsets.get(&service.host).map_or(&[][..], Vec::as_slice);
         let merged = merged(service, &rules, old);
         steer(service, &merged, &mut steered);
-        filled.insert(Arc::clone(&service.host), merged);
+        // Of services that share a host, the one that everybody sees.
+        filled.entry(Arc::clone(&service.host)).or_insert(merged);
     }
     next.subsets = filled;
     next.steered = steered;

@@ -17,7 +17,7 @@ mod selector;
 
 use super::Translated;
 use super::head::Head;
-use super::value::FieldError;
+use super::value::{Digest, FieldError};
 use crate::model::ObjectName;
 use crate::model::route::{RouteRule, Split};
 use crate::model::snapshot::MeshSettings;
@@ -92,7 +92,7 @@ pub struct ApiRouteSpec {
     /// `creationTimestamp`.
     pub created: Arc<str>,
     /// What it was made of, to tell whether a new version differs.
-    source: Value,
+    source: Digest,
 }
 
 impl PartialEq for ApiRouteSpec {

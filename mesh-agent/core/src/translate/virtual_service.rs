@@ -12,7 +12,7 @@ mod retries;
 pub(super) use matches::regex;
 
 use super::head::Head;
-use super::value::{FieldError, decode, is_label, is_subdomain};
+use super::value::{Digest, FieldError, decode, is_label, is_subdomain};
 use crate::model::ObjectName;
 use crate::model::connection::ConnectionTable;
 use crate::model::host;
@@ -22,7 +22,6 @@ use http::Entry;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -51,9 +50,8 @@ pub struct VirtualServiceSpec {
     pub connections: Option<Arc<ConnectionTable>>,
     /// Fields that are accepted and have no effect, with the reason.
     pub notes: Vec<(String, String)>,
-    /// Digest of what it was made of, to tell whether a new version differs. Whoever makes two versions of one object
-    /// collide has hidden his own change.
-    source: [u64; 2],
+    /// What it was made of, to tell whether a new version differs.
+    source: Digest,
 }
 
 /// What it means, not how it was written.
@@ -162,16 +160,7 @@ pub(super) fn virtual_service(
         delegations,
         given,
         notes: scope.notes.into_inner(),
-        source: digest(source),
-    })
-}
-
-fn digest(source: &Value) -> [u64; 2] {
-    let text = source.to_string();
-    [0_u8, 1].map(|half| {
-        let mut hasher = DefaultHasher::new();
-        (half, &text).hash(&mut hasher);
-        hasher.finish()
+        source: Digest::of(source),
     })
 }
 

@@ -3,12 +3,16 @@
 use super::head::{Head, labels};
 use super::value::{FieldError, decode, is_subdomain};
 use super::virtual_service::check_host;
+use crate::model::locality::OF_WORKLOAD;
 use crate::model::workload::Labels;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Sums of the weights of many endpoints must fit into 32 bits.
+const MAX_WEIGHT: u32 = 1_000_000;
 
 /// A workload outside of the cluster's pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct WorkloadEntrySpec {
     pub labels: Labels,
     /// `serviceAccount`, `default` where none is given.
     pub service_account: Arc<str>,
+    /// `weight`; 1 where none is given.
+    pub weight: u32,
 }
 
 /// Where a workload is.
@@ -66,14 +72,12 @@ pub(super) fn entry(at: &str, raw: Raw) -> Result<WorkloadEntrySpec, FieldError>
     if raw.network.is_some_and(|n| !n.is_empty()) {
         return refuse("network", "several networks are not supported yet");
     }
-    if raw.weight.is_some_and(|w| w > 1) {
-        return refuse("weight", "weights of endpoints are not supported yet");
+    if raw.weight.is_some_and(|weight| weight > MAX_WEIGHT) {
+        return refuse("weight", "expected 1 to 1000000");
     }
-    if raw.locality.is_some_and(|l| !l.is_empty()) {
-        return refuse(
-            "locality",
-            "localities of endpoints outside of Kubernetes are not supported yet",
-        );
+    let locality = raw.locality.filter(|locality| !locality.is_empty());
+    if locality.as_ref().is_some_and(|text| text.split('/').count() > 3) {
+        return refuse("locality", "expected region/zone/subzone");
     }
     let address = match raw.address.as_deref().unwrap_or_default() {
         "" => return refuse("address", "is missing: an IP address or DNS name"),
@@ -99,11 +103,17 @@ pub(super) fn entry(at: &str, raw: Raw) -> Result<WorkloadEntrySpec, FieldError>
     if account.as_ref().is_some_and(|a| !is_subdomain(a)) {
         return refuse("serviceAccount", "is no name of a service account");
     }
+    let mut labels = labels(raw.labels.unwrap_or_default(), &format!("{at}.labels"))?;
+    if let Some(locality) = locality {
+        // The field goes before a label that says the same.
+        labels.insert(OF_WORKLOAD.into(), locality.into());
+    }
     Ok(WorkloadEntrySpec {
         address,
         ports,
-        labels: Arc::new(labels(raw.labels.unwrap_or_default(), &format!("{at}.labels"))?),
+        labels: Arc::new(labels),
         service_account: account.map_or_else(|| "default".into(), Into::into),
+        weight: raw.weight.unwrap_or(1).max(1),
     })
 }
 

@@ -104,10 +104,7 @@ fn dialled(
     names: Arc<ServiceNames>,
     protocol: Protocol,
 ) -> Plan {
-    let endpoint = Arc::new(Endpoint {
-        addr: conn.original,
-        workload: workload.cloned(),
-    });
+    let endpoint = Arc::new(Endpoint::new(conn.original, workload.cloned()));
     Plan::Dialled(endpoint, names, protocol)
 }
 

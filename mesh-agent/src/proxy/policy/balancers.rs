@@ -63,7 +63,7 @@ impl Balancers {
             .locality
             .as_ref()
             .is_some_and(|l| !l.priority.is_empty())
-            || Locality::of_pod(&client.labels).is_some();
+            || Locality::of_workload(&client.labels).is_some();
         let key = Key {
             endpoints: Arc::as_ptr(&upstream.endpoints).cast::<()>() as usize,
             policy: Arc::as_ptr(&upstream.policy) as usize,

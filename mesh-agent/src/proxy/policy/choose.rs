@@ -67,13 +67,13 @@ impl Outbound {
         let policies = &self.worker.shared.policies;
         let prefer_v6 = self.original.is_ipv6();
         let load = |e: &Endpoint| self.worker.load_of(&e.addr);
-        let distribution = upstream
+        let (distribution, weighted) = upstream
             .service
             .as_ref()
-            .map_or(Distribution::Any, |s| s.distribution);
+            .map_or((Distribution::Any, false), |s| (s.distribution, s.weighted()));
         // A list that nobody else holds was made for this request: a pod that was dialled by its own address.
         let own = Arc::strong_count(endpoints) == 1;
-        if own || !Balancer::needed(policy, distribution) {
+        if own || !Balancer::needed(policy, distribution, weighted) {
             let group = own.then(|| policies.outliers.group(upstream)).flatten();
             if let Some(group) = &group
                 && endpoints.iter().all(|e| group.is_out(&e.addr))
@@ -115,9 +115,9 @@ impl Outbound {
 
     /// What the application dialled, as an endpoint.
     fn dialled(&self, snapshot: &Snapshot) -> Arc<Endpoint> {
-        Arc::new(Endpoint {
-            addr: self.original,
-            workload: snapshot.workload_by_ip(self.original.ip()).cloned(),
-        })
+        Arc::new(Endpoint::new(
+            self.original,
+            snapshot.workload_by_ip(self.original.ip()).cloned(),
+        ))
     }
 }

@@ -81,10 +81,7 @@ fn start_with(
     // What the client's node believes of the server.
     server.identity = identity.unwrap_or(server.identity);
     let server = Arc::new(server);
-    let endpoint = Arc::new(Endpoint {
-        addr: app,
-        workload: Some(Arc::clone(&server)),
-    });
+    let endpoint = Arc::new(Endpoint::new(app, Some(Arc::clone(&server))));
     let vip = IpAddr::from(super::mesh::VIP.0);
     let service = service(1, "web", vip, protocol, vec![endpoint]);
     let mut snapshot = Snapshot {

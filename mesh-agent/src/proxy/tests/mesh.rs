@@ -232,20 +232,12 @@ impl Mesh {
                 handles.push(handle(Arc::clone(workload)));
                 snapshot.workloads_by_ip.insert(addr.ip(), Arc::clone(workload));
             }
-            endpoints.push(Arc::new(Endpoint {
-                addr: *addr,
-                workload,
-            }));
+            endpoints.push(Arc::new(Endpoint::new(*addr, workload)));
         }
         let second: Vec<_> = plan
             .second
             .iter()
-            .map(|addr| {
-                Arc::new(Endpoint {
-                    addr: *addr,
-                    workload: None,
-                })
-            })
+            .map(|addr| Arc::new(Endpoint::new(*addr, None)))
             .collect();
         let services = [
             service(2, "shadow", IpAddr::from([10, 96, 0, 2]), Protocol::Http, second),
@@ -346,12 +338,7 @@ impl Mesh {
     /// From now on `web` has these endpoints.
     pub(super) fn scale(&self, addrs: &[SocketAddr]) {
         let mut snapshot = Snapshot::clone(&self.snapshots.load());
-        let endpoint = |addr: &SocketAddr| {
-            Arc::new(Endpoint {
-                addr: *addr,
-                workload: None,
-            })
-        };
+        let endpoint = |addr: &SocketAddr| Arc::new(Endpoint::new(*addr, None));
         let endpoints = addrs.iter().map(endpoint).collect();
         let web = service(1, "web", IpAddr::from(VIP.0), Protocol::Http, endpoints);
         snapshot.services[1] = Arc::clone(&web);

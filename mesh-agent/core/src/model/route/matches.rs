@@ -80,7 +80,7 @@ pub enum StringMatch {
     /// empty one matches everything (Gateway API `PathPrefix`).
     PathPrefix(Arc<str>),
     /// RE2 semantics, the whole value must match; already anchored.
-    Regex(Regex),
+    Regex(Box<Regex>),
 }
 
 /// A condition on a header or parameter, or only "is there" (`{}` or regex `*`, T-20).

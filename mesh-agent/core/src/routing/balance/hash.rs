@@ -113,16 +113,24 @@ pub(super) enum Table {
     Maglev(Vec<u32>),
 }
 
+/// The largest weight, at least 1.
+fn heaviest(endpoints: &[Arc<Endpoint>], members: &[usize]) -> u64 {
+    let weights = members.iter().map(|member| u64::from(endpoints[*member].weight));
+    weights.max().unwrap_or(1).max(1)
+}
+
 impl Table {
     /// A ring with at least `size` places, as many for each of `members`.
     pub(super) fn ring(endpoints: &[Arc<Endpoint>], members: &[usize], size: u32) -> Self {
         // A power of two: one endpoint more or less must not change how many places the others have.
         let each = (size as usize).div_ceil(members.len().max(1)).next_power_of_two();
+        let largest = heaviest(endpoints, members);
         let mut ring = Vec::with_capacity(each * members.len());
         let mut name = String::new();
         for member in members {
-            let addr = endpoints[*member].addr;
-            for copy in 0..each {
+            let Endpoint { addr, weight, .. } = &*endpoints[*member];
+            let copies = (each as u64 * u64::from(*weight)).div_ceil(largest);
+            for copy in 0..copies {
                 name.clear();
                 let _ = write!(name, "{addr}_{copy}");
                 ring.push((
@@ -138,19 +146,32 @@ impl Table {
     /// A Maglev table of `size` slots, a prime (Eisenbud et al., "Maglev", § 3.4).
     pub(super) fn maglev(endpoints: &[Arc<Endpoint>], members: &[usize], size: u32) -> Self {
         let size = u64::from(size.max(2));
-        let mut steps: Vec<(u64, u64, u32)> = members
+        let largest = heaviest(endpoints, members);
+        let mut steps: Vec<(u64, u64, u32, [u64; 2])> = members
             .iter()
             .map(|member| {
                 let name = endpoints[*member].addr.to_string();
                 let offset = XxHash64::oneshot(0, name.as_bytes()) % size;
                 let skip = XxHash64::oneshot(1, name.as_bytes()) % (size - 1) + 1;
-                (offset, skip, u32::try_from(*member).unwrap_or(u32::MAX))
+                let weight = u64::from(endpoints[*member].weight);
+                (
+                    offset,
+                    skip,
+                    u32::try_from(*member).unwrap_or(u32::MAX),
+                    [weight, 0],
+                )
             })
             .collect();
         let mut slots = vec![u32::MAX; usize::try_from(size).unwrap_or(usize::MAX)];
         let mut empty = slots.len();
         while empty > 0 && !steps.is_empty() {
-            for (at, skip, member) in &mut steps {
+            for (at, skip, member, [weight, due]) in &mut steps {
+                // The heaviest takes a slot each time, the others as often as their weight comes up to that.
+                *due += *weight;
+                if *due < largest {
+                    continue;
+                }
+                *due -= largest;
                 let mut place = usize::try_from(*at).unwrap_or_default();
                 while slots[place] != u32::MAX {
                     *at = (*at + *skip) % size;

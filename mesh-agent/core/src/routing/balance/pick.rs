@@ -117,13 +117,51 @@ pub(super) fn among(
     let healthy: Vec<usize> = group.members.iter().copied().filter(healthy).collect();
     let untried: Vec<usize> = healthy.iter().copied().filter(fresh).collect();
     let candidates = if untried.is_empty() { healthy } else { untried };
+    let weight = |i: &usize| endpoints[*i].weight;
+    let alike = candidates
+        .windows(2)
+        .all(|pair| weight(&pair[0]) == weight(&pair[1]));
     match algorithm {
+        Algorithm::Simple(simple @ (Simple::RoundRobin | Simple::LeastRequest)) if !alike => {
+            weighted(balancer, &candidates, *simple, choice)
+        }
         Algorithm::Simple(Simple::RoundRobin) => round_robin(balancer, &candidates, choice),
         Algorithm::Simple(Simple::LeastRequest) => least_request(balancer, &candidates, choice),
         _ => candidates
             .get(two(candidates.len(), (choice.draws.first, 0)).0)
             .copied(),
     }
+}
+
+/// By weight, with the least load by weight divided by load, as Envoy does where weights differ.
+fn weighted(balancer: &Balancer, candidates: &[usize], simple: Simple, choice: &Choice<'_>) -> Option<usize> {
+    let share = |i: &usize| {
+        let endpoint = &balancer.endpoints[*i];
+        let busy = match simple {
+            Simple::LeastRequest => u64::from((choice.load)(endpoint)),
+            _ => 0,
+        };
+        // Thousandths, so that load tells between small weights.
+        u64::from(endpoint.weight) * 1_000 / (busy + 1)
+    };
+    let shares: Vec<u64> = candidates.iter().map(|i| share(i).max(1)).collect();
+    let (mut draws, mut chosen) = (choice.draws.first, None);
+    for _ in 0..PASSES {
+        let total: u64 = shares.iter().sum();
+        let mut left = ((u128::from(draws) * u128::from(total)) >> u32::BITS) as u64;
+        let drawn = candidates.iter().zip(&shares).find_map(|(i, share)| {
+            let taken = left < *share;
+            left = left.saturating_sub(*share);
+            taken.then_some(*i)
+        })?;
+        chosen.get_or_insert(drawn);
+        draws = next(draws ^ choice.turn);
+        if takes(balancer, drawn, choice, draws) {
+            return Some(drawn);
+        }
+        draws = next(draws);
+    }
+    chosen
 }
 
 /// The next in turn; while some warm up, each is passed over as often as its share is short of a whole.

@@ -1,14 +1,11 @@
 use super::*;
 
+mod entries;
+
 fn endpoints(addrs: &[&str]) -> Vec<Arc<Endpoint>> {
     addrs
         .iter()
-        .map(|a| {
-            Arc::new(Endpoint {
-                addr: a.parse().unwrap(),
-                workload: None,
-            })
-        })
+        .map(|a| Arc::new(Endpoint::new(a.parse().unwrap(), None)))
         .collect()
 }
 

@@ -7,7 +7,7 @@ use crate::model::ObjectName;
 use crate::model::route::{Backend, Destination, Split, WeightedDestination};
 use crate::model::snapshot::MeshSettings;
 use crate::translate::head::Head;
-use crate::translate::value::{FieldError, decode, is_label, is_subdomain};
+use crate::translate::value::{Digest, FieldError, decode, is_label, is_subdomain};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -59,7 +59,7 @@ pub(super) fn route<R: DeserializeOwned>(
         connections: Vec::new(),
         references: Vec::new(),
         created: Arc::clone(&head.created),
-        source: source.clone(),
+        source: Digest::of(source),
     };
     compile(raw.rules, &mut scope, &mut spec)?;
     spec.references = scope.references;

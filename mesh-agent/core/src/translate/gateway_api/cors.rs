@@ -54,7 +54,9 @@ fn origin(given: &str) -> Result<StringMatch, String> {
         true => format!("(?::{port})?"),
         false => format!(":{port}"),
     };
-    regex(&format!("{scheme}://{host}{port}")).map(StringMatch::Regex)
+    regex(&format!("{scheme}://{host}{port}"))
+        .map(Box::new)
+        .map(StringMatch::Regex)
 }
 
 fn names(at: &str, given: Option<Vec<String>>) -> Result<Vec<Arc<str>>, FieldError> {

@@ -196,6 +196,7 @@ fn value_match(at: &str, kind: Option<&str>, value: String) -> Result<StringMatc
 
 fn compile(at: &str, pattern: &str) -> Result<StringMatch, FieldError> {
     regex(pattern)
+        .map(Box::new)
         .map(StringMatch::Regex)
         .map_err(|reason| FieldError::new(at, reason))
 }

@@ -133,7 +133,7 @@ pub(super) fn string_match(at: &str, raw: raw::StringMatch) -> Result<Option<Str
         (Some(exact), None, None) => Ok(Some(StringMatch::Exact(exact.into()))),
         (None, Some(prefix), None) => Ok(Some(StringMatch::Prefix(prefix.into()))),
         (None, None, Some(pattern)) => regex(&pattern)
-            .map(|regex| Some(StringMatch::Regex(regex)))
+            .map(|regex| Some(StringMatch::Regex(Box::new(regex))))
             .map_err(|reason| FieldError::new(format!("{at}.regex"), reason)),
         _ => Err(FieldError::new(
             at,
