@@ -10,6 +10,7 @@ mod deadline;
 mod gateway;
 mod matcher;
 mod resolve;
+mod session;
 mod trace;
 mod url;
 
@@ -17,7 +18,7 @@ use crate::model::ObjectName;
 use crate::model::route::{AbortWith, HeaderOps, RetryPolicy, RouteAction, RouteRule, RouteTable};
 use crate::model::service::{Endpoint, Service, ServicePort};
 use crate::model::snapshot::{Snapshot, Target};
-use crate::model::traffic::TrafficPolicy;
+use crate::model::traffic::{BackendPolicy, Persistence, TrafficPolicy};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ pub use connection::{
 pub use cors::Fields;
 pub use deadline::{grpc_timeout, timeout};
 pub use gateway::{connect_at_gateway, explain_at_gateway, explain_connection_at_gateway, route_at_gateway};
+pub use session::{Held, Session, held};
 pub use url::covers;
 
 /// A request's head as the matcher sees it.
@@ -77,6 +79,8 @@ pub struct Draws {
     pub delay: u32,
     /// Compared with the share of an injected abort.
     pub abort: u32,
+    /// No draw but the time, in seconds since 1970: whether a session is over.
+    pub now: u64,
 }
 
 /// What becomes of a request.
@@ -175,6 +179,8 @@ pub struct Upstream {
     pub endpoints: Arc<[Arc<Endpoint>]>,
     /// How they are used.
     pub policy: Arc<TrafficPolicy>,
+    /// What XBackendTrafficPolicies say of the service.
+    pub backend: Option<Arc<BackendPolicy>>,
 }
 
 /// Why a request is not forwarded. Status and flag are those of Envoy in the same case.
@@ -202,6 +208,13 @@ impl RoutePlan {
             Some(matched) => &matched.action().retries,
             None => RetryPolicy::mesh_default(),
         }
+    }
+
+    /// What keeps a session with one endpoint: the rule's word on it, or the service's.
+    #[must_use]
+    pub fn persistence(&self) -> Option<&Arc<Persistence>> {
+        let rule = self.rule.as_ref().and_then(|m| m.action().session.as_ref());
+        rule.or_else(|| self.upstream.backend.as_ref()?.session.as_ref())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attached;
+mod backends;
 mod compact;
 mod connections;
 mod delegates;
@@ -10,8 +11,10 @@ mod endpoints;
 mod entries;
 mod gateways;
 mod ids;
+mod listener_sets;
 mod listeners;
 mod mentions;
+mod parents;
 mod peers;
 mod pods;
 mod references;

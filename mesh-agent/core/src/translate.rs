@@ -26,7 +26,10 @@ use std::fmt;
 
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
-pub use gateway_api::{ApiGatewaySpec, ApiRouteSpec, GatewayClassSpec, ReferenceGrantSpec, RouteKind};
+pub use gateway_api::{
+    ApiGatewaySpec, ApiRouteSpec, BackendTrafficSpec, GatewayClassSpec, ListenerSetSpec, ReferenceGrantSpec,
+    RouteKind,
+};
 pub use head::{Head, describe};
 pub use ingress::{IngressPath, IngressSpec, IngressTls};
 pub(crate) use kubernetes::resolve_port;
@@ -95,8 +98,12 @@ pub enum Translated {
     ApiRoute(ApiRouteSpec),
     /// A Gateway of Gateway API.
     ApiGateway(ApiGatewaySpec),
+    /// A ListenerSet.
+    ListenerSet(ListenerSetSpec),
     /// A GatewayClass.
     GatewayClass(GatewayClassSpec),
+    /// An XBackendTrafficPolicy.
+    BackendTraffic(BackendTrafficSpec),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
     /// A ServiceEntry.
@@ -140,6 +147,9 @@ pub fn translate(head: &Head, value: &Value, settings: &MeshSettings) -> Result<
         }
         (gateway_api::GROUP, kind) if gateway_api::is_known(kind) => {
             gateway_api::translate(head, value, settings)
+        }
+        (gateway_api::EXPERIMENTAL_GROUP, gateway_api::BACKEND_TRAFFIC) => {
+            gateway_api::translate_experimental(head, value)
         }
         ("networking.istio.io", "ServiceEntry") => istio_version(head)
             .and_then(|()| service_entry::service_entry(head, value))

@@ -70,6 +70,7 @@ const ISTIO: &[&str] = &[
     "workloadentries",
 ];
 const GATEWAY: &str = "gateway.networking.k8s.io";
+const EXPERIMENTAL: &str = "gateway.networking.x-k8s.io";
 const NOTHING_KNOWN: &str = "an agent that starts knows nothing";
 const NO_EFFECT: &str = "such objects have no effect";
 const NOT_TOLD: &str = "of wrong ones nobody is told";
@@ -85,6 +86,7 @@ const RIGHTS: &[Right] = &[
     right(AGENT, "networking.istio.io", ISTIO, FOLLOW, NO_EFFECT),
     right(AGENT, "security.istio.io", &["peerauthentications"], FOLLOW, NO_EFFECT),
     right(AGENT, GATEWAY, &["grpcroutes", "httproutes", "tcproutes", "tlsroutes"], FOLLOW, NO_EFFECT),
+    right(AGENT, EXPERIMENTAL, &["xbackendtrafficpolicies"], FOLLOW, NO_EFFECT),
     right(AGENT, "apiextensions.k8s.io", &["customresourcedefinitions"], FOLLOW, "kinds that are absent are polled"),
     own(right(AGENT, "", &["configmaps"], &["get"], "no certificate can be had"), &["heddle-ca-root-cert"]),
     own(right(AGENT, "apps", &["daemonsets"], &["get"], "an uninstall cannot be told from a restart"), &["heddle-agent"]),
@@ -96,12 +98,17 @@ const RIGHTS: &[Right] = &[
     right(CONTROLLER, "networking.istio.io", &["gateways"], FOLLOW, NOT_TOLD),
     right(CONTROLLER, "security.istio.io", &["peerauthentications"], FOLLOW, NOT_TOLD),
     right(CONTROLLER, "", &["namespaces", "services"], FOLLOW, "routes have no status"),
-    right(CONTROLLER, GATEWAY, &["grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"], FOLLOW,
+    right(CONTROLLER, GATEWAY,
+        &["grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes", "udproutes"], FOLLOW,
         "routes have no status"),
-    right(CONTROLLER, GATEWAY, &["grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status"],
+    right(CONTROLLER, GATEWAY,
+        &["grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status", "udproutes/status"],
         &["patch"], "routes have no status"),
-    right(CONTROLLER, GATEWAY, &["gatewayclasses", "gateways"], FOLLOW, "Gateways have no status"),
-    right(CONTROLLER, GATEWAY, &["gatewayclasses/status", "gateways/status"], &["patch"], "Gateways have no status"),
+    right(CONTROLLER, GATEWAY, &["gatewayclasses", "gateways", "listenersets"], FOLLOW, "Gateways have no status"),
+    right(CONTROLLER, GATEWAY, &["gatewayclasses/status", "gateways/status", "listenersets/status"], &["patch"],
+        "Gateways have no status"),
+    right(CONTROLLER, EXPERIMENTAL, &["xbackendtrafficpolicies"], FOLLOW, "traffic policies have no status"),
+    right(CONTROLLER, EXPERIMENTAL, &["xbackendtrafficpolicies/status"], &["patch"], "traffic policies have no status"),
     right(CONTROLLER, "apiextensions.k8s.io", &["customresourcedefinitions"], FOLLOW, "kinds that are absent are polled"),
     right(CONTROLLER, "events.k8s.io", &["events"], &["create", "patch"], NOT_TOLD),
     own(right(CONTROLLER, "", &["secrets"], FOLLOW, "the CA has no key"), &["cacerts", "heddle-ca"]),

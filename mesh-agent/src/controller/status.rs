@@ -19,6 +19,7 @@ use mesh_core::model::ObjectName;
 use mesh_core::model::snapshot::MeshSettings;
 use mesh_core::model::status::Running;
 use mesh_core::state::{Change, State};
+use mesh_core::translate::gateway_api::BACKEND_TRAFFIC;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -112,7 +113,13 @@ pub async fn run(
 }
 
 /// Kinds of which depends what Gateways are made of.
-const PLANNED: [&str; 3] = ["Gateway", "GatewayClass", "ReferenceGrant"];
+const PLANNED: [&str; 5] = [
+    "Gateway",
+    "GatewayClass",
+    "ListenerSet",
+    "Namespace",
+    "ReferenceGrant",
+];
 
 /// What is known and what may be written.
 struct Scribe {
@@ -236,6 +243,7 @@ async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) {
     let (group, version) = write.api_version.split_once('/').unwrap_or_default();
     let plural = match key.kind.as_str() {
         "GatewayClass" => "gatewayclasses".to_owned(),
+        BACKEND_TRAFFIC => "xbackendtrafficpolicies".to_owned(),
         kind => format!("{}s", kind.to_ascii_lowercase()),
     };
     let gvk = GroupVersionKind::gvk(group, version, &key.kind);

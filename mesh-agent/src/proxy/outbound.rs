@@ -9,7 +9,7 @@ use super::io::{Io, Prefixed, Reset as _};
 use super::lookup;
 use super::names;
 use super::pair::{Outgoing, Pair};
-use super::policy::{self, Dress, Link, Overflow, Permit, Watch};
+use super::policy::{self, Dress, Link, Overflow, Permit, Watch, Wish};
 use super::tcp::{self, TcpRecord};
 use super::tunnel::TunnelKind;
 use super::upstream::{self, ConnectError, Origin, Path};
@@ -215,9 +215,13 @@ impl Outbound {
         };
         // Bytes have no header, cookie or query: only the client's address can be hashed.
         let bound = affinity(&upstream.policy, self.client.ip(), "", &Nothing, 0);
+        let wish = Wish {
+            hash: bound.hash,
+            held: None,
+        };
         let mut avoid = Vec::new();
         loop {
-            let hop = match self.hop_to(Arc::clone(&service), &upstream, bound.hash, &avoid) {
+            let hop = match self.hop_to(Arc::clone(&service), &upstream, wish, &avoid) {
                 Ok(hop) => hop,
                 Err(error) => {
                     self.failed(target, None, &error);
@@ -277,6 +281,7 @@ impl Outbound {
                 subset: None,
                 endpoints: Arc::from([Arc::new(endpoint)]),
                 policy: TrafficPolicy::mesh_default(),
+                backend: None,
             }
         };
         if let Target::Workload(workload) = target {

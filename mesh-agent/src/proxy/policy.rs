@@ -9,6 +9,7 @@ mod dress;
 mod limits;
 mod outliers;
 
+pub(super) use choose::Wish;
 pub(super) use dress::{Dress, Link, connect};
 pub(super) use limits::{Overflow, Permit, RetryPermit, STREAMS};
 pub use outliers::Ejected;

@@ -10,6 +10,7 @@ mod mesh;
 mod policies;
 mod promises;
 mod rules;
+mod sessions;
 mod smuggling;
 
 use crate::contract::{Credential, Credentials, Origination};

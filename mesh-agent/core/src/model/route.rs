@@ -16,6 +16,7 @@ pub use matches::{GatewayName, RequestMatch, StringMatch, ValueMatch};
 pub use retry::{RetryOn, RetryPolicy};
 
 use super::ObjectName;
+use super::traffic::Persistence;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +129,8 @@ pub struct RouteAction {
     pub fault: Option<Box<Fault>>,
     /// CORS.
     pub cors: Option<Box<Cors>>,
+    /// `sessionPersistence` of Gateway API.
+    pub session: Option<Arc<Persistence>>,
 }
 
 /// The first thing that a rule decides.
@@ -176,6 +179,7 @@ impl RouteAction {
             rewrite: None,
             fault: None,
             cors: None,
+            session: None,
         }
     }
 

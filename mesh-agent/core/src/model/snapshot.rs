@@ -10,7 +10,7 @@ use super::registry::Registry;
 use super::route::{HostSubsets, RouteTable};
 use super::scope::EgressScope;
 use super::service::{Service, ServicePort};
-use super::traffic::TrafficPolicy;
+use super::traffic::{BackendPolicy, TrafficPolicy};
 use super::workload::{Labels, Workload};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -76,6 +76,8 @@ pub struct Snapshot {
     pub attached: imbl::HashMap<ObjectName, Arc<Attached>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
+    /// Service → what an XBackendTrafficPolicy says of it.
+    pub backend_policies: Arc<HashMap<ObjectName, Arc<BackendPolicy>>>,
     /// Ids of service ports with a policy that the kernel cannot carry out by itself.
     pub steered: imbl::HashSet<u32>,
     /// Node → where it is.
@@ -263,6 +265,15 @@ impl Snapshot {
             rules.policy(place, subset)
         });
         rules.map_or_else(TrafficPolicy::mesh_default, Arc::clone)
+    }
+
+    /// What an XBackendTrafficPolicy says of a service.
+    #[must_use]
+    pub fn backend_policy(&self, service: &Service) -> Option<Arc<BackendPolicy>> {
+        if self.backend_policies.is_empty() {
+            return None;
+        }
+        self.backend_policies.get(&service.name).cloned()
     }
 
     /// Where a pod runs, as far as its labels and its node's tell.

@@ -1,5 +1,6 @@
 //! What a controller says of objects of Gateway API.
 
+use super::ObjectName;
 use serde_json::{Value, json};
 
 /// `controllerName` of what is said about Services.
@@ -10,6 +11,8 @@ pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
 pub fn supported_features() -> impl Iterator<Item = &'static str> {
     include_str!("../../fields/gateway-features.txt").lines()
 }
+/// The API's own bound (`PolicyStatus.ancestors`).
+const MAX_ANCESTORS: usize = 16;
 /// Longest message that a condition may have.
 const MAX_MESSAGE: usize = 32_768;
 
@@ -53,6 +56,17 @@ pub struct GatewayStatus {
     pub conditions: Vec<Condition>,
     /// Of each listener.
     pub listeners: Vec<ListenerStatus>,
+    /// How many ListenerSets add listeners.
+    pub attached_sets: usize,
+}
+
+/// What is said of a ListenerSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSetStatus {
+    /// Of the set as a whole.
+    pub conditions: Vec<Condition>,
+    /// Of each listener; none where the set is not attached.
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// What is said of a listener.
@@ -72,28 +86,46 @@ impl GatewayStatus {
     /// `status` of the Gateway; `before` is what is there.
     #[must_use]
     pub fn to_json(&self, running: &Running, generation: i64, before: &Value, now: &str) -> Value {
-        let list = |value: &Value, field: &str| {
-            let found = value.get(field).and_then(Value::as_array);
-            found.cloned().unwrap_or_default()
-        };
-        let old_listeners = list(before, "listeners");
-        let listener = |said: &ListenerStatus| {
-            let same = |old: &&Value| old.get("name").and_then(Value::as_str) == Some(&said.name);
-            let old = old_listeners.iter().find(same).map(|old| list(old, "conditions"));
-            let kind = |kind: &&str| json!({"group": "gateway.networking.k8s.io", "kind": kind});
-            json!({
-                "name": said.name, "attachedRoutes": said.attached,
-                "supportedKinds": said.kinds.iter().map(kind).collect::<Vec<_>>(),
-                "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
-            })
-        };
         let address = |(kind, value): &(&str, String)| json!({"type": kind, "value": value});
         json!({
             "addresses": running.addresses.iter().map(address).collect::<Vec<_>>(),
+            "attachedListenerSets": self.attached_sets,
             "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
-            "listeners": self.listeners.iter().map(listener).collect::<Vec<_>>(),
+            "listeners": listeners(&self.listeners, generation, before, now),
         })
     }
+}
+
+impl ListenerSetStatus {
+    /// `status` of the ListenerSet; `before` is what is there.
+    #[must_use]
+    pub fn to_json(&self, generation: i64, before: &Value, now: &str) -> Value {
+        json!({
+            "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
+            "listeners": listeners(&self.listeners, generation, before, now),
+        })
+    }
+}
+
+fn list(value: &Value, field: &str) -> Vec<Value> {
+    let found = value.get(field).and_then(Value::as_array);
+    found.cloned().unwrap_or_default()
+}
+
+/// `status.listeners`.
+fn listeners(said: &[ListenerStatus], generation: i64, before: &Value, now: &str) -> Vec<Value> {
+    let old_listeners = list(before, "listeners");
+    let listener = |said: &ListenerStatus| {
+        let same = |old: &&Value| old.get("name").and_then(Value::as_str) == Some(&said.name);
+        let old = old_listeners.iter().find(same).map(|old| list(old, "conditions"));
+        let kind = |kind: &&str| json!({"group": "gateway.networking.k8s.io", "kind": kind});
+        json!({
+            "name": said.name, "attachedRoutes": said.attached,
+            "supportedKinds": said.kinds.iter().map(kind).collect::<Vec<_>>(),
+            "conditions": conditions(&said.conditions, generation, &old.unwrap_or_default(), now),
+        })
+    };
+    said.iter().map(listener).collect()
 }
 
 impl Condition {
@@ -184,6 +216,34 @@ pub fn parents(
             "conditions": conditions(&said.conditions, generation, old, now),
         }));
     }
+    entries
+}
+
+/// `status.ancestors` of a policy after one condition each was said of the Services that it names. Entries of other
+/// controllers stay; ours of Services that it names no more go.
+#[must_use]
+pub fn ancestors(
+    said: &[(ObjectName, Condition)],
+    generation: i64,
+    before: &[Value],
+    now: &str,
+) -> Vec<Value> {
+    let ours = |entry: &Value| entry.get("controllerName").and_then(Value::as_str) == Some(MESH_CONTROLLER);
+    let mut entries: Vec<Value> = before.iter().filter(|e| !ours(e)).cloned().collect();
+    for (service, condition) in said {
+        let ancestor = json!({
+            "group": "", "kind": "Service", "namespace": &*service.namespace, "name": &*service.name,
+        });
+        let old = before
+            .iter()
+            .find(|e| ours(e) && e.get("ancestorRef") == Some(&ancestor));
+        let old = old.map(|entry| list(entry, "conditions")).unwrap_or_default();
+        entries.push(json!({
+            "ancestorRef": ancestor, "controllerName": MESH_CONTROLLER,
+            "conditions": conditions(std::slice::from_ref(condition), generation, &old, now),
+        }));
+    }
+    entries.truncate(MAX_ANCESTORS);
     entries
 }
 

@@ -3,10 +3,12 @@
 //! Semantics are those of `networking.istio.io` DestinationRule. A [`PolicySpec`] is one level as it is written; a
 //! [`TrafficPolicy`] is what the levels come to for one port of one service or subset, with the defaults filled in.
 
+mod backend;
 mod balancer;
 mod pool;
 mod transport;
 
+pub use backend::{BackendPolicy, Carrier, Persistence, RetryConstraint};
 pub use balancer::{
     Algorithm, ConsistentHash, Cookie, Distribute, Failover, FailoverLabel, HashKey, HashTable, LoadBalancer,
     LocalityPattern, LocalitySetting, Simple, Warmup,

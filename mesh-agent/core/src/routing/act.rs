@@ -2,7 +2,10 @@
 
 use super::resolve::{self, no_route};
 use super::trace::Trace;
-use super::{Answer, Decision, Draws, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream, cors, url};
+use super::{
+    Answer, Decision, Draws, Held, MatchedRule, Refusal, RequestFacts, RoutePlan, Upstream, cors, session,
+    url,
+};
 use crate::model::route::{
     AbortWith, Backend, Outcome, RequestMatch, RouteAction, RouteApi, RouteRule, Split,
 };
@@ -21,6 +24,20 @@ pub(super) fn pick_destination(split: &Split, random: u32) -> usize {
         left -= destination.weight;
     }
     0
+}
+
+/// The destination that has the endpoint of a session: weights are for those who have none (GEP-1619).
+fn destination_of(
+    snapshot: &Snapshot,
+    request: &RequestFacts<'_>,
+    split: &Split,
+    held: Held,
+) -> Option<usize> {
+    let has = |backend: &Backend| {
+        let upstream = resolve::destination(snapshot, request, backend.host()?).ok()?;
+        held.among(&upstream.endpoints)
+    };
+    split.destinations.iter().position(|d| has(&d.backend).is_some())
 }
 
 /// What a matching rule does. In the order of Envoy's filters: CORS, faults, the route itself.
@@ -73,7 +90,19 @@ pub(super) fn act(
             detail: format!("{}: {reason}", matched.rule().origin),
         }),
         Outcome::Forward(split) => {
-            matched.destination = pick_destination(split, draws.split);
+            let held = action.session.as_ref();
+            let held = held.and_then(|s| session::held(s, request.headers, draws.now));
+            if let Some(session) = &action.session {
+                let shown = if held.is_some() {
+                    "the client shows one"
+                } else {
+                    "the client has none"
+                };
+                trace.note(|| format!("{session}: {shown}"));
+            }
+            matched.destination = held
+                .and_then(|held| destination_of(snapshot, request, split, held))
+                .unwrap_or_else(|| pick_destination(split, draws.split));
             let mut plan = forward(snapshot, request, matched, split, draws, trace)?;
             plan.cors = dress;
             plan.delay = delay;

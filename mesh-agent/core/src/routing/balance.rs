@@ -9,6 +9,7 @@ mod pick;
 #[cfg(test)]
 mod tests;
 
+pub(super) use hash::cookie_value;
 pub use hash::{Affinity, affinity};
 pub use locality::Place;
 pub use pick::{Choice, PickDraws, pick_endpoint};

@@ -66,6 +66,7 @@ pub(super) fn service_port(
         subset: None,
         endpoints: Arc::clone(&port.endpoints),
         policy: snapshot.policy(service, port.number, None, client),
+        backend: snapshot.backend_policy(service),
     })
 }
 
@@ -83,6 +84,7 @@ fn original(
         subset: None,
         endpoints: Arc::new([Arc::new(Endpoint::new(addr, None))]),
         policy: snapshot.policy(service, port.number, None, client),
+        backend: snapshot.backend_policy(service),
     }
 }
 
@@ -108,6 +110,7 @@ pub(super) fn unknown(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Result
         subset: None,
         endpoints: Arc::new([Arc::new(Endpoint::new(addr, None))]),
         policy: TrafficPolicy::mesh_default(),
+        backend: None,
     })
 }
 
@@ -125,6 +128,7 @@ pub(super) fn pod(workload: &Arc<Workload>, port: u16) -> Upstream {
         subset: None,
         endpoints: workload.ips.iter().map(at).collect(),
         policy: TrafficPolicy::mesh_default(),
+        backend: None,
     }
 }
 
@@ -148,6 +152,7 @@ pub(super) fn chosen_pod(
         if let Some(port) = &upstream.port {
             upstream.policy = snapshot.policy(service, port.number, None, client);
         }
+        upstream.backend = snapshot.backend_policy(service);
         upstream.service = Some(Arc::clone(service));
     }
     upstream
@@ -188,6 +193,7 @@ pub(super) fn destination(
         subset: wanted.subset.clone(),
         endpoints: Arc::clone(list),
         policy,
+        backend: snapshot.backend_policy(service),
     };
     if let Target::Workload(dialled) = request.target {
         // The pod that the client chose stays chosen as long as the rule allows it (T-10).
@@ -264,9 +270,13 @@ pub(super) fn describe(upstream: &Upstream) -> String {
 /// What applies to the endpoints, where that is not the mesh's default: ` by DestinationRule ns/name: LEAST_REQUEST`.
 pub(super) fn policy(upstream: &Upstream) -> String {
     let policy = &upstream.policy;
-    if policy.objects.is_empty() {
-        return String::new();
+    let mut text = String::new();
+    if !policy.objects.is_empty() {
+        let names: Vec<String> = policy.objects.iter().map(ToString::to_string).collect();
+        text = format!(" by DestinationRule {}: {}", names.join(", "), policy.describe());
     }
-    let names: Vec<String> = policy.objects.iter().map(ToString::to_string).collect();
-    format!(" by DestinationRule {}: {}", names.join(", "), policy.describe())
+    match &upstream.backend {
+        None => text,
+        Some(backend) => format!("{text} by {backend}"),
+    }
 }

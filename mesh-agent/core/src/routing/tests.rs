@@ -7,6 +7,7 @@ mod destinations;
 mod external;
 mod hosts;
 mod policies;
+mod sessions;
 
 use super::*;
 use crate::testing::{Request, with_routes};

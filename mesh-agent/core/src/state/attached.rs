@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::dirty::Dirty;
+use super::parents::Parent;
 use super::tables::{RouteKey, Tables};
 use super::world::Warning;
 use crate::model::ObjectName;
@@ -64,7 +65,7 @@ impl Attachments {
         next: &mut Snapshot,
     ) {
         for name in concerned {
-            let routes: Vec<_> = tables.routes_of(&name).collect();
+            let routes: Vec<_> = tables.routes_to(&Parent::Service(name.clone())).collect();
             if routes.is_empty() {
                 self.services.remove(&name);
                 next.attached.remove(&name);

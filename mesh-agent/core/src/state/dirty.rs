@@ -39,6 +39,8 @@ pub(super) struct Dirty {
     pub(super) entries: bool,
     /// Sidecars.
     pub(super) sidecars: bool,
+    /// XBackendTrafficPolicies.
+    pub(super) backends: bool,
 }
 
 impl Dirty {
@@ -58,6 +60,7 @@ impl Dirty {
             && !self.peers
             && !self.entries
             && !self.sidecars
+            && !self.backends
     }
 
     /// Remembers what a slice was, unless it has changed before.

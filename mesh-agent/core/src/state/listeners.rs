@@ -1,16 +1,19 @@
-//! Gateways of Gateway API: which of their listeners can be served, and which routes are attached to each.
+//! Gateways of Gateway API: which of their listeners, and of those that ListenerSets add, can be served, and which
+//! routes are attached to each.
 //!
 //! The one answer for the process that serves and for the controller that says so.
 
+use super::parents::Parent;
 use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
 use crate::model::gateway::pattern_intersection;
 use crate::model::status::GATEWAY_CONTROLLER;
 use crate::translate::RouteKind;
 use crate::translate::gateway_api::{
-    ApiGatewaySpec, ApiRouteSpec, GROUP, ListenerKind, ListenerSpec, ParentRef, RoutesFrom, SecretRef,
+    ApiGatewaySpec, ApiRouteSpec, GROUP, ListenerKind, ListenerSetSpec, ListenerSpec, ParentRef, SecretRef,
     precedence,
 };
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// A reason of a condition, and the words.
@@ -19,11 +22,22 @@ pub(super) type Reason = (&'static str, String);
 /// One Gateway with what becomes of its listeners.
 pub(super) struct View<'a> {
     pub(super) spec: &'a ApiGatewaySpec,
+    /// Its own and those of ListenerSets, in the order of precedence.
     pub(super) listeners: Vec<ListenerView<'a>>,
+}
+
+/// The object in which a listener is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner<'a> {
+    Gateway(&'a ObjectName),
+    Set(&'a ObjectName),
 }
 
 /// One listener.
 pub(super) struct ListenerView<'a> {
+    pub(super) owner: Owner<'a>,
+    /// Place among the listeners of its owner.
+    pub(super) index: usize,
     pub(super) spec: &'a ListenerSpec,
     /// Kinds of routes that it takes.
     pub(super) kinds: Vec<RouteKind>,
@@ -43,6 +57,44 @@ pub(super) struct Bound<'a> {
     pub(super) route: &'a ApiRouteSpec,
     /// The hosts that both have: `a.example.com`, `*.example.com`, `*`.
     pub(super) hosts: Vec<Arc<str>>,
+}
+
+impl<'a> Owner<'a> {
+    /// `kind`.
+    pub(super) const fn kind(self) -> &'static str {
+        match self {
+            Self::Gateway(_) => "Gateway",
+            Self::Set(_) => "ListenerSet",
+        }
+    }
+
+    pub(super) const fn name(self) -> &'a ObjectName {
+        match self {
+            Self::Gateway(name) | Self::Set(name) => name,
+        }
+    }
+
+    /// Whether a route's parent reference means it.
+    pub(super) fn is(self, parent: &ParentRef) -> bool {
+        match self {
+            Self::Gateway(name) => parent.is_gateway(name),
+            Self::Set(name) => parent.is_listener_set(name),
+        }
+    }
+
+    fn parent(self) -> Parent {
+        match self {
+            Self::Gateway(name) => Parent::Gateway(name.clone()),
+            Self::Set(name) => Parent::ListenerSet(name.clone()),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// The listeners of one object.
+    pub(super) fn of(&self, owner: Owner<'_>) -> impl Iterator<Item = &ListenerView<'a>> {
+        self.listeners.iter().filter(move |l| l.owner == owner)
+    }
 }
 
 impl ListenerView<'_> {
@@ -83,41 +135,71 @@ impl Tables {
 
     /// A Gateway of ours and what becomes of it.
     pub(super) fn gateway_view(&self, name: &ObjectName) -> Option<View<'_>> {
-        let spec = self.api_gateways.get(name)?;
+        let (name, spec) = self.api_gateways.get_key_value(name)?;
         self.is_our_class(&spec.class).then(|| self.view(name, spec))
     }
 
     /// The Gateway that a process was made for, and what becomes of it.
     pub(super) fn served_view(&self, name: &ObjectName) -> Option<View<'_>> {
-        let spec = self.api_gateways.get(name)?;
+        let (name, spec) = self.api_gateways.get_key_value(name)?;
         (!self.is_others_class(&spec.class)).then(|| self.view(name, spec))
     }
 
-    fn view<'a>(&'a self, name: &ObjectName, spec: &'a ApiGatewaySpec) -> View<'a> {
-        let mut view = View {
-            spec,
-            listeners: Vec::new(),
+    /// The ListenerSets that a Gateway takes, in the API's order.
+    pub(super) fn sets_of<'a>(&'a self, gateway: &ObjectName) -> Vec<(&'a ObjectName, &'a ListenerSetSpec)> {
+        let Some(spec) = self.api_gateways.get(gateway) else {
+            return Vec::new();
         };
-        for (index, listener) in spec.listeners.iter().enumerate() {
-            let (kinds, kinds_problem) = kinds(listener);
-            let certificates = self.certificates(name, listener);
-            view.listeners.push(ListenerView {
-                spec: listener,
-                kinds,
-                conflict: spec.listeners[..index]
-                    .iter()
-                    .find_map(|other| conflict(listener, other)),
-                certificate_missing: certificates.is_some(),
-                unresolved: certificates.or(kinds_problem),
-                routes: Vec::new(),
-            });
+        let sets = self.listener_sets.iter();
+        let mut sets: Vec<_> = sets
+            .filter(|(name, set)| set.gateway == *gateway && self.admits_set(gateway, spec, name))
+            .collect();
+        sets.sort_by(|a, b| precedence((&a.1.created, a.0), (&b.1.created, b.0)));
+        sets
+    }
+
+    /// Whether a Gateway takes listeners from a ListenerSet of this name.
+    pub(super) fn admits_set(&self, gateway: &ObjectName, spec: &ApiGatewaySpec, set: &ObjectName) -> bool {
+        let labels = self.namespaces.get(&set.namespace).map(|n| &*n.labels);
+        spec.sets_from.admits(&set.namespace, &gateway.namespace, labels)
+    }
+
+    fn view<'a>(&'a self, name: &'a ObjectName, spec: &'a ApiGatewaySpec) -> View<'a> {
+        let sets = self.sets_of(name);
+        let mut owners = vec![(Owner::Gateway(name), spec.listeners.as_slice())];
+        owners.extend(
+            sets.into_iter()
+                .map(|(name, set)| (Owner::Set(name), set.listeners.as_slice())),
+        );
+        let mut listeners = Vec::new();
+        let mut ports = Ports::default();
+        for (owner, of_owner) in &owners {
+            for (index, spec) in of_owner.iter().enumerate() {
+                let (kinds, kinds_problem) = kinds(spec);
+                let certificates = self.certificates(*owner, spec);
+                listeners.push(ListenerView {
+                    owner: *owner,
+                    index,
+                    spec,
+                    kinds,
+                    conflict: ports.take(*owner, spec),
+                    certificate_missing: certificates.is_some(),
+                    unresolved: certificates.or(kinds_problem),
+                    routes: Vec::new(),
+                });
+            }
         }
-        let mut routes: Vec<_> = self.routes_of_gateway(name).collect();
+        let mut view = View { spec, listeners };
+        let routes = owners
+            .iter()
+            .flat_map(|(owner, _)| self.routes_to(&owner.parent()));
+        let routes: BTreeMap<_, _> = routes.collect();
+        let mut routes: Vec<_> = routes.into_iter().collect();
         routes.sort_by(|a, b| precedence((&a.1.created, &a.0.1), (&b.1.created, &b.0.1)));
         for (key, route) in routes {
             for listener in &mut view.listeners {
-                let parents = route.parents.iter().filter(|p| p.is_gateway(name));
-                let hosts = parents.filter_map(|p| self.hosts_at(name, listener, key, route, p).ok());
+                let parents = route.parents.iter().filter(|p| listener.owner.is(p));
+                let hosts = parents.filter_map(|p| self.hosts_at(listener, key, route, p).ok());
                 let Some(hosts) = hosts.into_iter().next() else {
                     continue;
                 };
@@ -132,7 +214,6 @@ impl Tables {
     /// The hosts that a route has at a listener by one of its parent references, or why it has none.
     pub(super) fn hosts_at(
         &self,
-        gateway: &ObjectName,
         listener: &ListenerView<'_>,
         key: &RouteKey,
         route: &ApiRouteSpec,
@@ -147,15 +228,10 @@ impl Tables {
             return Err(("NotAllowedByListeners", reason));
         }
         let namespace = &key.1.namespace;
-        let admitted = match &spec.from {
-            RoutesFrom::All => true,
-            RoutesFrom::Same => *namespace == gateway.namespace,
-            RoutesFrom::Nowhere => false,
-            RoutesFrom::Selector(selector) => {
-                let found = self.namespaces.get(namespace);
-                found.is_some_and(|n| selector.selects(&n.labels))
-            }
-        };
+        let labels = self.namespaces.get(namespace).map(|n| &*n.labels);
+        let admitted = spec
+            .from
+            .admits(namespace, &listener.owner.name().namespace, labels);
         if !admitted {
             let reason = format!("listener {} takes no routes of namespace {namespace}", spec.name);
             return Err(("NotAllowedByListeners", reason));
@@ -180,7 +256,7 @@ impl Tables {
     }
 
     /// What is wrong with the certificates of a listener that shows one.
-    fn certificates(&self, gateway: &ObjectName, listener: &ListenerSpec) -> Option<Reason> {
+    fn certificates(&self, owner: Owner<'_>, listener: &ListenerSpec) -> Option<Reason> {
         if !listener.protocol.as_ref().is_ok_and(|kind| kind.terminates()) {
             return None;
         }
@@ -190,20 +266,18 @@ impl Tables {
         listener
             .certificates
             .iter()
-            .find_map(|c| self.certificate(gateway, c))
+            .find_map(|c| self.certificate(owner, c))
     }
 
-    fn certificate(&self, gateway: &ObjectName, wanted: &SecretRef) -> Option<Reason> {
+    fn certificate(&self, owner: Owner<'_>, wanted: &SecretRef) -> Option<Reason> {
         let name = &wanted.name;
         if (&*wanted.kind.0, &*wanted.kind.1) != ("", "Secret") {
             let reason = format!("a certificate is in a Secret, not in a {}", wanted.kind.1);
             return Some(("InvalidCertificateRef", reason));
         }
-        if !self.permits((GROUP, "Gateway", &gateway.namespace), ("", "Secret"), name) {
-            let reason = format!(
-                "no ReferenceGrant lets Gateways of {} use Secret {name}",
-                gateway.namespace
-            );
+        let (kind, namespace) = (owner.kind(), &owner.name().namespace);
+        if !self.permits((GROUP, kind, namespace), ("", "Secret"), name) {
+            let reason = format!("no ReferenceGrant lets {kind}s of {namespace} use Secret {name}");
             return Some(("RefNotPermitted", reason));
         }
         if self.blind {
@@ -245,24 +319,53 @@ fn kinds(listener: &ListenerSpec) -> (Vec<RouteKind>, Option<Reason>) {
     (kinds, problem)
 }
 
-/// Why a listener cannot stand beside one that is written before it.
-fn conflict(listener: &ListenerSpec, other: &ListenerSpec) -> Option<Reason> {
-    if listener.port != other.port {
-        return None;
+/// The ports that listeners have taken so far.
+#[derive(Default)]
+struct Ports<'a>(HashMap<u16, Taken<'a>>);
+
+struct Taken<'a> {
+    kind: ListenerKind,
+    by: Holder<'a>,
+    hosts: HashMap<Option<&'a Arc<str>>, Holder<'a>>,
+}
+
+type Holder<'a> = (Owner<'a>, &'a ListenerSpec);
+
+impl<'a> Ports<'a> {
+    /// Gives a listener its place, or says why it cannot stand beside one that comes before it.
+    fn take(&mut self, owner: Owner<'a>, spec: &'a ListenerSpec) -> Option<Reason> {
+        let Ok(kind) = spec.protocol else { return None };
+        let port = spec.port;
+        let taken = self.0.entry(port).or_insert_with(|| Taken {
+            kind,
+            by: (owner, spec),
+            hosts: HashMap::new(),
+        });
+        let tls = |kind: ListenerKind| !matches!(kind, ListenerKind::Http | ListenerKind::Tcp);
+        if kind != taken.kind && !(tls(kind) && tls(taken.kind)) {
+            let reason = format!("port {port} has another protocol in {}", holder(owner, taken.by));
+            return Some(("ProtocolConflict", reason));
+        }
+        match taken.hosts.get(&spec.hostname.as_ref()) {
+            Some(before) => {
+                let reason = format!("port {port} has the same hostname in {}", holder(owner, *before));
+                Some(("HostnameConflict", reason))
+            }
+            None => {
+                taken.hosts.insert(spec.hostname.as_ref(), (owner, spec));
+                None
+            }
+        }
     }
-    let (Ok(kind), Ok(before)) = (&listener.protocol, &other.protocol) else {
-        return None;
-    };
-    let tls = |kind: &ListenerKind| !matches!(kind, ListenerKind::Http | ListenerKind::Tcp);
-    let port = listener.port;
-    if kind != before && !(tls(kind) && tls(before)) {
-        let reason = format!("port {port} has another protocol in listener {}", other.name);
-        return Some(("ProtocolConflict", reason));
+}
+
+/// Who was first, as far as the owner of the other may know: listeners may be other people's.
+fn holder(asking: Owner<'_>, (owner, spec): Holder<'_>) -> String {
+    match owner {
+        Owner::Gateway(_) => format!("listener {} of the Gateway", spec.name),
+        Owner::Set(_) if owner == asking => format!("listener {}", spec.name),
+        Owner::Set(_) => "a listener of another ListenerSet".to_owned(),
     }
-    (listener.hostname == other.hostname).then(|| {
-        let reason = format!("port {port} has the same hostname in listener {}", other.name);
-        ("HostnameConflict", reason)
-    })
 }
 
 /// HTTPRoutes and GRPCRoutes do not share hosts of a listener: the older has them.

@@ -1,7 +1,10 @@
 //! What is to be said of routes of Gateway API, from the same tables that the data path is built from.
 
+mod backend_traffic;
 mod gateways;
+mod listener_sets;
 
+use super::parents::Parent;
 use super::tables::{RouteKey, Tables};
 use super::world::Warning;
 use super::{ObjectKey, State};
@@ -77,7 +80,7 @@ pub(super) fn references(tables: &Tables, key: &RouteKey, route: &ApiRouteSpec) 
             _ if bad.field.contains("requestMirror") => "it is not sent",
             RouteKind::Grpc => "requests for it are answered with UNAVAILABLE",
             RouteKind::Http => "requests for it are answered with 500",
-            RouteKind::Tls | RouteKind::Tcp => "connections for it are closed",
+            RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => "connections for it are closed",
         };
         Warning {
             key: key_of(key),
@@ -101,11 +104,8 @@ impl State {
         let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
         let route = (kind, name);
         let to_parent = |parent: &ParentRef| {
-            if parent.is_gateway(&parent.name) {
-                return self.gateway_parent(&route, parent, problem);
-            }
             if !parent.is_service() {
-                return None;
+                return self.gateway_parent(&route, parent, problem);
             }
             let conditions = match (problem, self.tables.api_routes.get(&route)) {
                 (Some(problem), known) => vec![refused(problem, known.is_some())],
@@ -120,14 +120,19 @@ impl State {
         parents.iter().map(to_parent).collect()
     }
 
-    /// What is said of a route to a Gateway, if that is ours.
+    /// What is said of a route to a Gateway or ListenerSet, if that is ours.
     fn gateway_parent(
         &self,
         route: &RouteKey,
         parent: &ParentRef,
         problem: Option<&Rejected>,
     ) -> Option<ParentStatus> {
-        let class = &self.tables.api_gateways.get(&parent.name)?.class;
+        let gateway = match Parent::of(parent)? {
+            Parent::Gateway(name) => name,
+            Parent::ListenerSet(name) => self.tables.listener_sets.get(&name)?.gateway.clone(),
+            Parent::Service(_) => return None,
+        };
+        let class = &self.tables.api_gateways.get(&gateway)?.class;
         if !self.tables.is_our_class(class) {
             return None;
         }
@@ -136,7 +141,7 @@ impl State {
                 controller: GATEWAY_CONTROLLER,
                 conditions: vec![refused(problem, known.is_some())],
             }),
-            (None, Some(spec)) => self.to_gateway(route, spec, parent),
+            (None, Some(spec)) => self.to_gateway(&gateway, route, spec, parent),
             (None, None) => None,
         }
     }

@@ -1,16 +1,18 @@
 //! The translated objects in force, and what their changes touch.
 
 use super::dirty::Dirty;
+use super::parents::{Parent, Parents};
 use super::templates::Templates;
 use super::{ObjectKey, Sandbox};
 use crate::model::ObjectName;
 use crate::model::locality::Locality;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
-use crate::translate::gateway_api::GROUP as GROUP_OF_ROUTES;
+use crate::translate::gateway_api::{BACKEND_TRAFFIC, EXPERIMENTAL_GROUP, GROUP as GROUP_OF_ROUTES};
 use crate::translate::{
-    ApiGatewaySpec, ApiRouteSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec, IngressSpec,
-    MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec, ReferenceGrantSpec, RouteKind,
-    ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated, VirtualServiceSpec, WorkloadEntrySpec,
+    ApiGatewaySpec, ApiRouteSpec, BackendTrafficSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec,
+    IngressSpec, ListenerSetSpec, MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
+    ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated,
+    VirtualServiceSpec, WorkloadEntrySpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -44,13 +46,12 @@ pub(super) struct Tables {
     materials: BTreeMap<(&'static str, ObjectName), MaterialSpec>,
     pub(super) peer_authentications: BTreeMap<ObjectName, PeerAuthenticationSpec>,
     pub(super) api_routes: BTreeMap<RouteKey, ApiRouteSpec>,
-    /// Service → routes that name it as parent.
-    attached: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    parents: Parents,
     /// Whether Secrets are not given, so that none being there means nothing.
     pub(super) blind: bool,
     pub(super) api_gateways: BTreeMap<ObjectName, ApiGatewaySpec>,
-    /// Gateway → routes that name it as parent.
-    at_gateways: HashMap<ObjectName, BTreeSet<RouteKey>>,
+    pub(super) listener_sets: BTreeMap<ObjectName, ListenerSetSpec>,
+    pub(super) backend_traffic: BTreeMap<ObjectName, BackendTrafficSpec>,
     pub(super) gateway_classes: BTreeMap<Arc<str>, GatewayClassSpec>,
     pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
     pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
@@ -133,6 +134,16 @@ impl Tables {
                 dirty.grants |= changed;
                 changed
             }
+            Translated::ListenerSet(spec) => {
+                let changed = put(&mut self.listener_sets, name, spec);
+                dirty.grants |= changed;
+                changed
+            }
+            Translated::BackendTraffic(spec) => {
+                let changed = put(&mut self.backend_traffic, name, spec);
+                dirty.backends |= changed;
+                changed
+            }
             Translated::GatewayClass(spec) => {
                 let changed = put(&mut self.gateway_classes, name.name, spec);
                 dirty.grants |= changed;
@@ -207,6 +218,12 @@ impl Tables {
             (GROUP_OF_ROUTES, "Gateway") => {
                 dirty.grants |= self.api_gateways.remove(&name).is_some();
             }
+            (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => {
+                dirty.backends |= self.backend_traffic.remove(&name).is_some();
+            }
+            (GROUP_OF_ROUTES, "ListenerSet") => {
+                dirty.grants |= self.listener_sets.remove(&name).is_some();
+            }
             (GROUP_OF_ROUTES, "GatewayClass") => {
                 dirty.grants |= self.gateway_classes.remove(&name.name).is_some();
             }
@@ -239,15 +256,7 @@ impl Tables {
         }
         self.remove_route(&key, dirty);
         dirty.api_routes.insert(key.clone());
-        for parent in spec.parents.iter().filter(|p| p.is_service()) {
-            let routes = self.attached.entry(parent.name.clone()).or_default();
-            routes.insert(key.clone());
-            dirty.attached.insert(parent.name.clone());
-        }
-        for parent in spec.parents.iter().filter(|p| p.is_gateway(&p.name)) {
-            let routes = self.at_gateways.entry(parent.name.clone()).or_default();
-            routes.insert(key.clone());
-        }
+        self.parents.put(&key, &spec, dirty);
         dirty.grants = true;
         self.api_routes.insert(key, spec);
         true
@@ -258,47 +267,25 @@ impl Tables {
             return;
         };
         dirty.api_routes.insert(key.clone());
-        for parent in old.parents.iter().filter(|p| p.is_service()) {
-            if let Some(routes) = self.attached.get_mut(&parent.name) {
-                routes.remove(key);
-                if routes.is_empty() {
-                    self.attached.remove(&parent.name);
-                }
-            }
-            dirty.attached.insert(parent.name.clone());
-        }
-        for parent in old.parents.iter().filter(|p| p.is_gateway(&p.name)) {
-            if let Some(routes) = self.at_gateways.get_mut(&parent.name) {
-                routes.remove(key);
-                if routes.is_empty() {
-                    self.at_gateways.remove(&parent.name);
-                }
-            }
-        }
+        self.parents.remove(key, &old, dirty);
         dirty.grants = true;
     }
 
-    /// The routes that name the Gateway as parent.
-    pub(super) fn routes_of_gateway<'a>(
+    /// The routes that name the object as parent, in the order of their keys.
+    pub(super) fn routes_to<'a>(
         &'a self,
-        gateway: &ObjectName,
-    ) -> impl Iterator<Item = (&'a RouteKey, &'a ApiRouteSpec)> + 'a {
-        let keys = self.at_gateways.get(gateway).into_iter().flatten();
+        parent: &Parent,
+    ) -> impl Iterator<Item = (&'a RouteKey, &'a ApiRouteSpec)> + use<'a> {
+        let keys = self.parents.routes(parent);
         keys.filter_map(|key| Some((key, self.api_routes.get(key)?)))
     }
 
     /// Whether any route names the service as parent.
     pub(super) fn has_routes(&self, service: &ObjectName) -> bool {
-        self.attached.contains_key(service)
-    }
-
-    /// The routes that name the service as parent.
-    pub(super) fn routes_of<'a>(
-        &'a self,
-        service: &ObjectName,
-    ) -> impl Iterator<Item = (&'a RouteKey, &'a ApiRouteSpec)> + 'a {
-        let keys = self.attached.get(service).into_iter().flatten();
-        keys.filter_map(|key| Some((key, self.api_routes.get(key)?)))
+        self.parents
+            .routes(&Parent::Service(service.clone()))
+            .next()
+            .is_some()
     }
 
     /// What a name resolves to now; whether that is new.
@@ -340,6 +327,8 @@ impl Tables {
             (GROUP_OF_ROUTES, "ReferenceGrant") => self.grants.contains_key(&name),
             (GROUP_OF_ROUTES, "Gateway") => self.api_gateways.contains_key(&name),
             (GROUP_OF_ROUTES, "GatewayClass") => self.gateway_classes.contains_key(&name.name),
+            (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => self.backend_traffic.contains_key(&name),
+            (GROUP_OF_ROUTES, "ListenerSet") => self.listener_sets.contains_key(&name),
             (GROUP_OF_ROUTES, kind) => {
                 RouteKind::named(kind).is_some_and(|kind| self.api_routes.contains_key(&(kind, name)))
             }

@@ -2,10 +2,12 @@
 
 use super::ObjectKey;
 use super::attached::Attachments;
+use super::backends;
 use super::connections;
 use super::dirty::Dirty;
 use super::entries::Entries;
 use super::gateways;
+use super::listener_sets;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::references::{References, Touched};
@@ -55,6 +57,8 @@ pub(super) struct World {
     judging: bool,
     /// What is wrong at the gateway, until it is looked at again.
     pub(super) edge_warnings: Vec<Warning>,
+    /// What is wrong with ListenerSets, until they are looked at again.
+    set_warnings: Vec<Warning>,
     attachments: Attachments,
     entries: Entries,
     references: References,
@@ -76,6 +80,7 @@ impl World {
             role: None,
             judging: false,
             edge_warnings: Vec::new(),
+            set_warnings: Vec::new(),
             attachments: Attachments::default(),
             entries: Entries::default(),
             references: References::default(),
@@ -111,6 +116,11 @@ impl World {
 
     pub(super) fn held_out(&self) -> &BTreeMap<ObjectName, HeldOut> {
         &self.pods.held_out
+    }
+
+    /// The XBackendTrafficPolicies of services.
+    pub(super) fn backend_policies(&self) -> &backends::Policies {
+        &self.snapshot.backend_policies
     }
 
     /// Ports of a service on which a route that names it does not apply, and why.
@@ -166,6 +176,11 @@ impl World {
         }
         subsets::subsets(tables, &mut next, &mut self.warnings);
         connections::steer(&mut next);
+        if dirty.backends {
+            next.backend_policies = Arc::new(backends::policies(tables));
+        }
+        backends::warn(tables, &next.backend_policies, &mut self.warnings);
+        backends::steer(&mut next);
         if dirty.peers {
             next.peers = peers::policies(tables);
         }
@@ -181,6 +196,11 @@ impl World {
                 &mut self.edge_warnings,
             ));
         }
+        if edge_changed {
+            self.set_warnings = Vec::new();
+            listener_sets::warn(tables, &mut self.set_warnings);
+        }
+        self.warnings.extend(self.set_warnings.iter().cloned());
         self.references.warn_routes(&mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)

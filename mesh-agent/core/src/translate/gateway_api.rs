@@ -1,8 +1,9 @@
-//! Gateway API (`gateway.networking.k8s.io`, CRDs of 1.2 to 1.6): routes and ReferenceGrants.
+//! Gateway API (`gateway.networking.k8s.io`, CRDs of 1.2 to 1.6).
 //!
 //! A route is compiled for itself. What it means where it is attached (which of its rules come first, which of its
 //! backends may be used) is found where objects meet, in the state.
 
+mod backend_traffic;
 mod common;
 mod connection_route;
 mod cors;
@@ -10,10 +11,12 @@ mod filters;
 mod gateway;
 mod grpc_route;
 mod http_route;
+mod listener_set;
 mod matches;
 mod raw;
 mod reference_grant;
 mod selector;
+mod session;
 
 use super::Translated;
 use super::head::Head;
@@ -25,9 +28,11 @@ use serde_json::Value;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+pub use backend_traffic::{BACKEND_TRAFFIC, BackendTrafficSpec, EXPERIMENTAL_GROUP, services_of_policy};
 pub use gateway::{
     ApiGatewaySpec, GatewayClassSpec, Infrastructure, ListenerKind, ListenerSpec, RoutesFrom, SecretRef,
 };
+pub use listener_set::{ListenerSetSpec, gateway_of_set};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 
 /// Group of the API.
@@ -44,11 +49,13 @@ pub enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute: known, so that it can be said that datagrams are not carried.
+    Udp,
 }
 
 impl RouteKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp];
+    pub const ALL: [Self; 5] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp, Self::Udp];
 
     /// `kind`.
     #[must_use]
@@ -58,6 +65,7 @@ impl RouteKind {
             Self::Http => "HTTPRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 
@@ -156,6 +164,12 @@ impl ParentRef {
         &*self.group == GROUP && &*self.kind == "Gateway" && self.name == *name
     }
 
+    /// Whether it names this ListenerSet.
+    #[must_use]
+    pub fn is_listener_set(&self, name: &ObjectName) -> bool {
+        &*self.group == GROUP && &*self.kind == "ListenerSet" && self.name == *name
+    }
+
     /// Whether it takes in a port of this number and name.
     #[must_use]
     pub fn covers(&self, number: u16, name: &str) -> bool {
@@ -230,7 +244,19 @@ pub fn parents_of(object: &Value) -> Vec<(Value, ParentRef)> {
 
 /// Whether [`translate`] reads this kind.
 pub(super) fn is_known(kind: &str) -> bool {
-    matches!(kind, "ReferenceGrant" | "Gateway" | "GatewayClass") || RouteKind::named(kind).is_some()
+    matches!(
+        kind,
+        "ReferenceGrant" | "Gateway" | "GatewayClass" | "ListenerSet"
+    ) || RouteKind::named(kind).is_some()
+}
+
+/// Translates an object of the API's experimental group.
+pub(super) fn translate_experimental(head: &Head, value: &Value) -> Result<Translated, FieldError> {
+    if head.version != "v1alpha1" {
+        let reason = format!("version {:?} is not known: expected v1alpha1", head.version);
+        return Err(FieldError::new("apiVersion", reason));
+    }
+    backend_traffic::backend_traffic(head, value).map(Translated::BackendTraffic)
 }
 
 /// Translates an object of the API.
@@ -244,6 +270,7 @@ pub(super) fn translate(
         return match head.key.kind.as_str() {
             "Gateway" => gateway::gateway(head, value).map(Translated::ApiGateway),
             "GatewayClass" => gateway::gateway_class(value).map(Translated::GatewayClass),
+            "ListenerSet" => listener_set::listener_set(head, value).map(Translated::ListenerSet),
             _ => reference_grant::reference_grant(value).map(Translated::ReferenceGrant),
         };
     };
@@ -252,6 +279,10 @@ pub(super) fn translate(
         RouteKind::Http => http_route::http_route(head, value, settings),
         RouteKind::Tls => connection_route::tls_route(head, value, settings),
         RouteKind::Tcp => connection_route::tcp_route(head, value, settings),
+        RouteKind::Udp => Err(FieldError::new(
+            "kind",
+            "UDPRoute is not supported: no datagram is carried",
+        )),
     };
     route.map(Translated::ApiRoute)
 }

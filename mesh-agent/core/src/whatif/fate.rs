@@ -70,6 +70,7 @@ fn draws(round: u32) -> Draws {
         mirror: spread(377),
         delay: spread(619),
         abort: spread(233),
+        now: 0,
     }
 }
 

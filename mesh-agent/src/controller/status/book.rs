@@ -1,10 +1,12 @@
 //! What the API server has of objects with a status, and which of them are to be written. Pure.
 
 use mesh_core::model::ObjectName;
-use mesh_core::model::status::{Running, conditions, parents, supported_features};
+use mesh_core::model::status::{Running, ancestors, conditions, parents, supported_features};
 use mesh_core::state::{ObjectKey, State};
 use mesh_core::translate::RouteKind;
-use mesh_core::translate::gateway_api::{GROUP, ParentRef, parents_of};
+use mesh_core::translate::gateway_api::{
+    BACKEND_TRAFFIC, EXPERIMENTAL_GROUP, GROUP, ParentRef, gateway_of_set, parents_of, services_of_policy,
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -51,6 +53,10 @@ enum Subject {
     Route(RouteKind, Vec<(Value, ParentRef)>),
     /// With its class.
     Gateway(String),
+    /// With the Gateway that it names.
+    ListenerSet(ObjectName),
+    /// With the Services that it names.
+    BackendTraffic(Vec<ObjectName>),
     Class,
 }
 
@@ -62,20 +68,26 @@ impl Book {
             found.unwrap_or_default().to_owned()
         };
         let (api_version, kind) = (text("/apiVersion"), text("/kind"));
-        if api_version.split('/').next() != Some(GROUP) {
-            return;
-        }
-        let subject = match (kind.as_str(), RouteKind::named(&kind)) {
-            (_, Some(kind)) => Subject::Route(kind, parents_of(object)),
-            ("Gateway", None) => Subject::Gateway(text("/spec/gatewayClassName")),
-            ("GatewayClass", None) => Subject::Class,
+        let group = api_version.split('/').next().unwrap_or_default();
+        let subject = match (group, kind.as_str()) {
+            (GROUP, "Gateway") => Some(Subject::Gateway(text("/spec/gatewayClassName"))),
+            (GROUP, "GatewayClass") => Some(Subject::Class),
+            (GROUP, "ListenerSet") => gateway_of_set(object).map(Subject::ListenerSet),
+            (GROUP, kind) => RouteKind::named(kind).map(|kind| Subject::Route(kind, parents_of(object))),
+            (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => {
+                Some(Subject::BackendTraffic(services_of_policy(object)))
+            }
             _ => return,
         };
         let key = ObjectKey {
+            group: group.to_owned(),
             kind,
-            group: GROUP.into(),
             namespace: text("/metadata/namespace"),
             name: text("/metadata/name"),
+        };
+        let Some(subject) = subject else {
+            self.objects.remove(&key);
+            return;
         };
         let tried = self.objects.get_mut(&key).and_then(|old| old.tried.take());
         let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
@@ -132,7 +144,7 @@ impl Book {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            if !gateways && matches!(known.subject, Subject::Gateway(_)) {
+            if !gateways && matches!(known.subject, Subject::Gateway(_) | Subject::ListenerSet(_)) {
                 continue;
             }
             let Some(wanted) = known.wanted(&key, state, self.running.as_ref(), now) else {
@@ -169,6 +181,7 @@ impl Known {
             let found = self.said.get(field).and_then(Value::as_array);
             found.map_or(&[] as &[Value], Vec::as_slice)
         };
+        let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
         match &self.subject {
             Subject::Route(kind, given) => {
                 let (written, read): (Vec<Value>, Vec<ParentRef>) = given.iter().cloned().unzip();
@@ -178,15 +191,20 @@ impl Known {
                 (!wanted.is_empty() || !list("parents").is_empty()).then(|| json!({"parents": wanted}))
             }
             Subject::Gateway(class) => {
-                let name = ObjectName::new(key.namespace.as_str(), key.name.as_str());
-                // Where nobody makes pods and Services for Gateways none is ever programmed.
-                let running = running
-                    .and_then(|all| all.get(&name))
-                    .cloned()
-                    .unwrap_or_default();
+                let running = there_is(running, &name);
                 let status = state.gateway_status(&name, &running);
                 let status = status.or_else(|| state.unread_gateway_status(&name, class))?;
                 Some(status.to_json(&running, self.generation, &self.said, now))
+            }
+            Subject::ListenerSet(gateway) => {
+                let status = state.listener_set_status(&name, gateway, &there_is(running, gateway))?;
+                Some(status.to_json(self.generation, &self.said, now))
+            }
+            Subject::BackendTraffic(services) => {
+                let said = state.backend_traffic_status(key, services);
+                let said: Vec<_> = services.iter().cloned().zip(said).collect();
+                let wanted = ancestors(&said, self.generation, list("ancestors"), now);
+                (!wanted.is_empty() || !list("ancestors").is_empty()).then(|| json!({"ancestors": wanted}))
             }
             Subject::Class => {
                 let said = state.class_status(&key.name)?;
@@ -199,12 +217,18 @@ impl Known {
         }
     }
 
-    /// Whether that is what is there. CRDs of before 1.4 have no `supportedFeatures`: what is dropped is not written again.
+    /// Whether that is what is there. CRDs of before 1.4 have no `supportedFeatures`, those of before 1.5 no
+    /// `attachedListenerSets`: what is dropped is not written again.
     fn says(&self, wanted: &Value) -> bool {
         let fields = wanted.as_object().into_iter().flatten();
         fields.into_iter().all(|(field, value)| {
             let said = self.said.get(field);
-            said == Some(value) || (said.is_none() && field == "supportedFeatures" && self.said.is_object())
+            let newer = match field.as_str() {
+                "supportedFeatures" => true,
+                "attachedListenerSets" => *value == json!(0),
+                _ => false,
+            };
+            said == Some(value) || (said.is_none() && newer && self.said.is_object())
         })
     }
 
@@ -217,141 +241,13 @@ impl Known {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use mesh_core::model::snapshot::MeshSettings;
-    use mesh_core::state::Change;
-
-    fn service(ports: Value) -> Value {
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo", "namespace": "a"},
-            "spec": {"clusterIP": "10.96.0.1", "ports": ports}})
-    }
-
-    fn route(spec: Value) -> Value {
-        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-            "metadata": {"name": "r", "namespace": "a", "generation": 3, "resourceVersion": "7"}, "spec": spec})
-    }
-
-    fn apply(state: &mut State, book: &mut Book, object: Value) {
-        book.put(&object);
-        let origin = String::new();
-        state.apply(Change::Apply { object, origin });
-        book.review();
-    }
-
-    fn conditions(write: &Write) -> Vec<(String, String, String)> {
-        let text = |c: &Value, field: &str| c[field].as_str().unwrap().to_owned();
-        let list = write.patch["status"]["parents"][0]["conditions"]
-            .as_array()
-            .unwrap();
-        list.iter()
-            .map(|c| {
-                assert_eq!(c["observedGeneration"], 3);
-                (text(c, "type"), text(c, "status"), text(c, "reason"))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_status_says_what_becomes_of_the_route_and_is_written_only_when_it_changes() {
-        let (mut state, mut book) = (State::for_node(MeshSettings::default(), ""), Book::default());
-        let parent = json!({"group": "", "kind": "Service", "name": "echo", "port": 80});
-        let to = |name: &str, port: u16| json!([{"backendRefs": [{"name": name, "port": port}]}]);
-        let spec = |rules: Value| json!({"parentRefs": [parent], "rules": rules});
-        apply(&mut state, &mut book, service(json!([{"port": 80}])));
-        // RouteConditionAccepted, RouteConditionResolvedRefs and their reasons.
-        for (rules, accepted, resolved) in [
-            (
-                to("echo", 80),
-                ("True", "Accepted"),
-                Some(("True", "ResolvedRefs")),
-            ),
-            (
-                to("nobody", 80),
-                ("True", "Accepted"),
-                Some(("False", "BackendNotFound")),
-            ),
-            (
-                to("echo", 81),
-                ("True", "Accepted"),
-                Some(("False", "BackendNotFound")),
-            ),
-            (
-                json!([{"backendRefs": [{"kind": "Bucket", "name": "b"}]}]),
-                ("True", "Accepted"),
-                Some(("False", "InvalidKind")),
-            ),
-            (
-                json!([{"matches": [{"path": {"type": "Glob", "value": "/*"}}]}]),
-                ("False", "UnsupportedValue"),
-                None,
-            ),
-        ] {
-            let object = route(spec(rules.clone()));
-            book.objects.clear();
-            apply(&mut state, &mut book, object.clone());
-            let write = book
-                .next(&mut state, true, "2026-01-01T00:00:00Z", 0)
-                .expect("a write");
-            assert_eq!(write.patch["metadata"]["resourceVersion"], "7");
-            let row =
-                |kind: &str, (status, reason): (&str, &str)| (kind.into(), status.into(), reason.into());
-            let mut expected = vec![row("Accepted", accepted)];
-            expected.extend(resolved.map(|r| row("ResolvedRefs", r)));
-            assert_eq!(conditions(&write), expected, "{rules}");
-            book.review();
-            assert_eq!(
-                book.next(&mut state, true, "", 1),
-                None,
-                "the write is on its way"
-            );
-            book.review();
-            assert!(
-                book.next(&mut state, true, "", AGAIN_MS + 1).is_some(),
-                "it never arrived"
-            );
-            let mut object = object;
-            object["status"] = write.patch["status"].clone();
-            object["metadata"]["resourceVersion"] = "8".into();
-            apply(&mut state, &mut book, object);
-            assert_eq!(
-                book.next(&mut state, true, "2027-01-01T00:00:00Z", 2),
-                None,
-                "as wanted"
-            );
-        }
-    }
-
-    #[test]
-    fn a_parent_that_is_not_there_or_has_no_such_port_is_no_match_and_other_parents_are_not_ours() {
-        let (mut state, mut book) = (State::for_node(MeshSettings::default(), ""), Book::default());
-        for (parent, ports, reason) in [
-            (
-                json!({"group": "", "kind": "Service", "name": "echo", "port": 81}),
-                Some(80),
-                Some("NoMatchingParent"),
-            ),
-            (
-                json!({"group": "", "kind": "Service", "name": "gone"}),
-                Some(80),
-                Some("NoMatchingParent"),
-            ),
-            (json!({"name": "some-gateway"}), Some(80), None),
-        ] {
-            apply(&mut state, &mut book, service(json!([{"port": ports}])));
-            apply(
-                &mut state,
-                &mut book,
-                route(json!({"parentRefs": [parent], "rules": [{}]})),
-            );
-            let write = book.next(&mut state, true, "", 0);
-            assert_eq!(
-                write.map(|w| conditions(&w)[0].2.clone()).as_deref(),
-                reason,
-                "{parent}"
-            );
-            book.objects.clear();
-        }
-    }
+/// What there is of a Gateway. Where nobody makes pods and Services for Gateways none is ever programmed.
+fn there_is(running: Option<&BTreeMap<ObjectName, Running>>, gateway: &ObjectName) -> Running {
+    running
+        .and_then(|all| all.get(gateway))
+        .cloned()
+        .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

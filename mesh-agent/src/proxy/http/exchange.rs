@@ -2,7 +2,7 @@
 
 use super::super::outbound::{Hop, Unreachable};
 use super::super::pair::{Outgoing, Pair};
-use super::super::policy::{self, Overflow, Permit, RetryPermit};
+use super::super::policy::{self, Overflow, Permit, RetryPermit, Wish};
 use super::super::upstream::Path;
 use super::answer::{self, Fault};
 use super::attempt::{self, NoReply, Reply, Try};
@@ -18,7 +18,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response};
 use mesh_core::model::route::RetryPolicy;
 use mesh_core::outlier::Outcome;
-use mesh_core::routing::Affinity;
+use mesh_core::routing::{Affinity, Session};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub(super) struct Exchange {
     pub(super) switch: Switch,
     /// What it is bound to.
     pub(super) bound: Affinity,
+    /// The session that keeps it with an endpoint.
+    pub(super) session: Option<Session>,
     /// The server that it asks for, as a name for TLS.
     pub(super) server_name: String,
     /// The place of a try after the first.
@@ -87,6 +89,7 @@ impl Exchange {
             http2: false,
             switch,
             bound: Affinity::default(),
+            session: None,
             server_name: String::new(),
             retry: None,
         }
@@ -162,8 +165,18 @@ impl Exchange {
                                     self.record.grpc,
                                     head.headers(),
                                 )
-                        })
-                        && self.admit_retry(plan).is_ok();
+                        });
+                    let admitted = match wanted {
+                        true => self.may_retry(plan),
+                        false => Ok(false),
+                    };
+                    let wanted = match admitted {
+                        Ok(wanted) => wanted,
+                        Err(fault) => {
+                            self.between(plan, hop.as_ref());
+                            return Err(fault);
+                        }
+                    };
                     match spare.filter(|_| wanted).and_then(|s| self.refill(s)) {
                         Some(request) => request,
                         None => return Ok((reply, hop)),
@@ -188,7 +201,7 @@ impl Exchange {
                     if left == 0 || !policy.is_some_and(|p| retry::after_failure(p, failed)) {
                         return Err(fault);
                     }
-                    if self.admit_retry(plan).is_err() {
+                    if !self.may_retry(plan)? {
                         return Err(fault);
                     }
                     request
@@ -227,22 +240,26 @@ impl Exchange {
         })
     }
 
-    /// Takes a place for one more try, if there is one.
-    fn admit_retry(&mut self, plan: Option<&Plan>) -> Result<(), ()> {
+    /// Takes a place for one more try, if there is one. Where a service constrains retries, one too many is answered with
+    /// 503 (GEP-3388); any other limit leaves what the last try came to.
+    fn may_retry(&mut self, plan: Option<&Plan>) -> Result<bool, Fault> {
         self.retry = None;
         let context = Rc::clone(&self.context);
         let (Some(upstream), Side::Outbound(conn)) = (plan.and_then(Plan::upstream), &context.side) else {
-            return Ok(());
+            return Ok(true);
         };
         match conn.admit_retry(upstream) {
             Ok(permit) => {
                 self.retry = permit;
-                Ok(())
+                Ok(true)
             }
             Err(overflow) => {
                 self.overflowed(overflow);
                 self.record.fail(Fault::OVERFLOW.flag, "retry limit");
-                Err(())
+                match overflow {
+                    Overflow::RETRY_CONSTRAINT => Err(Fault::OVERFLOW),
+                    _ => Ok(false),
+                }
             }
         }
     }
@@ -276,7 +293,11 @@ impl Exchange {
         let (Some(plan), Side::Outbound(conn)) = (plan, &context.side) else {
             return Ok(None);
         };
-        plan.hop(conn, self.bound.hash, avoid).map(Some).map_err(|error| {
+        let wish = Wish {
+            hash: self.bound.hash,
+            held: self.session.as_ref().and_then(Session::held),
+        };
+        plan.hop(conn, wish, avoid).map(Some).map_err(|error| {
             tracing::debug!(error = %chain(&error), client = %conn.client, "no endpoint");
             self.between(Some(plan), None);
             match error {

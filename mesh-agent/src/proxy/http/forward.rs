@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use mesh_core::model::host;
 use mesh_core::model::traffic::ClientTls;
-use mesh_core::routing::{self, Answer, MatchedRule};
+use mesh_core::routing::{self, Answer, MatchedRule, RoutePlan, Session};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -150,6 +150,11 @@ fn admit(context: &Rc<Context>, request: Request<Incoming>) -> Result<Admitted, 
         let view = headers::View(&parts.headers);
         let fresh = fastrand::u64(..);
         exchange.bound = routing::affinity(&upstream.policy, conn.client.ip(), path, &view, fresh);
+        let persistence = plan
+            .as_ref()
+            .and_then(Plan::route)
+            .and_then(RoutePlan::persistence);
+        exchange.session = persistence.map(|p| Session::of(p, &view, plan::now()));
         if upstream.policy.tls.as_ref().is_some_and(ClientTls::originates) {
             let name = host::canonical(authority.to_str().unwrap_or_default());
             exchange.server_name = name.into_owned();

@@ -2,6 +2,7 @@
 
 use super::super::lookup;
 use super::super::outbound::{Hop, Outbound, PASSTHROUGH, Unreachable};
+use super::super::policy::Wish;
 use super::edge;
 use super::headers::View;
 use crate::telemetry::labels::{ServiceNames, UNKNOWN};
@@ -13,7 +14,7 @@ use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::routing::{self, Answer, Decision, Draws, Refusal, RequestFacts, RoutePlan, Upstream};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the source's node has decided.
 pub(super) enum Plan {
@@ -67,7 +68,14 @@ pub(super) fn draws() -> Draws {
         mirror: fastrand::u32(..),
         delay: fastrand::u32(..),
         abort: fastrand::u32(..),
+        now: now(),
     }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |time| time.as_secs())
 }
 
 /// What an answer of the proxy's own counts for.
@@ -173,15 +181,10 @@ impl Plan {
     }
 
     /// An endpoint for the next try.
-    pub(super) fn hop(
-        &self,
-        conn: &Outbound,
-        hash: Option<u64>,
-        avoid: &[SocketAddr],
-    ) -> Result<Hop, Unreachable> {
+    pub(super) fn hop(&self, conn: &Outbound, wish: Wish, avoid: &[SocketAddr]) -> Result<Hop, Unreachable> {
         let names = Arc::clone(self.names());
         match self {
-            Self::Routed(plan, _) => conn.hop_to(names, &plan.upstream, hash, avoid),
+            Self::Routed(plan, _) => conn.hop_to(names, &plan.upstream, wish, avoid),
             Self::Dialled(endpoint, ..) => conn.hop(names, std::slice::from_ref(endpoint), &[]),
         }
     }
@@ -193,5 +196,5 @@ pub(super) fn mirror_hop(conn: &Outbound, upstream: &Upstream) -> Option<Hop> {
         Some(service) => conn.worker.meter.service(service),
         None => conn.worker.meter.named(UNKNOWN),
     };
-    conn.hop_to(names, upstream, None, &[]).ok()
+    conn.hop_to(names, upstream, Wish::default(), &[]).ok()
 }

@@ -9,7 +9,7 @@ use super::headers;
 use super::plan::Plan;
 use super::pool::Lease;
 use super::upgrade::{Switched, Upgraded};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use std::rc::Rc;
@@ -44,6 +44,7 @@ impl Exchange {
         if let Some(Ok(cookie)) = cookie.map(HeaderValue::try_from) {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
+        self.begin_session(&mut parts.headers, hop.as_ref());
         if switching {
             let Some(switched) = reply.switched else {
                 return answer::fault(&Fault::RESET, self.record);
@@ -58,6 +59,24 @@ impl Exchange {
             _load: hop,
         });
         Response::from_parts(parts, ResponseBody::upstream(body, tail))
+    }
+
+    /// Tells the client where it was served, unless it knows.
+    fn begin_session(&self, headers: &mut HeaderMap, hop: Option<&Hop>) {
+        let (Some(session), Some(hop)) = (&self.session, hop) else {
+            return;
+        };
+        let Some((field, value)) = session.begins(hop.endpoint.addr) else {
+            return;
+        };
+        let (Ok(field), Ok(value)) = (HeaderName::try_from(field), HeaderValue::try_from(value)) else {
+            return;
+        };
+        if field == header::SET_COOKIE {
+            headers.append(field, value);
+        } else {
+            headers.insert(field, value);
+        }
     }
 
     /// The server agreed to another protocol.

@@ -7,9 +7,34 @@ use crate::telemetry::labels::ServiceNames;
 use mesh_core::model::service::{Distribution, Endpoint};
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::model::traffic::{Algorithm, Simple, TlsMode};
-use mesh_core::routing::{Balancer, Choice, PickDraws, Upstream, pick_endpoint};
+use mesh_core::routing::{Balancer, Choice, Held, PickDraws, Upstream, pick_endpoint};
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// What a request asks for among endpoints that are as good as each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in super::super) struct Wish {
+    /// What it hashes to.
+    pub(in super::super) hash: Option<u64>,
+    /// The endpoint of its session.
+    pub(in super::super) held: Option<Held>,
+}
+
+impl Wish {
+    /// The endpoint of its session, if that is there, was not tried already and is not out.
+    fn pinned(
+        self,
+        endpoints: &[Arc<Endpoint>],
+        avoid: &[SocketAddr],
+        out: impl Fn(&SocketAddr) -> bool,
+    ) -> Option<usize> {
+        let usable = |i: &usize| {
+            let endpoint = endpoints.get(*i);
+            endpoint.is_some_and(|e| !avoid.contains(&e.addr) && !out(&e.addr))
+        };
+        self.held?.among(endpoints).filter(usable)
+    }
+}
 
 impl Outbound {
     /// Picks an endpoint of `upstream` as its policy says.
@@ -17,11 +42,11 @@ impl Outbound {
         &self,
         names: Arc<ServiceNames>,
         upstream: &Upstream,
-        hash: Option<u64>,
+        wish: Wish,
         avoid: &[SocketAddr],
     ) -> Result<Hop, Unreachable> {
         let snapshot = self.worker.snapshot();
-        let (endpoint, watch) = self.pick(&snapshot, upstream, hash, avoid)?;
+        let (endpoint, watch) = self.pick(&snapshot, upstream, wish, avoid)?;
         let plain = upstream
             .policy
             .tls
@@ -48,7 +73,7 @@ impl Outbound {
         &self,
         snapshot: &Snapshot,
         upstream: &Upstream,
-        hash: Option<u64>,
+        wish: Wish,
         avoid: &[SocketAddr],
     ) -> Result<(Arc<Endpoint>, Option<Watch>), Unreachable> {
         let policy = &upstream.policy;
@@ -80,9 +105,11 @@ impl Outbound {
             {
                 return Err(Unreachable::NoEndpoint);
             }
-            let index = match endpoints.len() {
-                1 => Some(0),
-                _ => {
+            let is_out = |addr: &SocketAddr| group.as_ref().is_some_and(|group| group.is_out(addr));
+            let index = match wish.pinned(endpoints, avoid, is_out) {
+                Some(index) => Some(index),
+                None if endpoints.len() == 1 => Some(0),
+                None => {
                     let draws = (fastrand::u32(..), fastrand::u32(..));
                     pick_endpoint(endpoints, prefer_v6, avoid, draws, &load)
                 }
@@ -93,19 +120,24 @@ impl Outbound {
             .balancers
             .of(&policies.outliers, snapshot, upstream, &self.source, prefer_v6);
         let out = shared.group.as_ref().map(|group| group.out());
-        let index = shared.balancer.pick(&Choice {
-            draws: PickDraws {
-                first: fastrand::u32(..),
-                second: fastrand::u32(..),
-                locality: fastrand::u32(..),
-            },
-            turn: shared.turn(),
-            hash,
-            avoid,
-            ejected: &|e| out.as_ref().is_some_and(|out| out.contains(&e.addr)),
-            load: &load,
-            age: &|e| shared.age(e),
-        });
+        let is_out = |addr: &SocketAddr| out.as_ref().is_some_and(|out| out.contains(addr));
+        let pinned = wish.pinned(shared.balancer.endpoints(), avoid, is_out);
+        let balanced = || {
+            shared.balancer.pick(&Choice {
+                draws: PickDraws {
+                    first: fastrand::u32(..),
+                    second: fastrand::u32(..),
+                    locality: fastrand::u32(..),
+                },
+                turn: shared.turn(),
+                hash: wish.hash,
+                avoid,
+                ejected: &|e| out.as_ref().is_some_and(|out| out.contains(&e.addr)),
+                load: &load,
+                age: &|e| shared.age(e),
+            })
+        };
+        let index = pinned.or_else(balanced);
         let watch = shared
             .group
             .as_ref()

@@ -4,7 +4,7 @@
 //! HTTP/1.1 requests at once. What finds no place waits, if `http1MaxPendingRequests` lets it; bytes never wait.
 
 use super::super::outbound::Outbound;
-use mesh_core::model::traffic::{ConnectionPool, RetryBudget};
+use mesh_core::model::traffic::{ConnectionPool, RetryBudget, RetryConstraint};
 use mesh_core::routing::Upstream;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -17,6 +17,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is reached")]
 pub(in super::super) struct Overflow(pub(in super::super) &'static str);
+
+impl Overflow {
+    /// `retryConstraint` of an XBackendTrafficPolicy.
+    pub(in super::super) const RETRY_CONSTRAINT: Self = Self("retryConstraint");
+}
 
 /// Who is counted, and towards what.
 #[derive(PartialEq, Eq, Hash)]
@@ -36,6 +41,7 @@ pub(super) struct Limits {
 struct Gate {
     pool: ConnectionPool,
     budget: Option<RetryBudget>,
+    constraint: Option<Constraint>,
     /// Places for connections, if they are limited.
     places: Option<Arc<Semaphore>>,
     pending: AtomicU32,
@@ -44,7 +50,20 @@ struct Gate {
     recent: Mutex<Recent>,
 }
 
-/// Requests that began in this interval and in the one before.
+/// A `retryConstraint`, and what was counted for it.
+struct Constraint {
+    rule: RetryConstraint,
+    counted: Mutex<Counted>,
+}
+
+struct Counted {
+    requests: Recent,
+    retries: Recent,
+    /// Retries within the interval of the least rate.
+    least: Recent,
+}
+
+/// What began in this interval and in the one before.
 struct Recent {
     since: Instant,
     before: u32,
@@ -67,7 +86,8 @@ struct Pending<'a>(&'a Gate);
 impl Limits {
     fn gate(&self, pod: u32, upstream: &Upstream) -> Option<Arc<Gate>> {
         let policy = &upstream.policy;
-        if !policy.connection_pool.limited() && policy.retry_budget.is_none() {
+        let constraint = upstream.backend.as_ref().and_then(|b| b.retries.as_ref());
+        if !policy.connection_pool.limited() && policy.retry_budget.is_none() && constraint.is_none() {
             return None;
         }
         let key = Key {
@@ -79,6 +99,7 @@ impl Limits {
         if let Some(known) = gates.get(&key)
             && known.pool == policy.connection_pool
             && known.budget == policy.retry_budget
+            && known.constraint.as_ref().map(|c| &c.rule) == constraint
         {
             return Some(Arc::clone(known));
         }
@@ -86,13 +107,16 @@ impl Limits {
         let made = Arc::new(Gate::new(
             policy.connection_pool.clone(),
             policy.retry_budget.clone(),
+            constraint.cloned(),
         ));
         gates.insert(key, Arc::clone(&made));
         Some(made)
     }
 
     pub(super) fn sweep(&self) {
-        self.gates.lock().retain(|_, gate| Arc::strong_count(gate) > 1);
+        self.gates
+            .lock()
+            .retain(|_, gate| Arc::strong_count(gate) > 1 || gate.remembers());
     }
 }
 
@@ -151,7 +175,7 @@ impl Outbound {
 }
 
 impl Gate {
-    fn new(pool: ConnectionPool, budget: Option<RetryBudget>) -> Self {
+    fn new(pool: ConnectionPool, budget: Option<RetryBudget>, constraint: Option<RetryConstraint>) -> Self {
         let places = pool
             .tcp
             .max_connections
@@ -160,14 +184,11 @@ impl Gate {
             places: places.map(|n| Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)))),
             pool,
             budget,
+            constraint: constraint.map(Constraint::new),
             pending: AtomicU32::new(0),
             requests: AtomicU32::new(0),
             retries: AtomicU32::new(0),
-            recent: Mutex::new(Recent {
-                since: Instant::now(),
-                before: 0,
-                now: 0,
-            }),
+            recent: Mutex::new(Recent::new()),
         }
     }
 
@@ -182,10 +203,13 @@ impl Gate {
             Some(budget) => (budget.retries(self.active(budget.interval)), "retryBudget"),
             None => (self.pool.http.max_retries.unwrap_or(u32::MAX), "maxRetries"),
         };
-        if take(&self.retries, allowed) {
-            Ok(RetryPermit(self))
-        } else {
-            Err(Overflow(field))
+        if !take(&self.retries, allowed) {
+            return Err(Overflow(field));
+        }
+        let permit = RetryPermit(self);
+        match &permit.0.constraint {
+            Some(constraint) if !constraint.admits() => Err(Overflow::RETRY_CONSTRAINT),
+            _ => Ok(permit),
         }
     }
 
@@ -200,16 +224,73 @@ impl Gate {
         under_way.max(recent.before + recent.now)
     }
 
+    /// Whether what was counted still matters though nobody is there.
+    fn remembers(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::remembers)
+    }
+
     fn began(&self) {
         if let Some(budget) = self.budget.as_ref().filter(|b| !b.interval.is_zero()) {
             let mut recent = self.recent.lock();
             recent.turn(budget.interval);
             recent.now = recent.now.saturating_add(1);
         }
+        if let Some(constraint) = &self.constraint {
+            constraint.began();
+        }
+    }
+}
+
+impl Constraint {
+    fn new(rule: RetryConstraint) -> Self {
+        let counted = Counted {
+            requests: Recent::new(),
+            retries: Recent::new(),
+            least: Recent::new(),
+        };
+        Self {
+            rule,
+            counted: Mutex::new(counted),
+        }
+    }
+
+    fn began(&self) {
+        let requests = &mut self.counted.lock().requests;
+        requests.turn(self.rule.interval);
+        requests.now = requests.now.saturating_add(1);
+    }
+
+    fn remembers(&self) -> bool {
+        self.counted.lock().requests.since.elapsed() < self.rule.interval.saturating_mul(2)
+    }
+
+    /// Whether one more retry is let through, which then counts.
+    fn admits(&self) -> bool {
+        let mut counted = self.counted.lock();
+        counted.requests.turn(self.rule.interval);
+        counted.retries.turn(self.rule.interval);
+        counted.least.turn(self.rule.least_in);
+        let all = |recent: &Recent| recent.before.saturating_add(recent.now);
+        let admitted = self
+            .rule
+            .admits(all(&counted.requests), all(&counted.retries), counted.least.now);
+        if admitted {
+            counted.retries.now = counted.retries.now.saturating_add(1);
+            counted.least.now = counted.least.now.saturating_add(1);
+        }
+        admitted
     }
 }
 
 impl Recent {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            before: 0,
+            now: 0,
+        }
+    }
+
     fn turn(&mut self, interval: Duration) {
         let passed = self.since.elapsed();
         if passed < interval {

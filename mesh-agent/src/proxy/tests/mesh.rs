@@ -15,7 +15,7 @@ use mesh_core::model::route::{
 };
 use mesh_core::model::service::{Distribution, Endpoint, Protocol, Service, ServicePort};
 use mesh_core::model::snapshot::Snapshot;
-use mesh_core::model::traffic::TrafficPolicy;
+use mesh_core::model::traffic::{BackendPolicy, TrafficPolicy};
 use mesh_core::model::workload::{Enrollment, FailMode, Names, Workload};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -52,6 +52,8 @@ pub(super) struct Plan {
     pub(super) second: Vec<SocketAddr>,
     /// How the endpoints of `web` are used.
     pub(super) policy: Option<TrafficPolicy>,
+    /// What an XBackendTrafficPolicy says of `web`.
+    pub(super) backend: Option<BackendPolicy>,
 }
 
 impl Default for Plan {
@@ -68,6 +70,7 @@ impl Default for Plan {
             config,
             second: Vec::new(),
             policy: None,
+            backend: None,
         }
     }
 }
@@ -285,6 +288,10 @@ impl Mesh {
                     policies: vec![Arc::new(policy)],
                 }],
             );
+        }
+        if let Some(backend) = plan.backend {
+            let policies = [(ObjectName::new("weather", "web"), Arc::new(backend))];
+            snapshot.backend_policies = Arc::new(policies.into());
         }
         let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
         let telemetry = Telemetry::new(&TelemetryConfig::default());

@@ -3,6 +3,7 @@
 use kube::core::{ApiResource, GroupVersionKind};
 use mesh_core::model::template;
 use mesh_core::state::is_rule;
+use mesh_core::translate::gateway_api;
 
 /// One kind of object.
 #[derive(Debug)]
@@ -124,6 +125,8 @@ static KINDS: &[Kind] = &[
     Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]),
     Kind::gateway_api("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
     Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]),
+    // Not served: statuses say so.
+    Kind::gateway_api("UDPRoute", "udproutes", &["v1", "v1alpha2"]).for_controller(),
     // In the mesh no reference needs a grant: agents do not read them.
     Kind::gateway_api("ReferenceGrant", "referencegrants", &["v1", "v1beta1"])
         .for_gateways(Gateways::All)
@@ -131,6 +134,17 @@ static KINDS: &[Kind] = &[
     Kind::gateway_api("Gateway", "gateways", &["v1", "v1beta1"])
         .for_gateways(Gateways::All)
         .for_both(),
+    Kind::gateway_api("ListenerSet", "listenersets", &["v1"])
+        .for_gateways(Gateways::All)
+        .for_both(),
+    Kind {
+        group: gateway_api::EXPERIMENTAL_GROUP,
+        ..Kind::gateway_api(
+            gateway_api::BACKEND_TRAFFIC,
+            "xbackendtrafficpolicies",
+            &["v1alpha1"],
+        )
+    },
     Kind::gateway_api("GatewayClass", "gatewayclasses", &["v1", "v1beta1"])
         .for_gateways(Gateways::All)
         .for_both(),
@@ -183,6 +197,18 @@ impl Kind {
             readers: Readers {
                 controller: true,
                 ..self.readers
+            },
+            ..self
+        }
+    }
+
+    /// For the controller and nobody else.
+    const fn for_controller(self) -> Self {
+        Self {
+            readers: Readers {
+                agents: false,
+                controller: true,
+                gateways: Gateways::None,
             },
             ..self
         }

@@ -77,7 +77,7 @@ fn query<'a>(path: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// A cookie's value; several header fields come joined by commas.
-fn cookie_value<'a>(sent: &'a str, name: &str) -> Option<&'a str> {
+pub(in crate::routing) fn cookie_value<'a>(sent: &'a str, name: &str) -> Option<&'a str> {
     sent.split([';', ','])
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(key, _)| *key == name)

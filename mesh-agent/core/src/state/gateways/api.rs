@@ -22,7 +22,7 @@ pub(super) fn drafts(role: &GatewayRole, tables: &Tables, gateway: &ObjectName) 
         return Vec::new();
     };
     let mut drafts = Vec::new();
-    for (index, listener) in view.listeners.iter().enumerate() {
+    for listener in &view.listeners {
         let Some(kind) = listener.served() else { continue };
         let spec = listener.spec;
         let protocol = match kind {
@@ -34,11 +34,11 @@ pub(super) fn drafts(role: &GatewayRole, tables: &Tables, gateway: &ObjectName) 
         };
         drafts.push(Draft {
             origin: ListenerOrigin {
-                kind: "Gateway",
+                kind: listener.owner.kind(),
                 group: GROUP,
-                object: gateway.clone(),
+                object: listener.owner.name().clone(),
                 list: "spec.listeners",
-                index,
+                index: listener.index,
             },
             created: Arc::clone(&view.spec.created),
             bind: Bind {

@@ -3,8 +3,8 @@
 
 use crate::model::ObjectName;
 use crate::state::State;
-use crate::state::listeners::supported;
-use crate::translate::gateway_api::{ApiGatewaySpec, GROUP, ListenerKind};
+use crate::state::listeners::{Owner, supported};
+use crate::translate::gateway_api::{ApiGatewaySpec, GROUP, ListenerKind, ListenerSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -82,8 +82,8 @@ impl State {
         })
     }
 
-    /// The namespaces whose Secrets Gateways of ours may refer to, and do, with the Gateways that do; of one Gateway if
-    /// one is named.
+    /// The namespaces whose Secrets Gateways of ours, or their ListenerSets, may refer to, and do, with the Gateways; of
+    /// one Gateway if one is named.
     #[must_use]
     pub fn certificate_namespaces(
         &self,
@@ -96,18 +96,34 @@ impl State {
             Some(only) => only == *name && !self.tables.is_others_class(&spec.class),
         });
         for (gateway, spec) in ours {
-            let from = (GROUP, "Gateway", &*gateway.namespace);
-            let terminating = spec.listeners.iter();
-            let terminating = terminating.filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
-            for secret in terminating.flat_map(|l| &l.certificates) {
-                let is_secret = (&*secret.kind.0, &*secret.kind.1) == ("", "Secret");
-                if is_secret && self.tables.permits(from, ("", "Secret"), &secret.name) {
-                    let gateways = namespaces.entry(Arc::clone(&secret.name.namespace));
+            let sets = self.tables.sets_of(gateway).into_iter();
+            let sets = sets.map(|(name, set)| (Owner::Set(name), set.listeners.as_slice()));
+            let own = std::iter::once((Owner::Gateway(gateway), spec.listeners.as_slice()));
+            for (owner, listeners) in own.chain(sets) {
+                for namespace in self.secrets_of(owner, listeners) {
+                    let gateways = namespaces.entry(namespace);
                     gateways.or_default().insert(gateway.clone());
                 }
             }
         }
         namespaces
+    }
+
+    /// The namespaces of the Secrets that these listeners name and may.
+    fn secrets_of<'a>(
+        &'a self,
+        owner: Owner<'a>,
+        listeners: &'a [ListenerSpec],
+    ) -> impl Iterator<Item = Arc<str>> + 'a {
+        let from = (GROUP, owner.kind(), &*owner.name().namespace);
+        let terminating = listeners
+            .iter()
+            .filter(|l| l.protocol.as_ref().is_ok_and(|kind| kind.terminates()));
+        let secrets = terminating.flat_map(|l| &l.certificates).filter(move |secret| {
+            let is_secret = (&*secret.kind.0, &*secret.kind.1) == ("", "Secret");
+            is_secret && self.tables.permits(from, ("", "Secret"), &secret.name)
+        });
+        secrets.map(|secret| Arc::clone(&secret.name.namespace))
     }
 
     /// Gateways of classes that are known to be others': what was made for them while they were ours can go.

@@ -1,5 +1,6 @@
 mod api;
 mod arrival;
+mod listener_sets;
 
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, EdgePort, GatewayRole, ListenerProtocol, TlsMode, Transport};

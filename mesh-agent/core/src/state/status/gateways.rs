@@ -1,11 +1,12 @@
 //! What is to be said of GatewayClasses, Gateways and their listeners, and of routes to Gateways.
 
+use super::listener_sets::set_condition;
 use crate::model::ObjectName;
 use crate::model::status::{
     Condition, GATEWAY_CONTROLLER, GatewayStatus, ListenerStatus, ParentStatus, Running,
 };
 use crate::state::gateways::wanted_addresses;
-use crate::state::listeners::{ListenerView, Reason, View, supported};
+use crate::state::listeners::{ListenerView, Owner, Reason, View, supported};
 use crate::state::tables::RouteKey;
 use crate::state::{ObjectKey, State};
 use crate::translate::gateway_api::{ApiRouteSpec, GROUP, ParentRef};
@@ -42,15 +43,14 @@ impl State {
         let view = self.tables.gateway_view(name)?;
         let accepted = self.refused_gateway(name).unwrap_or_else(|| accepted(&view));
         let programmed = programmed(&view, &accepted, running);
-        let listeners = view.listeners.iter().map(|listener| ListenerStatus {
-            name: listener.spec.name.to_string(),
-            kinds: listener.kinds.iter().map(|kind| kind.name()).collect(),
-            attached: listener.routes.len(),
-            conditions: listener_conditions(listener, &programmed),
-        });
+        let own = view.of(Owner::Gateway(name));
+        let sets = self.tables.sets_of(name).into_iter();
+        let attached =
+            sets.filter(|(set, _)| set_condition(self.refused_set(set), &view, set, &accepted).holds);
         Some(GatewayStatus {
-            listeners: listeners.collect(),
-            conditions: vec![accepted, programmed],
+            listeners: own.map(|l| listener_status(l, &programmed)).collect(),
+            attached_sets: attached.count(),
+            conditions: vec![accepted.clone(), programmed],
         })
     }
 
@@ -61,13 +61,19 @@ impl State {
         let programmed = Condition::no("Programmed", "Invalid", "the Gateway is not accepted");
         self.tables.is_our_class(class).then(|| GatewayStatus {
             listeners: Vec::new(),
+            attached_sets: 0,
             conditions: vec![accepted, programmed],
         })
     }
 
-    fn refused_gateway(&self, name: &ObjectName) -> Option<Condition> {
+    pub(super) fn refused_gateway(&self, name: &ObjectName) -> Option<Condition> {
+        self.refused_object("Gateway", name)
+    }
+
+    /// What is wrong with the last version of an object of the API.
+    pub(super) fn refused_object(&self, kind: &str, name: &ObjectName) -> Option<Condition> {
         let key = ObjectKey {
-            kind: "Gateway".into(),
+            kind: kind.into(),
             group: GROUP.into(),
             namespace: name.namespace.to_string(),
             name: name.name.to_string(),
@@ -77,18 +83,19 @@ impl State {
         Some(Condition::no("Accepted", "Invalid", words))
     }
 
-    /// What is to be said of a route to a Gateway; `None` if that is not ours.
+    /// What is to be said of a route to a Gateway, or to a ListenerSet of it; `None` if that is not ours.
     pub(super) fn to_gateway(
         &self,
+        gateway: &ObjectName,
         key: &RouteKey,
         route: &ApiRouteSpec,
         parent: &ParentRef,
     ) -> Option<ParentStatus> {
-        let view = self.tables.gateway_view(&parent.name)?;
+        let view = self.tables.gateway_view(gateway)?;
         let mut refusal: Option<Reason> = None;
         let mut accepted = false;
-        for listener in &view.listeners {
-            match self.tables.hosts_at(&parent.name, listener, key, route, parent) {
+        for listener in view.listeners.iter().filter(|l| l.owner.is(parent)) {
+            match self.tables.hosts_at(listener, key, route, parent) {
                 Ok(_) if listener.routes.iter().any(|bound| bound.key == key) => accepted = true,
                 Ok(_) => {
                     let reason = "an older route of another kind has the same hosts";
@@ -104,7 +111,10 @@ impl State {
         let accepted = match refusal {
             _ if accepted => Condition::yes("Accepted", "Accepted", "served by the Gateway"),
             Some((reason, message)) => Condition::no("Accepted", reason, message),
-            None => Condition::no("Accepted", "NoMatchingParent", "the Gateway has no listener"),
+            None => {
+                let message = format!("{} {} has no listener at its Gateway", parent.kind, parent.name);
+                Condition::no("Accepted", "NoMatchingParent", message)
+            }
         };
         Some(ParentStatus {
             controller: GATEWAY_CONTROLLER,
@@ -122,7 +132,7 @@ fn distance(reason: &str) -> u8 {
     }
 }
 
-fn accepted(view: &View<'_>) -> Condition {
+pub(super) fn accepted(view: &View<'_>) -> Condition {
     let no = |reason, message| Condition::no("Accepted", reason, message);
     if let Some(parameters) = &view.spec.infrastructure.parameters {
         let message = format!("spec.infrastructure.parametersRef: {parameters} is not supported");
@@ -140,9 +150,10 @@ fn accepted(view: &View<'_>) -> Condition {
         return no("UnsupportedAddress", message);
     }
     let usable = |l: &&ListenerView<'_>| supported(l.spec).is_ok() && l.conflict.is_none();
+    let own = |l: &&ListenerView<'_>| matches!(l.owner, Owner::Gateway(_));
     match view.listeners.iter().filter(usable).count() {
         0 => no("ListenersNotValid", "no listener can be served".into()),
-        count if count < view.listeners.len() => Condition::yes(
+        _ if view.listeners.iter().filter(own).any(|l| !usable(&l)) => Condition::yes(
             "Accepted",
             "ListenersNotValid",
             "some listeners cannot be served: see their conditions",
@@ -151,7 +162,7 @@ fn accepted(view: &View<'_>) -> Condition {
     }
 }
 
-fn programmed(view: &View<'_>, accepted: &Condition, running: &Running) -> Condition {
+pub(super) fn programmed(view: &View<'_>, accepted: &Condition, running: &Running) -> Condition {
     let no = |reason, message: &str| Condition::no("Programmed", reason, message);
     let lacking = wanted_addresses(view.spec).find(|wanted| {
         !running
@@ -175,6 +186,16 @@ fn programmed(view: &View<'_>, accepted: &Condition, running: &Running) -> Condi
     }
 }
 
+/// What is said of a listener, `programmed` being that condition of its owner.
+pub(super) fn listener_status(listener: &ListenerView<'_>, programmed: &Condition) -> ListenerStatus {
+    ListenerStatus {
+        name: listener.spec.name.to_string(),
+        kinds: listener.kinds.iter().map(|kind| kind.name()).collect(),
+        attached: listener.routes.len(),
+        conditions: listener_conditions(listener, programmed),
+    }
+}
+
 fn listener_conditions(listener: &ListenerView<'_>, gateway: &Condition) -> Vec<Condition> {
     let accepted = match (supported(listener.spec), &listener.conflict) {
         (Err(reason), _) => Condition::no("Accepted", "UnsupportedProtocol", reason.to_string()),
@@ -189,7 +210,9 @@ fn listener_conditions(listener: &ListenerView<'_>, gateway: &Condition) -> Vec<
         Some((reason, message)) => Condition::no("ResolvedRefs", reason, message.clone()),
         None => Condition::yes("ResolvedRefs", "ResolvedRefs", ""),
     };
-    let programmed = if listener.served().is_none() || listener.kinds.is_empty() {
+    let programmed = if let Some((reason, message)) = &listener.conflict {
+        Condition::no("Programmed", reason, message.clone())
+    } else if listener.served().is_none() || listener.kinds.is_empty() {
         Condition::no("Programmed", "Invalid", "the listener cannot be served")
     } else if gateway.holds {
         Condition::yes("Programmed", "Programmed", "")

@@ -280,7 +280,15 @@ const GATEWAY_CLASS: [(&str, &str); 2] = [
     ),
 ];
 
-const GATEWAY: [(&str, &str); 6] = [
+const GATEWAY: [(&str, &str); 8] = [
+    (
+        "spec.allowedListeners.namespaces.selector",
+        r#"{"gatewayClassName": "heddle", "allowedListeners": {"namespaces": {"from": "Selector", "selector": {}}}}"#,
+    ),
+    (
+        "spec.allowedListeners.namespaces.selector.matchExpressions",
+        r#"{"gatewayClassName": "heddle", "allowedListeners": {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}}"#,
+    ),
     (
         "spec.infrastructure.parametersRef",
         r#"{"gatewayClassName": "heddle", "infrastructure": {"parametersRef": {"group": "a.io", "kind": "B", "name": "c"}}}"#,
@@ -307,7 +315,19 @@ const GATEWAY: [(&str, &str); 6] = [
     ),
 ];
 
-const LISTENER_SET: [(&str, &str); 2] = [
+const LISTENER_SET: [(&str, &str); 5] = [
+    (
+        "spec.listeners[].allowedRoutes.kinds",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"kinds": [{"kind": "HTTPRoute"}]}}]}"#,
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces.selector",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {}}}}]}"#,
+    ),
+    (
+        "spec.listeners[].allowedRoutes.namespaces.selector.matchExpressions",
+        r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}}]}"#,
+    ),
     (
         "",
         r#"{"parentRef": {"name": "gw"}, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}"#,

@@ -7,6 +7,7 @@ use crate::model::route::{
     Backend, Cors, HeaderEdits, HeaderOps, Mirror, Origin, Outcome, PathChange, Redirect, RedirectPort,
     RequestMatch, RetryPolicy, Rewrite, RouteAction, RouteRule, Split,
 };
+use crate::model::traffic::Persistence;
 use crate::translate::value::{FieldError, is_header_name, is_header_value, is_subdomain};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,18 @@ pub(super) struct Action {
     pub(super) split: Split,
     pub(super) timeout: Option<Duration>,
     pub(super) retries: Option<RetryPolicy>,
+    pub(super) session: Option<Arc<Persistence>>,
+}
+
+/// `sessionPersistence` of a rule.
+pub(super) fn session(
+    at: &str,
+    index: usize,
+    raw: Option<super::session::Raw>,
+    scope: &Scope<'_>,
+) -> Result<Option<Arc<Persistence>>, FieldError> {
+    let place = format!("{} {} {index}", scope.kind.name(), scope.object);
+    super::session::persistence(&format!("{at}.sessionPersistence"), raw, &place)
 }
 
 impl Action {
@@ -92,6 +105,7 @@ impl Action {
             headers: Some(Box::new(self.filters.headers)).filter(|ops| !ops.is_empty()),
             rewrite: self.filters.rewrite.map(Box::new),
             cors: self.filters.cors.map(Box::new),
+            session: self.session,
             ..RouteAction::new(outcome)
         }
     }

@@ -19,6 +19,8 @@ pub struct ApiGatewaySpec {
     pub class: Arc<str>,
     /// `listeners`, in written order.
     pub listeners: Vec<ListenerSpec>,
+    /// `allowedListeners.namespaces`: from where ListenerSets may attach; nowhere, where nothing is written.
+    pub sets_from: RoutesFrom,
     /// `addresses`: type (`IPAddress` where none is written) and value (perhaps empty).
     pub addresses: Vec<(Arc<str>, Arc<str>)>,
     /// `infrastructure`.
@@ -89,6 +91,19 @@ pub enum ListenerKind {
     Tcp,
 }
 
+impl RoutesFrom {
+    /// Whether an object in `namespace`, which has these labels if it is known, may attach to one in `own`.
+    #[must_use]
+    pub fn admits(&self, namespace: &str, own: &str, labels: Option<&BTreeMap<Arc<str>, Arc<str>>>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Same => namespace == own,
+            Self::Nowhere => false,
+            Self::Selector(selector) => labels.is_some_and(|labels| selector.selects(labels)),
+        }
+    }
+}
+
 impl ListenerKind {
     /// Routes that it can have.
     #[must_use]
@@ -112,11 +127,11 @@ impl ListenerKind {
 pub struct SecretRef {
     /// Group and kind; `("", "Secret")` is what can be read.
     pub kind: (Arc<str>, Arc<str>),
-    /// Namespace (the Gateway's where none is written) and name.
+    /// Namespace (that of the Gateway or ListenerSet where none is written) and name.
     pub name: ObjectName,
 }
 
-/// Namespaces from which routes may attach.
+/// Namespaces from which routes, or ListenerSets, may attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutesFrom {
     /// `All`.
@@ -169,15 +184,7 @@ struct RawParameters {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAllowedListeners {
-    namespaces: Option<RawListenerNamespaces>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawListenerNamespaces {
-    from: Option<String>,
-    #[serde(rename = "selector")]
-    _selector: Option<Unsupported>,
+    namespaces: Option<RawNamespaces>,
 }
 
 #[derive(Deserialize)]
@@ -203,7 +210,7 @@ struct RawKind {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawListener {
+pub(super) struct RawListener {
     name: String,
     hostname: Option<String>,
     port: u16,
@@ -239,26 +246,13 @@ pub(super) fn gateway(head: &Head, value: &Value) -> Result<ApiGatewaySpec, Fiel
     if raw.default_scope.as_deref().is_some_and(|scope| scope != "None") {
         return Err(FieldError::new("spec.defaultScope", "only None is supported"));
     }
-    let sets = raw.allowed_listeners.and_then(|a| a.namespaces?.from);
-    if sets.is_some_and(|from| from != "None") {
-        let reason = "ListenerSets are not supported yet: expected None";
-        return Err(FieldError::new("spec.allowedListeners.namespaces.from", reason));
-    }
-    let mut listeners: Vec<ListenerSpec> = Vec::new();
-    for (i, raw) in raw.listeners.into_iter().flatten().enumerate() {
-        let at = format!("spec.listeners[{i}]");
-        let listener = listener(&at, raw, &head.key.namespace)?;
-        if listeners.iter().any(|l| l.name == listener.name) {
-            let reason = format!("listener {} is there twice", listener.name);
-            return Err(FieldError::new(format!("{at}.name"), reason));
-        }
-        listeners.push(listener);
-    }
+    let sets = raw.allowed_listeners.and_then(|allowed| allowed.namespaces);
     let addresses = raw.addresses.into_iter().flatten();
     let infrastructure = raw.infrastructure.unwrap_or_default();
     Ok(ApiGatewaySpec {
         class: raw.gateway_class_name.into(),
-        listeners,
+        listeners: listeners(raw.listeners.unwrap_or_default(), &head.key.namespace)?,
+        sets_from: routes_from("spec.allowedListeners.namespaces", sets, RoutesFrom::Nowhere)?,
         addresses: addresses
             .map(|a| {
                 let kind = a.r#type.unwrap_or_else(|| "IPAddress".into());
@@ -282,6 +276,21 @@ fn named(parameters: &RawParameters) -> Arc<str> {
         parameters.kind, parameters.group, parameters.name
     )
     .into()
+}
+
+/// `spec.listeners` of a Gateway or ListenerSet in this namespace.
+pub(super) fn listeners(given: Vec<RawListener>, namespace: &str) -> Result<Vec<ListenerSpec>, FieldError> {
+    let mut listeners: Vec<ListenerSpec> = Vec::new();
+    for (i, raw) in given.into_iter().enumerate() {
+        let at = format!("spec.listeners[{i}]");
+        let listener = listener(&at, raw, namespace)?;
+        if listeners.iter().any(|l| l.name == listener.name) {
+            let reason = format!("listener {} is there twice", listener.name);
+            return Err(FieldError::new(format!("{at}.name"), reason));
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
 }
 
 fn listener(at: &str, raw: RawListener, namespace: &str) -> Result<ListenerSpec, FieldError> {
@@ -334,7 +343,7 @@ fn listener(at: &str, raw: RawListener, namespace: &str) -> Result<ListenerSpec,
         port: raw.port,
         protocol: protocol.map_err(Into::into),
         certificates,
-        from: routes_from(&format!("{at}.allowedRoutes.namespaces"), from)?,
+        from: routes_from(&format!("{at}.allowedRoutes.namespaces"), from, RoutesFrom::Same)?,
         kinds: kinds
             .filter(|k| !k.is_empty())
             .map(|kinds| kinds.into_iter().map(kind).collect()),
@@ -358,10 +367,11 @@ fn certificate(at: &str, raw: RawSecret, namespace: &str) -> Result<SecretRef, F
     })
 }
 
-fn routes_from(at: &str, raw: Option<RawNamespaces>) -> Result<RoutesFrom, FieldError> {
+fn routes_from(at: &str, raw: Option<RawNamespaces>, default: RoutesFrom) -> Result<RoutesFrom, FieldError> {
     let (from, given) = raw.map_or((None, None), |raw| (raw.from, raw.selector));
     match from.as_deref() {
-        None | Some("Same") => Ok(RoutesFrom::Same),
+        None => Ok(default),
+        Some("Same") => Ok(RoutesFrom::Same),
         Some("All") => Ok(RoutesFrom::All),
         Some("None") => Ok(RoutesFrom::Nowhere),
         Some("Selector") => match given {

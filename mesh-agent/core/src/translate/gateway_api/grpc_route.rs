@@ -1,7 +1,7 @@
 //! GRPCRoute.
 
 use super::common::{self, Scope, rule_name};
-use super::filters::{self, Action};
+use super::filters::{self, Action, session};
 use super::{ApiRouteSpec, RouteKind, matches, raw};
 use crate::model::snapshot::MeshSettings;
 use crate::translate::head::Head;
@@ -37,6 +37,7 @@ fn compile(
             split: common::split(&at, raw.backend_refs.unwrap_or_default(), scope)?,
             timeout: None,
             retries: None,
+            session: session(&at, index, raw.session_persistence, scope)?,
         };
         action.into_rules(index, name, blocks, scope, &mut spec.rules);
     }

@@ -1,7 +1,7 @@
 //! HTTPRoute.
 
 use super::common::{self, Scope, rule_name};
-use super::filters::{self, Action};
+use super::filters::{self, Action, session};
 use super::{ApiRouteSpec, RouteKind, matches, raw};
 use crate::model::route::{PathChange, RequestMatch, RetryOn, RetryPolicy, StringMatch};
 use crate::model::snapshot::MeshSettings;
@@ -50,6 +50,7 @@ fn compile(
             split,
             timeout,
             retries,
+            session: session(&at, index, raw.session_persistence, scope)?,
         };
         action.into_rules(index, name, blocks, scope, &mut spec.rules);
     }

@@ -1,6 +1,7 @@
 //! The fields of Gateway API's routes as they are written. A field that is not here is unknown; one of type
 //! [`Unsupported`] is known and refused.
 
+use super::session;
 use crate::translate::value::Unsupported;
 use serde::Deserialize;
 
@@ -34,8 +35,7 @@ pub(super) struct HttpRule {
     pub(super) backend_refs: Option<Vec<BackendRef>>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) retry: Option<Retry>,
-    #[serde(rename = "sessionPersistence")]
-    _session_persistence: Option<Unsupported>,
+    pub(super) session_persistence: Option<session::Raw>,
 }
 
 #[derive(Deserialize)]
@@ -45,8 +45,7 @@ pub(super) struct GrpcRule {
     pub(super) matches: Option<Vec<GrpcMatch>>,
     pub(super) filters: Option<Vec<Filter>>,
     pub(super) backend_refs: Option<Vec<BackendRef>>,
-    #[serde(rename = "sessionPersistence")]
-    _session_persistence: Option<Unsupported>,
+    pub(super) session_persistence: Option<session::Raw>,
 }
 
 #[derive(Deserialize)]

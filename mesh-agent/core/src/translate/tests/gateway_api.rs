@@ -178,9 +178,24 @@ fn what_is_not_supported_is_refused_by_its_field() {
             "0 to 1000000",
         ),
         (
-            rule("sessionPersistence: {}"),
-            "spec.rules[0].sessionPersistence",
-            "not supported",
+            rule("sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}"),
+            "spec.rules[0].sessionPersistence.absoluteTimeout",
+            "is missing",
+        ),
+        (
+            rule("sessionPersistence: {type: Header, cookieConfig: {}}"),
+            "spec.rules[0].sessionPersistence.cookieConfig",
+            "type Cookie only",
+        ),
+        (
+            rule("sessionPersistence: {sessionName: 'a; b'}"),
+            "spec.rules[0].sessionPersistence.sessionName",
+            "token",
+        ),
+        (
+            rule("sessionPersistence: {type: Header, sessionName: Content-Length}"),
+            "spec.rules[0].sessionPersistence.sessionName",
+            "another meaning",
         ),
         (
             rule("timeouts: {request: 1s, backendRequest: 2s}"),

@@ -176,6 +176,7 @@ fn rule(
         rewrite: rewrite.transpose()?.map(Box::new),
         fault: fault.transpose()?.map(Box::new),
         cors: cors.transpose()?.map(Box::new),
+        session: None,
     };
     Ok(RouteRule {
         origin: Origin {

@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: heddle}\nspec: {controllerName: heddle.io/gateway-controller}";
 
-fn object(kind: &str, namespace: &str, name: &str, created: u32, spec: &str) -> String {
+pub(super) fn object(kind: &str, namespace: &str, name: &str, created: u32, spec: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}, creationTimestamp: '2024-01-0{created}T00:00:00Z'}}\nspec: {spec}"
     )
 }
 
-fn gateway(listeners: &str) -> String {
+pub(super) fn gateway(listeners: &str) -> String {
     object(
         "Gateway",
         "infra",
@@ -37,7 +37,7 @@ fn route(namespace: &str, name: &str, rest: &str, to: &str) -> String {
     object("HTTPRoute", namespace, name, 2, &spec)
 }
 
-fn states(objects: &[String]) -> (State, State) {
+pub(super) fn states(objects: &[String]) -> (State, State) {
     let role = GatewayRole {
         pod: ObjectName::new("infra", "gw-heddle-1"),
         labels: Arc::default(),
@@ -53,7 +53,7 @@ fn states(objects: &[String]) -> (State, State) {
     (serving, judging)
 }
 
-fn said(state: &mut State, route: &str) -> Vec<(bool, &'static str)> {
+pub(super) fn said(state: &mut State, route: &str) -> Vec<(bool, &'static str)> {
     let object = &documents(route)[0];
     let kind = RouteKind::named(object["kind"].as_str().unwrap()).unwrap();
     let key = ObjectKey {
@@ -68,7 +68,7 @@ fn said(state: &mut State, route: &str) -> Vec<(bool, &'static str)> {
     said.conditions.iter().map(|c| (c.holds, c.reason)).collect()
 }
 
-const MICRO: &str = "{name: micro-api, namespace: default, port: 19090}";
+pub(super) const MICRO: &str = "{name: micro-api, namespace: default, port: 19090}";
 const GRANT_SPEC: &str = "{from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: infra}], to: [{group: '', kind: Service, name: micro-api}]}";
 
 #[test]
