@@ -6,12 +6,15 @@
 //!
 //! A program of its own beside the agent: like `app` it names what it wires together.
 
+mod admin;
 pub mod config;
 mod face;
 mod itself;
 mod material;
 mod ports;
+mod report;
 mod tls;
+mod why;
 
 use crate::app::certificates;
 use crate::ca::CertificateStore;
@@ -30,12 +33,15 @@ use face::Health;
 use material::Scope;
 use mesh_common::SocketRecord;
 use mesh_core::model::snapshot::Snapshot;
-use mesh_core::state::{Change, Problem, State};
+use mesh_core::model::workload::Workload;
+use mesh_core::state::{Change, Problem, State, Versions};
 use ports::Ports;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tls::Terminations;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -68,8 +74,13 @@ pub fn run(config: GatewayConfig) -> anyhow::Result<()> {
 
 /// Everything that the loop changes.
 struct Gateway {
+    me: Arc<Workload>,
+    started: Instant,
+    store: Arc<CertificateStore>,
     state: State,
     problems: Vec<Problem>,
+    /// Which versions the snapshot that was published last is made of.
+    in_force: Versions,
     snapshots: Arc<ArcSwap<Snapshot>>,
     terminations: Terminations,
     ports: Ports,
@@ -116,9 +127,13 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
     tokio::task::spawn_local(Arc::clone(&store).run(until_end));
     let health = Arc::new(Health::default());
     face::start(&config, Arc::clone(&health), Arc::clone(&telemetry)).await?;
-    let mut gateway = Gateway {
+    let gateway = Rc::new(RefCell::new(Gateway {
+        me,
+        started: Instant::now(),
+        store,
         state,
         problems: Vec::new(),
+        in_force: Versions::default(),
         snapshots,
         terminations: Terminations::new(edge_tls),
         ports: Ports::new(Arc::clone(&proxy), handle, config.drain_deadline()),
@@ -127,7 +142,10 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         scope,
         followed,
         listed: false,
-    };
+    }));
+    if let Some(path) = &config.admin_socket {
+        admin::start(path, &gateway)?;
+    }
     let mut until = std::pin::pin!(until);
     let mut again = tokio::time::interval(LOOK_AGAIN);
     again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -135,13 +153,14 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         tokio::select! {
             biased;
             () = &mut until => break,
-            Some(batch) = changes.recv() => gateway.take(batch),
+            Some(batch) = changes.recv() => gateway.borrow_mut().take(batch),
             Some(news) = material_news.recv() => {
+                let mut gateway = gateway.borrow_mut();
                 let changes = gateway.followed.take(news);
                 gateway.take(changes);
             }
             ended = &mut source => return ended.context("config source")?.context("config source"),
-            _ = again.tick() => gateway.look_again(),
+            _ = again.tick() => gateway.borrow_mut().look_again(),
         }
     }
     // Load balancers learn of it by the probe; until they have, connections still come.
@@ -187,6 +206,7 @@ impl Gateway {
                 changed
             });
         }
+        self.in_force = self.state.versions().clone();
         if complete {
             self.listed = true;
             self.health.listed();
@@ -258,7 +278,7 @@ impl SocketRecords for NothingCaptured {
 
 fn scope(config: &GatewayConfig) -> Scope {
     match (&config.config, &config.gateway) {
-        (Some(_), _) => Scope::Files,
+        (Some(_), gateway) => Scope::Files(gateway.clone()),
         (None, None) => Scope::Selected(config.namespace.as_str().into()),
         (None, Some(gateway)) => Scope::Only(gateway.clone()),
     }

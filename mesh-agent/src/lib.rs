@@ -15,6 +15,7 @@ pub mod dns;
 pub mod drain;
 mod errors;
 pub mod gateway;
+mod pages;
 pub mod pods;
 pub mod proxy;
 pub mod sandbox;

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -103,6 +104,22 @@ impl Edge {
         Ok(promtext::parse(&self.status(15020, "/stats/prometheus")?.1))
     }
 
+    /// `heddle ARGS` of the gateway.
+    ///
+    /// # Errors
+    /// It exits with an error, or prints no JSON.
+    pub fn heddle_json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let socket = admin_socket(&self.mesh.spec(1)?, GATEWAY);
+        let output = Command::new(built("heddle")?)
+            .args(args)
+            .args(["--output", "json", "--admin-socket"])
+            .arg(socket)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "heddle {}: {said}", args.join(" "));
+        json(&String::from_utf8_lossy(&output.stdout))
+    }
+
     /// Runs a TLS client in the visitor's namespace.
     ///
     /// # Errors
@@ -112,16 +129,7 @@ impl Edge {
         visit: &Visit<'_>,
         client: impl FnOnce(Conversation) -> Result<T> + Send,
     ) -> Result<T> {
-        let to = self.at(visit.port);
-        self.mesh.pod(VISITOR).netns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            let tls = runtime.block_on(async {
-                tokio::time::timeout(Duration::from_secs(5), visit.connect(to)).await
-            })??;
-            client(Conversation { runtime, tls })
-        })
+        visit.from(self.mesh.pod(VISITOR), self.at(visit.port), client)
     }
 }
 
@@ -129,6 +137,10 @@ fn start(mesh: &Mesh) -> Result<Proc> {
     let labels = format!("app={GATEWAY},{}={}", SELECTOR.0, SELECTOR.1);
     let spec = mesh.spec(1)?;
     spawn(mesh.pod(GATEWAY), &spec, PLAIN, "istio-ingressgateway", &labels)
+}
+
+fn admin_socket(spec: &AgentSpec, name: &str) -> PathBuf {
+    spec.state_dir().join(format!("{name}.sock"))
 }
 
 /// Starts a gateway in a pod: config and CA are those of the agent that `spec` is of. Without a single capability, as in
@@ -168,6 +180,7 @@ pub fn arguments(
         ("--workload", workload),
         ("--ips", &ips.join(",")),
         ("--labels", labels),
+        ("--admin-socket", &*admin_socket(spec, name).display().to_string()),
         ("--drain-delay-seconds", "1"),
         ("--drain-seconds", "5"),
         ("--log-format", "text"),
@@ -194,6 +207,26 @@ pub struct Visit<'a> {
 }
 
 impl Visit<'_> {
+    /// Connects from a pod's namespace, and runs `client` there.
+    ///
+    /// # Errors
+    /// No connection within 5 s; what `client` says.
+    pub fn from<T: Send>(
+        &self,
+        pod: &Pod,
+        to: SocketAddr,
+        client: impl FnOnce(Conversation) -> Result<T> + Send,
+    ) -> Result<T> {
+        pod.netns.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let tls = runtime
+                .block_on(async { tokio::time::timeout(Duration::from_secs(5), self.connect(to)).await })??;
+            client(Conversation { runtime, tls })
+        })
+    }
+
     async fn connect(&self, to: SocketAddr) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.roots.certificate.clone())?;
@@ -298,6 +331,13 @@ impl Authority {
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
+        // Two of one name would be one to clients that look an issuer up by it.
+        let own: String = key
+            .public_key_raw()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        params.distinguished_name = named(&format!("CA {}", &own[..16.min(own.len())]));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key)?;
         Ok(Self {
@@ -313,13 +353,21 @@ impl Authority {
     /// As rcgen's.
     pub fn sign(&self, name: &str) -> Result<Leaf> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?;
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.distinguished_name = named(name);
+        let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Leaf {
             certificate: certificate.der().clone(),
             pem: certificate.pem(),
             key,
         })
     }
+}
+
+fn named(common: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common);
+    name
 }
 
 impl Leaf {
@@ -332,13 +380,21 @@ impl Leaf {
     /// # Errors
     /// None but the formatting of text.
     pub fn secret(&self, name: &str, ca: Option<&Authority>) -> Result<String> {
+        self.secret_in(PLAIN, name, ca)
+    }
+
+    /// As [`Leaf::secret`], in this namespace.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn secret_in(&self, namespace: &str, name: &str, ca: Option<&Authority>) -> Result<String> {
         let block = |pem: &str| {
             pem.lines()
                 .map(|line| format!("    {line}\n"))
                 .collect::<String>()
         };
         let mut text = format!(
-            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {PLAIN}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
             block(&self.pem),
             block(&self.key.serialize_pem())
         );

@@ -114,6 +114,15 @@ impl Builder {
         self
     }
 
+    /// One more label of the last pod.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        if let Some(pod) = self.pods.last_mut() {
+            pod.labels.push((key.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
     /// Runs this in the last pod; it must listen.
     #[must_use]
     pub fn runs(mut self, program: &'static str, args: &[&str]) -> Self {

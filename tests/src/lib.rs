@@ -10,6 +10,7 @@ pub mod bpf_objects;
 pub mod capture;
 pub mod cluster;
 pub mod cluster_app;
+pub mod cluster_crds;
 pub mod cluster_ip;
 pub mod cluster_prometheus;
 pub mod gateway;

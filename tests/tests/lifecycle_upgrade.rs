@@ -167,8 +167,11 @@ fn learns(mesh: &Mesh, round: u64) {
     );
     mesh.config.write(&name, rule).unwrap();
     mesh_tests::eventually("a new rule in force", Duration::from_secs(10), || {
-        let status = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
-        let rules = status["rules_in_force"].to_string();
+        let status = mesh.agents[0]
+            .spec
+            .heddle_json(&["status", "--in-force", "--objects"])
+            .ok()?;
+        let rules = status["objects"].to_string();
         rules.contains(&format!("rule-{round}")).then_some(())
     })
     .unwrap();

@@ -72,6 +72,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
+/// The folder of the Gateway API's CRDs, standard channel.
+pub(crate) fn gateway_crds() -> Result<PathBuf> {
+    Ok(Programs::build()?.crds("standard"))
+}
+
 /// The mesh part for `cargo xtask test`: how many of its tests passed, and the names of those that did not.
 pub(crate) fn mesh() -> Result<(u64, Vec<String>)> {
     let options = Options {

@@ -134,6 +134,10 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
     suites.args(["--test", "cluster_*", "--test", "chart", "--no-fail-fast"]);
     suites.args(["--", "--test-threads=1"]);
     suites.env("HEDDLE_IMAGE", image::reference());
+    match conformance::gateway_crds() {
+        Ok(folder) => _ = suites.env("HEDDLE_GATEWAY_CRDS", folder),
+        Err(error) => tally.fail(&format!("the Gateway API's CRDs: {error:#}")),
+    }
     if let Some(kubeconfig) = &options.kubeconfig {
         return tally.tests(
             what,

@@ -79,6 +79,7 @@ containers:
       - gateway
       - --status-addr=[::]:15021
       - --metrics-addr=[::]:15020
+      - --admin-socket=/run/heddle/admin.sock
       - --ca-address={{ include "heddle.caAddress" .root }}
       - --ca-token=/var/run/secrets/tokens/istio-token
       {{- if .root.Values.ca.rootConfigMap }}
@@ -163,6 +164,8 @@ containers:
     volumeMounts:
       - name: podinfo
         mountPath: /etc/podinfo
+      - name: run
+        mountPath: /run/heddle
       - name: istio-token
         mountPath: /var/run/secrets/tokens
         readOnly: true
@@ -172,6 +175,11 @@ containers:
         readOnly: true
       {{- end }}
 volumes:
+  # The socket of `heddle status`, `why` and `routes`.
+  - name: run
+    emptyDir:
+      medium: Memory
+      sizeLimit: 1Mi
   - name: podinfo
     downwardAPI:
       items:
@@ -200,7 +208,7 @@ podTemplate:
     labels:
       # It is in the mesh by its own certificate; captured, its connections would be proxied twice.
       {{- include "heddle.notMeshed" . | nindent 6 }}
-      {{- include "heddle.podLabels" . | nindent 6 }}
+      {{- include "heddle.gatewayPodLabels" . | nindent 6 }}
       {{- with $values.podLabels }}
       {{- toYaml . | nindent 6 }}
       {{- end }}

@@ -21,6 +21,12 @@ app.kubernetes.io/part-of: heddle
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* By these `heddle` finds gateways. */}}
+{{- define "heddle.gatewayPodLabels" -}}
+{{ include "heddle.podLabels" . }}
+app.kubernetes.io/component: gateway
+{{- end -}}
+
 {{/* Labels that keep Heddle's own pods out of any mesh. */}}
 {{- define "heddle.notMeshed" -}}
 heddle.io/mesh: disabled

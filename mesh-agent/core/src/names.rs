@@ -26,6 +26,13 @@ pub fn known<'a>(snapshot: &'a Snapshot, client: &Workload, name: &str) -> Optio
     answers.then_some(service)
 }
 
+/// Every host that is answered to some pod, in the order of namespaces and hosts.
+pub fn answered(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Service>> {
+    let hosts = snapshot.settings.capture_names.then_some(&snapshot.services);
+    let hosts = hosts.into_iter().flatten();
+    hosts.filter(|s| s.external.is_some() && !s.vips.is_empty())
+}
+
 /// The addresses of a host of one family, for a client: none where the client has no address of that family itself.
 pub fn addresses<'a>(
     service: &'a Service,

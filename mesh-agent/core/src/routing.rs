@@ -1,6 +1,7 @@
 //! What becomes of a request or of a connection: the one matcher that the proxy, `heddle why` and tests call.
 
 mod act;
+mod arrival;
 mod balance;
 mod conditions;
 mod connection;
@@ -25,6 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use arrival::{Arrival, Course, Outcome, course_of};
 pub use balance::{Affinity, Balancer, Choice, PickDraws, Place, affinity, pick_endpoint};
 pub use connection::{
     ConnectionFacts, ConnectionPlan, MatchedConnection, Opening, explain_connection, needs_hello,
@@ -32,7 +34,7 @@ pub use connection::{
 };
 pub use cors::Fields;
 pub use deadline::{grpc_timeout, timeout};
-pub use gateway::{connect_at_gateway, explain_at_gateway, route_at_gateway};
+pub use gateway::{connect_at_gateway, explain_at_gateway, explain_connection_at_gateway, route_at_gateway};
 pub use session::{Held, Session, held};
 pub use url::covers;
 

@@ -48,7 +48,7 @@ use world::{Warning, World};
 
 pub use gateways::{GatewayNeeds, GatewayPort, Material, Place};
 pub use pods::HeldOut;
-pub use versions::{ObjectVersion, Versions};
+pub use versions::{ObjectVersion, Proof, Versions, is_rule, kind_of, proofs};
 
 /// Where an object came from and what it is, enough to name it in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -355,7 +355,13 @@ impl State {
         let translated = translate(head, object, self.world.settings());
         if translated == Ok(Translated::Nothing) {
             // It may have meant something before: an Ingress that has another class now.
-            return self.records.contains_key(&head.key) && self.remove(&head.key);
+            let meant = self.records.contains_key(&head.key) || self.tables.has(&head.key);
+            let changed = meant && self.remove(&head.key);
+            // That it means nothing is in force as well. Files say nothing of what leaves them.
+            if self.world.of_one_node() {
+                self.versions.put(head);
+            }
+            return changed;
         }
         self.versions.read(head);
         match translated {

@@ -3,9 +3,10 @@
 use super::control::World;
 use super::handover::{Handover, PROTOCOL};
 use super::{report, routes, why};
+use crate::pages::{self, MAX_BODY_BYTES, json, text};
 use anyhow::Context;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -13,15 +14,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 
-const MAX_BODY_BYTES: usize = 64 * 1024;
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// On root's socket: a successor is silent for as long as it needs to serve.
 const SUCCESSOR_DEADLINE: Duration = Duration::from_secs(120);
@@ -45,14 +44,7 @@ pub async fn start(world: &Rc<RefCell<World>>) -> anyhow::Result<[JoinHandle<()>
     let tcp = TcpListener::bind(addr)
         .await
         .with_context(|| format!("listen on {addr} for metrics"))?;
-    if let Err(error) = std::fs::remove_file(&socket)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(error).with_context(|| format!("replace {}", socket.display()));
-    }
-    let unix = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("chmod {}", socket.display()))?;
+    let unix = pages::private_socket(&socket)?;
     let (public, root) = (Rc::clone(world), Rc::clone(world));
     Ok([
         spawn_local(async move {
@@ -119,15 +111,15 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
         }
         (_, Method::GET, "/healthz/live") => text(StatusCode::OK, "alive\n"),
         (_, Method::GET, "/metrics" | "/stats/prometheus") => {
-            let mut response = text(StatusCode::OK, report::metrics(&world.borrow()));
-            // The text format that every Prometheus reads; `promtool check metrics` takes no other.
-            let kind = "text/plain; version=0.0.4; charset=utf-8";
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-            response
+            pages::metrics(report::metrics(&world.borrow()))
         }
         (Face::Root, Method::GET, "/status") => json(StatusCode::OK, &report::status(&world.borrow())),
+        (Face::Root, Method::GET, "/in-force") => {
+            json(StatusCode::OK, &report::in_force(&world.borrow(), false))
+        }
+        (Face::Root, Method::GET, "/in-force/objects") => {
+            json(StatusCode::OK, &report::in_force(&world.borrow(), true))
+        }
         (Face::Root, Method::GET, "/routes") => {
             let snapshot = world.borrow().snapshots.load_full();
             json(StatusCode::OK, &routes::routes(&snapshot))
@@ -145,15 +137,8 @@ async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) 
             )
         }
         (Face::Root, Method::POST, "/why") => {
-            let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
-            let question = match body {
-                Ok(body) => serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            match question.and_then(|question| why::answer(&world.borrow(), &question)) {
-                Ok(explanation) => json(StatusCode::OK, &explanation),
-                Err(reason) => json(StatusCode::BAD_REQUEST, &serde_json::json!({"error": reason})),
-            }
+            let question = pages::asked(request.into_body()).await;
+            pages::explained(question.and_then(|question| why::answer(&world.borrow(), &question)))
         }
         _ => text(StatusCode::NOT_FOUND, "no such page\n"),
     }
@@ -187,23 +172,4 @@ async fn handover(request: Request<Incoming>, world: &RefCell<World>) -> Respons
         ),
         Err(_) => refuse("this agent ends"),
     }
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
-}
-
-fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
-    let mut response = text(status, value.to_string());
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
-    response
 }

@@ -29,7 +29,7 @@ use crate::tls::Originator;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use mesh_core::model::snapshot::Snapshot;
-use mesh_core::state::{Change, Problem, Sandbox, State};
+use mesh_core::state::{Change, Problem, Sandbox, State, Versions};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::Path;
@@ -62,6 +62,8 @@ pub struct World {
     pub source: Option<SourceFigures>,
     /// What is wrong with what they said.
     pub problems: Vec<Problem>,
+    /// Which versions the snapshot that was published last is made of; `state` may know more.
+    pub in_force: Versions,
     /// This node's kernel side.
     pub node: Node,
     /// What the proxy reads.
@@ -150,6 +152,9 @@ impl World {
         self.report_problems();
         if changed || !self.settled {
             self.publish();
+        } else {
+            // What came means the same as what is published.
+            self.in_force = self.state.versions().clone();
         }
     }
 
@@ -232,6 +237,7 @@ impl World {
         self.settled = self
             .node
             .reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
+        self.in_force = self.state.versions().clone();
         self.names.send_if_modified(|names| {
             let new = &snapshot.registry.names;
             let changed = names != new;
@@ -357,6 +363,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         state: source.state,
         source: source.figures,
         problems: Vec::new(),
+        in_force: Versions::default(),
         node,
         snapshots,
         certificates,

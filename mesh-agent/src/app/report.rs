@@ -1,14 +1,18 @@
 //! Status, BPF metrics and event lines: what the agent says of itself.
 
 use super::control::World;
+use crate::ca::CertificateStore;
 use crate::source::kube::SourceFigures;
 use mesh_common::verdict::Reason;
 use mesh_common::{Event, EventKind};
+use mesh_core::model::service::Service;
 use mesh_core::model::snapshot::{Snapshot, Target};
 use mesh_core::model::workload::Workload;
-use mesh_core::translate::describe;
+use mesh_core::names;
+use mesh_core::state::{ObjectKey, ObjectVersion, Problem, Proof, Versions, kind_of};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Of many pods that are held out, the first tell as much as all.
 const MOST_HELD_OUT: usize = 100;
@@ -32,13 +36,8 @@ pub fn status(world: &World) -> Value {
             "bpf_dir": node.datapath().config().bpf_dir,
         },
         "pods": snapshot.workloads.iter().map(|workload| pod(world, &snapshot, workload)).collect::<Vec<_>>(),
-        "problems": world.problems.iter().map(|problem| json!({
-            "origin": problem.origin,
-            "object": problem.rejected.object,
-            "field": problem.rejected.field,
-            "reason": problem.rejected.reason,
-            "last_good_in_force": problem.last_good_in_force,
-        })).collect::<Vec<_>>(),
+        "problems": problems(&world.problems),
+        "names": names::answered(&snapshot).map(name).collect::<Vec<_>>(),
         "ejected": node.ejected().iter().map(|out| json!({
             "service": out.service.to_string(),
             "port": out.port,
@@ -49,12 +48,8 @@ pub fn status(world: &World) -> Value {
             "pod": pod.to_string(),
             "why": why.describe(),
         })).collect::<Vec<_>>(),
-        "rules_in_force": world.state.versions().rules().iter().map(|(key, version)| json!({
-            "object": describe(key),
-            "generation": version.generation,
-            "resource_version": version.resource_version,
-        })).collect::<Vec<_>>(),
-        "newest_resource_versions": world.state.versions().newest(),
+        "in_force": proofs(&world.in_force),
+        "newest_resource_versions": world.in_force.newest(),
         "refused_by_api_server": world.source.iter().flat_map(SourceFigures::refused)
             .map(|(kind, reason)| json!({"kind": kind, "reason": reason})).collect::<Vec<_>>(),
         "cni": world.plugin.as_ref().map(|plugin| format!("{:?}", *plugin.status.borrow())),
@@ -65,13 +60,83 @@ pub fn status(world: &World) -> Value {
         "decisions": node.datapath().decisions().iter()
             .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
             .collect::<serde_json::Map<_, _>>(),
-        "certificates": world.certificates.list().iter().map(|certificate| json!({
+        "certificates": certificates(&world.certificates),
+    })
+}
+
+/// What is wrong with the config.
+pub(crate) fn problems(problems: &[Problem]) -> Value {
+    let row = |problem: &Problem| {
+        json!({
+            "origin": problem.origin,
+            "object": problem.rejected.object,
+            "field": problem.rejected.field,
+            "reason": problem.rejected.reason,
+            "last_good_in_force": problem.last_good_in_force,
+        })
+    };
+    problems.iter().map(row).collect()
+}
+
+/// What is in force on this node, in a line for each kind; with `objects`, the version of each rule.
+#[must_use]
+pub fn in_force(world: &World, objects: bool) -> Value {
+    let mut answer = json!({
+        "agent": {"node": world.node.name(), "ready": world.ready(), "settled": world.settled,
+            "snapshot": world.snapshots.load().version},
+        "in_force": proofs(&world.in_force),
+    });
+    if objects {
+        answer["objects"] = rules(&world.in_force);
+        answer["problems"] = problems(&world.problems);
+    }
+    answer
+}
+
+/// What is in force, in a line for each kind.
+pub(crate) fn proofs(versions: &Versions) -> Value {
+    let row =
+        |(kind, proof): (String, Proof)| (kind, json!({"objects": proof.objects, "digest": proof.digest()}));
+    Value::Object(versions.proofs().into_iter().map(row).collect())
+}
+
+/// Which version of each rule is in force.
+pub(crate) fn rules(versions: &Versions) -> Value {
+    let row = |(key, version): (&ObjectKey, &ObjectVersion)| {
+        json!({
+            "kind": kind_of(key),
+            "namespace": key.namespace,
+            "name": key.name,
+            "generation": version.generation,
+            "resource_version": version.resource_version,
+        })
+    };
+    versions.rules().iter().map(row).collect()
+}
+
+/// The certificates of a store.
+pub(crate) fn certificates(store: &CertificateStore) -> Value {
+    let list = store.list();
+    let rows = list.iter().map(|certificate| {
+        json!({
             "identity": certificate.identity.to_string(),
             "serial": certificate.serial,
             "not_after": certificate.not_after,
             "state": format!("{:?}", certificate.state),
             "last_error": certificate.last_error,
-        })).collect::<Vec<_>>(),
+        })
+    });
+    rows.collect()
+}
+
+/// A name that pods are answered, and its addresses.
+pub(super) fn name(service: &Arc<Service>) -> Value {
+    let external = service.external.as_ref();
+    json!({
+        "host": service.host,
+        "addresses": service.vips,
+        "allocated": external.is_some_and(|e| e.allocated),
+        "service_entry": external.map(|e| e.object.to_string()),
     })
 }
 

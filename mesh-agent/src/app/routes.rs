@@ -32,6 +32,30 @@ pub fn routes(snapshot: &Snapshot) -> Value {
     json!({"snapshot": snapshot.version, "routes": rows})
 }
 
+/// As [`routes`], of a gateway: a table for each host of each listener.
+#[must_use]
+pub fn at_gateway(snapshot: &Snapshot, pod: &str) -> Value {
+    let listeners = snapshot.edge.ports.values().flat_map(|port| &port.listeners);
+    let sites = listeners.flat_map(|listener| {
+        let sites = listener.sites.iter();
+        sites.map(move |(host, site)| (host, site.port, &listener.origin, &site.table))
+    });
+    let mut sites: Vec<_> = sites.collect();
+    sites.sort_by(|a, b| (&a.0, a.1, a.2).cmp(&(&b.0, b.1, b.2)));
+    let rows: Vec<Value> = sites
+        .into_iter()
+        .map(|(host, port, listener, table)| {
+            json!({
+                "host": host,
+                "clients": format!("port {port} of {listener}"),
+                "object": format!("{} {}", table.api.table_kind(), table.object),
+                "rules": table.rules.iter().map(|rule| row(snapshot, rule)).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({"gateway": pod, "snapshot": snapshot.version, "routes": rows})
+}
+
 fn row(snapshot: &Snapshot, rule: &RouteRule) -> Value {
     let mut row = action(&rule.action);
     row["object"] = json!(format!("{} {}", rule.origin.kind, rule.origin.object));

@@ -1,19 +1,19 @@
 //! `heddle why`: what would become of a connection and a request, told by the functions that decide it.
 
+pub(crate) mod shown;
+
 use super::control::World;
+use super::report;
 use mesh_common::verdict::{Verdict, outbound_backend, outbound_service, outbound_shortcut};
 use mesh_common::{AddrPort, BackendKey, Ip};
 use mesh_core::datapath::Plan;
 use mesh_core::model::host;
 use mesh_core::model::peer::PeerMode;
-use mesh_core::model::service::{Endpoint, Protocol};
+use mesh_core::model::service::{Protocol, Service};
 use mesh_core::model::snapshot::{Snapshot, Target};
-use mesh_core::model::traffic::TlsMode;
 use mesh_core::model::workload::Workload;
-use mesh_core::routing::{
-    self, ConnectionFacts, Decision, Draws, HeaderView, MatchedConnection, MatchedRule, Opening,
-    RequestFacts, Upstream,
-};
+use mesh_core::names;
+use mesh_core::routing::{self, ConnectionFacts, Draws, HeaderView, Opening, RequestFacts};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -51,7 +51,24 @@ fn get() -> String {
     "GET".to_owned()
 }
 
-struct Headers(BTreeMap<String, String>);
+/// Header fields by their names in lower case.
+pub(crate) struct Headers(BTreeMap<String, String>);
+
+impl Headers {
+    /// Those of a question.
+    pub(crate) fn of(question: &Question) -> Self {
+        let each = question.headers.iter();
+        Self(
+            each.map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+                .collect(),
+        )
+    }
+
+    /// The Host header, else what is dialled.
+    pub(crate) fn authority<'a>(&'a self, question: &'a Question) -> &'a str {
+        self.0.get("host").unwrap_or(&question.destination)
+    }
+}
 
 impl HeaderView for Headers {
     fn joined(&self, name: &str) -> Option<Cow<'_, str>> {
@@ -68,12 +85,14 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
     let source = find_pod(&snapshot, &question.source)?;
     let addr = resolve(&snapshot, source, &question.destination)?;
     let target = snapshot.target_for(addr, Some(source));
-    let mut steps = vec![format!(
+    let name = name_of(&snapshot, source, &question.destination);
+    let mut steps: Vec<String> = name.iter().map(|service| name_line(service)).collect();
+    steps.push(format!(
         "{} dials {}, which is {addr}: {}",
         source.pod,
         question.destination,
         describe(&target)
-    )];
+    ));
     if world.node.captured(source.id).is_none() {
         let why = match world.node.failure(source.id) {
             Some(failure) => failure.to_owned(),
@@ -86,7 +105,7 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
         steps.extend(plaintext(&snapshot, &target, addr));
         return Ok(
             json!({"source": source.pod.to_string(), "address": addr.to_string(), "steps": steps,
-            "kernel": {"verdict": "untouched", "reason": "not_enrolled"}}),
+            "name": name.map(report::name), "kernel": {"verdict": "untouched", "reason": "not_enrolled"}}),
         );
     }
     let (verdict, backends) = kernel(world.node.plan(), source, addr);
@@ -95,6 +114,7 @@ pub fn answer(world: &World, question: &Question) -> Result<Value, String> {
         "source": source.pod.to_string(),
         "source_identity": source.identity.to_string(),
         "address": addr.to_string(),
+        "name": name.map(report::name),
         "kernel": {"verdict": verdict_name(verdict), "reason": verdict.reason().name(), "backends": backends},
     });
     if matches!(verdict, Verdict::Proxy(_)) {
@@ -167,6 +187,30 @@ fn find_pod<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Arc<Workload>,
         .ok_or_else(|| format!("source {name:?}: no such pod"))
 }
 
+/// The ServiceEntry's host that a pod dials by its name, if the mesh answers the pod's question for it.
+fn name_of<'a>(snapshot: &'a Snapshot, source: &Workload, destination: &str) -> Option<&'a Arc<Service>> {
+    let asks = snapshot.settings.capture_names && source.enrolled() && !source.resolves_itself;
+    let name = host::canonical(destination);
+    if !asks || name.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    names::known(snapshot, source, &name)
+}
+
+fn name_line(service: &Service) -> String {
+    let addresses: Vec<String> = service.vips.iter().map(ToString::to_string).collect();
+    let (by, object) = match &service.external {
+        Some(external) if external.allocated => ("which the mesh chose", external.object.to_string()),
+        Some(external) => ("its own spec.addresses", external.object.to_string()),
+        None => ("its addresses", service.name.to_string()),
+    };
+    format!(
+        "the mesh answers for the name {}, by ServiceEntry {object}: {}, {by}",
+        service.host,
+        addresses.join(", ")
+    )
+}
+
 /// The address that the application would dial: DNS gives a service's virtual address.
 fn resolve(snapshot: &Snapshot, source: &Workload, destination: &str) -> Result<SocketAddr, String> {
     if let Ok(addr) = destination.parse::<SocketAddr>() {
@@ -203,11 +247,18 @@ fn resolve(snapshot: &Snapshot, source: &Workload, destination: &str) -> Result<
 fn describe(target: &Target) -> String {
     match target {
         Target::Service(service, port) => format!(
-            "service {} port {} ({}), {} ready endpoints",
+            "service {} port {} ({}), {} ready endpoints{}",
             service.name,
             port.number,
             protocol_text(port.protocol),
-            port.endpoints.len()
+            port.endpoints.len(),
+            match &service.external {
+                Some(external) if external.allocated => format!(
+                    ", an address chosen by the mesh for ServiceEntry {}",
+                    external.object
+                ),
+                _ => String::new(),
+            }
         ),
         Target::Workload(workload) => format!("pod {}, {}", workload.pod, workload.enrollment.describe()),
         Target::NoSuchPort(service) => format!("service {}, which has no such port", service.name),
@@ -328,27 +379,12 @@ fn proxy(
                 .map_or(Opening::Bytes, |name| Opening::Tls(Some(name))),
         };
         steps.extend(routing::explain_connection(snapshot, &facts));
-        match routing::route_connection(snapshot, &facts, 0) {
-            Ok(plan) => {
-                if let Some(matched) = &plan.rule {
-                    answer["route"] = connection_route(matched);
-                }
-                name_endpoints(source, &plan.upstream, steps, answer);
-            }
-            Err(refusal) => refuse(&refusal, steps, answer),
-        }
+        let outcome = routing::route_connection(snapshot, &facts, 0);
+        shown::connected(outcome, source, steps, answer);
         return;
     }
-    let headers: BTreeMap<String, String> = question
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
-        .collect();
-    let authority = headers
-        .get("host")
-        .cloned()
-        .unwrap_or_else(|| question.destination.clone());
-    let headers = Headers(headers);
+    let headers = Headers::of(question);
+    let authority = headers.authority(question);
     let facts = RequestFacts {
         client: Some(source),
         gateway: None,
@@ -357,104 +393,11 @@ fn proxy(
         port: addr.port(),
         method: &question.method,
         scheme: "http",
-        authority: &authority,
+        authority,
         path: &question.path,
         headers: &headers,
     };
     steps.extend(routing::explain_request(snapshot, &facts));
-    match routing::route_request(snapshot, &facts, Draws::default()) {
-        Decision::Refuse(refusal) => refuse(&refusal, steps, answer),
-        Decision::Answer(reply) => {
-            answer["route"] = route(&reply.rule);
-            answer["answered"] = json!({"status": reply.status, "location": reply.location});
-        }
-        Decision::Forward(plan) => {
-            if let Some(matched) = &plan.rule {
-                answer["route"] = route(matched);
-            }
-            name_endpoints(source, &plan.upstream, steps, answer);
-        }
-    }
-}
-
-fn route(matched: &MatchedRule) -> Value {
-    let rule = matched.rule();
-    let mut shown = super::routes::action(&rule.action);
-    shown["object"] = json!(rule.origin.object.to_string());
-    shown["kind"] = json!(rule.origin.kind);
-    shown["rule"] = json!(rule.origin.index);
-    shown["name"] = json!(rule.name);
-    shown
-}
-
-fn connection_route(matched: &MatchedConnection) -> Value {
-    let rule = matched.rule();
-    json!({
-        "object": rule.origin.object.to_string(),
-        "kind": rule.origin.kind,
-        "field": rule.origin.field(),
-        "rule": rule.origin.index,
-        "destinations": rule.split.destinations.iter().map(|to| json!({
-            "host": to.backend.host().map(|d| &d.host),
-            "subset": to.backend.host().and_then(|d| d.subset.as_ref()),
-            "weight": to.weight,
-        })).collect::<Vec<_>>(),
-    })
-}
-
-fn refuse(refusal: &routing::Refusal, steps: &mut Vec<String>, answer: &mut Value) {
-    steps.push(format!(
-        "answered {} with flag {}: {}",
-        refusal.status, refusal.flag, refusal.detail
-    ));
-    answer["refused"] = json!({"status": refusal.status, "flag": refusal.flag, "detail": refusal.detail});
-}
-
-fn name_endpoints(source: &Workload, upstream: &Upstream, steps: &mut Vec<String>, answer: &mut Value) {
-    let rows: Vec<Value> = upstream
-        .endpoints
-        .iter()
-        .map(|endpoint| {
-            let transport = match &upstream.policy.tls {
-                Some(tls) if tls.mode == TlsMode::Disable => {
-                    "plaintext: a DestinationRule says DISABLE".to_owned()
-                }
-                Some(tls) if tls.originates() => {
-                    let rule = match &tls.vouched {
-                        None => "the DestinationRule".to_owned(),
-                        Some(vouched) => format!("BackendTLSPolicy {}", vouched.object),
-                    };
-                    let broken = tls.vouched.as_ref().and_then(|v| v.broken.as_ref());
-                    let broken = broken.map(|reason| format!(", which fails: {reason}"));
-                    let path = transport(source, endpoint);
-                    let broken = broken.unwrap_or_default();
-                    format!("{path}, with the TLS of {rule} inside{broken}")
-                }
-                _ => transport(source, endpoint),
-            };
-            steps.push(format!("endpoint {}: {transport}", endpoint.addr));
-            json!({
-                "address": endpoint.addr.to_string(),
-                "pod": endpoint.workload.as_ref().map(|workload| workload.pod.to_string()),
-                "version": endpoint.workload.as_ref().map(|workload| Arc::clone(&workload.names.version)),
-                "node": endpoint.workload.as_ref().map(|workload| Arc::clone(&workload.node)),
-                "transport": transport,
-            })
-        })
-        .collect();
-    answer["endpoints"] = json!(rows);
-}
-
-fn transport(source: &Workload, endpoint: &Endpoint) -> String {
-    match &endpoint.workload {
-        Some(to) if to.enrolled() && to.node == source.node => format!("pod {}, same node, one pass", to.pod),
-        Some(to) if to.enrolled() => {
-            format!(
-                "pod {}, mutual TLS to node {} as {}, expecting {}",
-                to.pod, to.node, source.identity, to.identity
-            )
-        }
-        Some(to) => format!("pod {}, plaintext: {}", to.pod, to.enrollment.describe()),
-        None => "plaintext: no pod is known at this address".to_owned(),
-    }
+    let decision = routing::route_request(snapshot, &facts, Draws::default());
+    shown::decided(decision, source, steps, answer);
 }

@@ -1,6 +1,6 @@
 //! Where questions go: to the agent of this machine over its Unix socket, or to the agents of a cluster.
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Role};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -43,25 +43,29 @@ impl Agent {
         Fleet::connect(&self.mesh_namespace).await.map(Place::Cluster)
     }
 
-    /// Asks for `path` here, or every agent of the cluster for `verb`, which asks for `path` there.
+    /// Asks for `path` here, or every agent and gateway of the cluster for `verb`, which asks for `path` there.
     pub(super) async fn gather(&self, verb: &str, path: &str) -> anyhow::Result<Gathered> {
         let fleet = match self.place().await? {
             Place::Here => {
                 let answer = self.ask(Method::GET, path, None).await?;
-                let node = answer["agent"]["node"].as_str().unwrap_or("this node").to_owned();
+                let member = match answer["gateway"]["pod"].as_str().or(answer["gateway"].as_str()) {
+                    Some(pod) => format!("gateway {pod}"),
+                    None => answer["agent"]["node"].as_str().unwrap_or("this node").to_owned(),
+                };
                 return Ok(Gathered {
-                    answers: vec![(node, Ok(answer))],
+                    answers: vec![(member, Role::Agent, Ok(answer))],
                     here: true,
                 });
             }
             Place::Cluster(fleet) => fleet,
         };
-        let agents = fleet.agents().await?;
-        let answers = fleet.ask_all(&agents, &[verb.to_owned()]).await;
+        let mut members = fleet.agents().await?;
+        members.extend(fleet.gateways().await?);
+        let answers = fleet.ask_all(&members, &[verb.to_owned()]).await;
         Ok(Gathered {
             answers: answers
                 .into_iter()
-                .map(|(agent, answer)| (agent.node, answer))
+                .map(|(member, answer)| (member.name(), member.role, answer))
                 .collect(),
             here: false,
         })
@@ -78,47 +82,53 @@ impl Agent {
     }
 }
 
-/// Answers of one agent here or of a cluster's, by node.
+/// Answers of one agent or gateway here, or of a cluster's, by what they answer for.
 pub(super) struct Gathered {
-    answers: Vec<(String, anyhow::Result<Value>)>,
+    answers: Vec<(String, Role, anyhow::Result<Value>)>,
     here: bool,
 }
 
 impl Gathered {
-    /// Those that answered: node and answer.
+    /// Those that answered: what for, and the answer.
     pub(super) fn answers(&self) -> impl Iterator<Item = (&str, &Value)> {
         let each = self.answers.iter();
-        each.filter_map(|(node, answer)| Some((node.as_str(), answer.as_ref().ok()?)))
+        each.filter_map(|(name, _, answer)| Some((name.as_str(), answer.as_ref().ok()?)))
     }
 
     /// Names those that did not.
     pub(super) fn print_silent(&self) {
-        for (node, answer) in &self.answers {
+        for (name, role, answer) in &self.answers {
             if let Err(error) = answer {
-                println!("node {node}: NO ANSWER: {error:#}");
+                let what = if *role == Role::Agent { "node " } else { "" };
+                println!("{what}{name}: NO ANSWER: {error:#}");
             }
         }
     }
 
-    /// The answer as it came from one agent; of a cluster's, all in `agents`.
+    /// The answer as it came from one place; of a cluster's all, in `agents` and `gateways`.
     pub(super) fn json(&self) -> Value {
-        let row = |(node, answer): &(String, anyhow::Result<Value>)| match answer {
-            Ok(answer) => answer.clone(),
-            Err(error) => json!({"agent": {"node": node}, "error": format!("{error:#}")}),
-        };
-        let mut rows: Vec<Value> = self.answers.iter().map(row).collect();
-        match rows.pop() {
-            Some(only) if self.here => only,
-            last => {
-                rows.extend(last);
-                json!({"agents": rows})
-            }
+        if self.here
+            && let [(_, _, Ok(only))] = self.answers.as_slice()
+        {
+            return only.clone();
         }
+        let of = |wanted: Role| -> Vec<Value> {
+            let own = self.answers.iter().filter(|(_, role, _)| *role == wanted);
+            own.map(|(name, _, answer)| match answer {
+                Ok(answer) => answer.clone(),
+                Err(error) if wanted == Role::Agent => {
+                    json!({"agent": {"node": name}, "error": format!("{error:#}")})
+                }
+                Err(error) => json!({"gateway": {"pod": name}, "error": format!("{error:#}")}),
+            })
+            .collect()
+        };
+        json!({"agents": of(Role::Agent), "gateways": of(Role::Gateway)})
     }
 
     /// Failure if anyone is silent.
     pub(super) fn code(&self) -> ExitCode {
-        if self.answers.iter().all(|(_, answer)| answer.is_ok()) {
+        if self.answers.iter().all(|(_, _, answer)| answer.is_ok()) {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

@@ -1,5 +1,5 @@
-//! The agents of a cluster, asked through its API server: each answers for its node inside its own pod, by `exec`. No
-//! port is opened for it; who may ask is what RBAC says of `pods/exec` in the mesh's namespace.
+//! The agents and gateways of a cluster, asked through its API server: each answers inside its own pod, by `exec`. No port
+//! is opened for it; who may ask is what RBAC says of `pods/exec` in the mesh's namespace, and in those of gateways.
 
 use anyhow::{Context, bail, ensure};
 use futures_util::future::join_all;
@@ -16,11 +16,37 @@ const AGENTS: &str = "app=heddle-agent";
 /// How long one agent may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An agent's pod.
+/// Labels of gateways' pods, whoever deploys them.
+const GATEWAYS: &str = "app.kubernetes.io/part-of=heddle,app.kubernetes.io/component=gateway";
+/// Labels of a gateway's pod that may have the name of what it belongs to: its Gateway, its Deployment.
+const NAMED_BY: [&str; 2] = ["gateway.networking.k8s.io/gateway-name", "app"];
+
+/// A pod that answers.
 #[derive(Clone, Debug)]
-pub(super) struct AgentPod {
+pub(super) struct Member {
+    pub(super) role: Role,
     pub(super) node: String,
+    pub(super) namespace: String,
     pub(super) pod: String,
+}
+
+/// What it answers for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Its node.
+    Agent,
+    /// Itself.
+    Gateway,
+}
+
+impl Member {
+    /// What it answers for, in one word or two.
+    pub(super) fn name(&self) -> String {
+        match self.role {
+            Role::Agent => self.node.clone(),
+            Role::Gateway => format!("gateway {}/{}", self.namespace, self.pod),
+        }
+    }
 }
 
 /// A cluster and where Heddle is installed in it.
@@ -58,10 +84,14 @@ impl Fleet {
     ///
     /// # Errors
     /// They cannot be listed, or there is none.
-    pub(super) async fn agents(&self) -> anyhow::Result<Vec<AgentPod>> {
+    pub(super) async fn agents(&self) -> anyhow::Result<Vec<Member>> {
         let listed = self.pods().list(&ListParams::default().labels(AGENTS)).await;
         let listed = listed.with_context(|| format!("list pods of namespace {}", self.namespace))?;
-        let mut agents: Vec<AgentPod> = listed.items.into_iter().filter_map(agent_pod).collect();
+        let mut agents: Vec<Member> = listed
+            .items
+            .into_iter()
+            .filter_map(|pod| member(pod, Role::Agent))
+            .collect();
         ensure!(
             !agents.is_empty(),
             "no pod with label {AGENTS} in namespace {}: is Heddle installed there (--mesh-namespace)?",
@@ -69,6 +99,32 @@ impl Fleet {
         );
         agents.sort_by(|a, b| a.node.cmp(&b.node));
         Ok(agents)
+    }
+
+    /// Every gateway that runs, by namespace and name; those of the mesh's own namespace where pods of others may not be
+    /// listed, which is then said.
+    ///
+    /// # Errors
+    /// They cannot be listed at all.
+    pub(super) async fn gateways(&self) -> anyhow::Result<Vec<Member>> {
+        let params = ListParams::default().labels(GATEWAYS);
+        let listed = match Api::<Pod>::all(self.client.clone()).list(&params).await {
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                eprintln!(
+                    "gateways outside of {} are not asked: {}",
+                    self.namespace, status.message
+                );
+                self.pods().list(&params).await
+            }
+            listed => listed,
+        };
+        let pods = listed.context("list the pods of gateways")?.items.into_iter();
+        let mut gateways: Vec<Member> = pods
+            .filter(runs)
+            .filter_map(|pod| member(pod, Role::Gateway))
+            .collect();
+        gateways.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
+        Ok(gateways)
     }
 
     /// Addresses of a pod (`namespace/name`).
@@ -87,48 +143,77 @@ impl Fleet {
     }
 
     async fn pod(&self, pod: &str) -> anyhow::Result<Pod> {
-        let (namespace, name) = pod
-            .split_once('/')
-            .with_context(|| format!("{pod:?}: write namespace/pod"))?;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        api.get(name).await.with_context(|| format!("pod {pod}"))
+        let found = self.find(pod).await?;
+        found.with_context(|| format!("pod {pod}: there is none"))
     }
 
-    /// The agent of the node that runs this pod (`namespace/name`).
+    async fn find(&self, pod: &str) -> anyhow::Result<Option<Pod>> {
+        let (namespace, name) = split(pod)?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        api.get_opt(name).await.with_context(|| format!("pod {pod}"))
+    }
+
+    /// Who knows what becomes of what `source` sends: of a pod (`namespace/name`) the agent of its node; of a gateway's pod,
+    /// or of a gateway by the name of its Gateway or Deployment, that pod.
     ///
     /// # Errors
-    /// No such pod, or its node has no agent.
-    pub(super) async fn agent_of(&self, pod: &str) -> anyhow::Result<AgentPod> {
-        let found = self.pod(pod).await?;
+    /// No such pod or gateway, or its node has no agent.
+    pub(super) async fn who_decides_for(&self, source: &str) -> anyhow::Result<Member> {
+        let Some(found) = self.find(source).await? else {
+            return self.gateway_named(source).await;
+        };
+        if is_gateway(&found) {
+            return member(found, Role::Gateway)
+                .with_context(|| format!("pod {source} is not scheduled yet"));
+        }
         let node = found.spec.and_then(|spec| spec.node_name);
-        let node = node.with_context(|| format!("pod {pod} is not scheduled yet"))?;
+        let node = node.with_context(|| format!("pod {source} is not scheduled yet"))?;
         let mut agents = self.agents().await?.into_iter();
         agents
             .find(|agent| agent.node == node)
-            .with_context(|| format!("node {node} of pod {pod} has no agent"))
+            .with_context(|| format!("node {node} of pod {source} has no agent"))
+    }
+
+    /// One of the pods of a gateway.
+    async fn gateway_named(&self, gateway: &str) -> anyhow::Result<Member> {
+        let (namespace, name) = split(gateway)?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let pods = api.list(&ListParams::default().labels(GATEWAYS)).await;
+        let pods = pods.with_context(|| format!("list the gateways of namespace {namespace}"))?;
+        let mut own = pods.items.into_iter().filter(runs).filter(|pod| {
+            let labels = pod.metadata.labels.as_ref();
+            labels.is_some_and(|labels| {
+                NAMED_BY
+                    .iter()
+                    .any(|key| labels.get(*key).is_some_and(|v| v == name))
+            })
+        });
+        own.next()
+            .and_then(|pod| member(pod, Role::Gateway))
+            .with_context(|| format!("{gateway}: there is no pod and no running gateway of this name"))
     }
 
     /// Runs `heddle VERB --output json ARGS` in an agent's pod. A verb that ends with an error but prints JSON has answered.
     ///
     /// # Errors
     /// The API server or the verb refuses.
-    pub(super) async fn ask(&self, agent: &AgentPod, args: &[String]) -> anyhow::Result<Value> {
+    pub(super) async fn ask(&self, agent: &Member, args: &[String]) -> anyhow::Result<Value> {
         let (verb, args) = args.split_first().context("no verb")?;
         let mut command = ["heddle", verb, "--output", "json"].map(str::to_owned).to_vec();
         command.extend_from_slice(args);
-        let asking = self.exec(&agent.pod, &command);
+        let asking = self.exec(agent, &command);
         tokio::time::timeout(PATIENCE, asking)
             .await
             .unwrap_or_else(|_| bail!("no answer within {} s", PATIENCE.as_secs()))
-            .with_context(|| format!("agent {} on node {}", agent.pod, agent.node))
+            .with_context(|| format!("pod {}/{} on node {}", agent.namespace, agent.pod, agent.node))
     }
 
     /// Asks all at once; the answers come in the order of `agents`.
     pub(super) async fn ask_all(
         &self,
-        agents: &[AgentPod],
+        agents: &[Member],
         args: &[String],
-    ) -> Vec<(AgentPod, anyhow::Result<Value>)> {
+    ) -> Vec<(Member, anyhow::Result<Value>)> {
         join_all(
             agents
                 .iter()
@@ -137,8 +222,9 @@ impl Fleet {
         .await
     }
 
-    async fn exec(&self, pod: &str, command: &[String]) -> anyhow::Result<Value> {
-        let mut process = self.pods().exec(pod, command, &AttachParams::default()).await?;
+    async fn exec(&self, member: &Member, command: &[String]) -> anyhow::Result<Value> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &member.namespace);
+        let mut process = pods.exec(&member.pod, command, &AttachParams::default()).await?;
         let (mut out, mut err) = (String::new(), String::new());
         let mut stdout = process.stdout().context("no standard output")?;
         let mut stderr = process.stderr().context("no standard error")?;
@@ -151,9 +237,61 @@ impl Fleet {
     }
 }
 
-fn agent_pod(pod: Pod) -> Option<AgentPod> {
-    Some(AgentPod {
+fn split(name: &str) -> anyhow::Result<(&str, &str)> {
+    name.split_once('/')
+        .with_context(|| format!("{name:?}: write namespace/pod"))
+}
+
+fn member(pod: Pod, role: Role) -> Option<Member> {
+    Some(Member {
+        role,
         node: pod.spec?.node_name?,
+        namespace: pod.metadata.namespace?,
         pod: pod.metadata.name?,
     })
+}
+
+fn runs(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// See [`GATEWAYS`].
+fn is_gateway(pod: &Pod) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    let has = |pair: &str| {
+        let (key, value) = pair.split_once('=')?;
+        Some(labels?.get(key)? == value)
+    };
+    GATEWAYS.split(',').all(|pair| has(pair) == Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_gateways_pod_is_known_by_its_labels() {
+        let pod = |labels: Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "gw-1", "namespace": "shop", "labels": labels},
+                "spec": {"nodeName": "node1", "containers": []},
+                "status": {"phase": "Running"},
+            }))
+            .unwrap()
+        };
+        let part = "app.kubernetes.io/part-of";
+        let component = "app.kubernetes.io/component";
+        let gateway = pod(json!({part: "heddle", component: "gateway", "app": "x"}));
+        assert!(is_gateway(&gateway) && runs(&gateway));
+        assert_eq!(
+            member(gateway, Role::Gateway).unwrap().name(),
+            "gateway shop/gw-1"
+        );
+        assert!(!is_gateway(&pod(json!({part: "heddle"}))));
+        assert!(!is_gateway(&pod(json!({part: "other", component: "gateway"}))));
+        let agent = pod(json!({}));
+        assert_eq!(member(agent, Role::Agent).unwrap().name(), "node1");
+    }
 }

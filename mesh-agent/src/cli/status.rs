@@ -1,27 +1,49 @@
 //! `status`: the agent in a page.
 
+mod gateway;
+mod in_force;
+
 use super::Output;
 use super::ask::{Agent, block_on};
 use serde_json::Value;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     agent: Agent,
+    /// Prove which generation of each rule is in force: of a cluster on every agent and gateway, against what the API server
+    /// has; fails if one lags.
+    #[arg(long)]
+    in_force: bool,
+    /// With --in-force on one agent or gateway: name each rule.
+    #[arg(long, requires = "in_force")]
+    objects: bool,
+    /// With --in-force: how long a cluster's agents and gateways may still lag, seconds.
+    #[arg(long, requires = "in_force", default_value_t = 0)]
+    wait: u64,
     /// How to print.
     #[arg(long, short, default_value = "text")]
     output: Output,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.in_force {
+        let wait = Duration::from_secs(args.wait);
+        return in_force::run(&args.agent, args.objects, wait, args.output);
+    }
     let gathered = block_on(args.agent.gather("status", "/status"))?;
     match args.output {
         Output::Json => println!("{}", gathered.json()),
         Output::Text => {
             for (node, status) in gathered.answers() {
-                print(status, gathered.of_cluster().then_some(node));
+                if status["gateway"].is_object() {
+                    gateway::print(status);
+                } else {
+                    print(status, gathered.of_cluster().then_some(node));
+                }
             }
             gathered.print_silent();
         }
@@ -78,13 +100,22 @@ fn print(status: &Value, only_node: Option<&str>) {
             text(&pod["why"]),
         );
     }
-    println!("\n{:<60} {:<8} STATE", "CERTIFICATE", "SERIAL");
-    for certificate in rows(&status["certificates"]) {
-        let serial: String = text(&certificate["serial"]).chars().take(8).collect();
+    print_certificates(status);
+    for (n, name) in rows(&status["names"]).iter().enumerate() {
+        if n == 0 {
+            println!("\n{:<44} {:<40} SERVICEENTRY", "NAME", "ADDRESSES");
+        }
+        let addresses: Vec<String> = rows(&name["addresses"]).iter().map(text).collect();
+        let chosen = if name["allocated"] == true {
+            ", chosen by the mesh"
+        } else {
+            ""
+        };
         println!(
-            "{:<60} {serial:<8} {}",
-            text(&certificate["identity"]),
-            text(&certificate["state"])
+            "{:<44} {:<40} {}{chosen}",
+            text(&name["host"]),
+            addresses.join(" "),
+            text(&name["service_entry"]),
         );
     }
     let ejected = rows(&status["ejected"]);
@@ -103,6 +134,22 @@ fn print(status: &Value, only_node: Option<&str>) {
             text(&out["port"]),
         );
     }
+    print_problems(status);
+}
+
+fn print_certificates(status: &Value) {
+    println!("\n{:<60} {:<8} STATE", "CERTIFICATE", "SERIAL");
+    for certificate in rows(&status["certificates"]) {
+        let serial: String = text(&certificate["serial"]).chars().take(8).collect();
+        println!(
+            "{:<60} {serial:<8} {}",
+            text(&certificate["identity"]),
+            text(&certificate["state"])
+        );
+    }
+}
+
+fn print_problems(status: &Value) {
     let problems = rows(&status["problems"]);
     if !problems.is_empty() {
         println!("\nPROBLEMS");

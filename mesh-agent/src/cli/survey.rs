@@ -1,7 +1,7 @@
 //! What a cluster has and lacks for the mesh, and who in it is in the mesh: `heddle check` and `heddle verify-install`
 //! where there is a cluster to ask.
 
-use super::fleet::{AgentPod, Fleet};
+use super::fleet::{Fleet, Member};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -134,7 +134,7 @@ fn unreadable(crd: &CustomResourceDefinition, known: &[&str]) -> Option<String> 
 }
 
 /// What every agent says of its node and of its config.
-pub(super) fn agents(answers: &[(AgentPod, anyhow::Result<Value>)]) -> Vec<Finding> {
+pub(super) fn agents(answers: &[(Member, anyhow::Result<Value>)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut problems: Vec<String> = Vec::new();
     for (agent, answer) in answers {
@@ -198,7 +198,7 @@ pub(super) fn agents(answers: &[(AgentPod, anyhow::Result<Value>)]) -> Vec<Findi
 }
 
 /// What is not in the mesh on an agent's node, and why, one line each.
-pub(super) fn outside(agent: &AgentPod, status: &Value) -> Vec<String> {
+pub(super) fn outside(agent: &Member, status: &Value) -> Vec<String> {
     let here = rows(&status["pods"])
         .iter()
         .filter(|pod| pod["node"] == agent.node);
@@ -242,7 +242,9 @@ mod tests {
 
     #[test]
     fn an_enrolled_pod_that_is_not_captured_is_a_finding_and_one_that_never_asked_is_not() {
-        let agent = AgentPod {
+        let agent = Member {
+            role: super::super::fleet::Role::Agent,
+            namespace: "heddle-system".to_owned(),
             node: "n1".into(),
             pod: "heddle-agent-x".into(),
         };

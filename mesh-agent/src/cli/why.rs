@@ -10,7 +10,8 @@ use std::process::ExitCode;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The pod that connects: `namespace/pod`.
+    /// The pod that connects: `namespace/pod`. Of a gateway, its pod, Gateway or Deployment: then it is told what becomes of
+    /// what a client sends to it.
     source: String,
     /// What it dials: a host name as the pod would use it, or an address; with `:port` (default 80).
     destination: String,
@@ -23,7 +24,8 @@ pub(super) struct Args {
     /// A header field of the request, `Name: value`; may be given again.
     #[arg(long = "header", short = 'H')]
     headers: Vec<String>,
-    /// Server name of a TLS connection that is passed through, in place of a request.
+    /// Server name of a TLS connection that is passed through, in place of a request; at a gateway, the one that a client
+    /// sends, where it is not the host.
     #[arg(long)]
     sni: Option<String>,
     #[command(flatten)]
@@ -64,8 +66,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         match args.agent.place().await? {
             Place::Here => args.agent.ask(Method::POST, "/why", Some(&question)).await,
             Place::Cluster(fleet) => {
-                let agent = fleet.agent_of(&args.source).await?;
-                fleet.ask(&agent, &args.again()).await
+                let member = fleet.who_decides_for(&args.source).await?;
+                fleet.ask(&member, &args.again()).await
             }
         }
     })?;

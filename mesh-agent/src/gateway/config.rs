@@ -50,6 +50,9 @@ pub struct GatewayConfig {
     /// Where metrics are served.
     #[arg(long, env = "HEDDLE_METRICS_ADDR", default_value = "[::]:15020")]
     pub metrics_addr: SocketAddr,
+    /// Unix socket for `heddle status`, `why` and `routes`; without it there is none.
+    #[arg(long, env = "HEDDLE_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
     /// Proxy threads; 0 = one for each core.
     #[arg(long, env = "HEDDLE_WORKERS", default_value_t = 0)]
     pub workers: usize,

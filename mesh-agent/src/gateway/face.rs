@@ -1,10 +1,11 @@
 //! What a gateway tells on its own ports: readiness and metrics.
 
 use super::config::GatewayConfig;
+use crate::pages::{metrics, text};
 use crate::telemetry::Telemetry;
 use anyhow::Context;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -36,6 +37,11 @@ impl Health {
     /// The gateway is about to end.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether connections should be sent here.
+    pub(super) fn ready(&self) -> bool {
+        self.state().0 == StatusCode::OK
     }
 
     fn state(&self) -> (StatusCode, &'static str) {
@@ -102,22 +108,9 @@ fn answer(request: &Request<Incoming>, health: &Health, telemetry: &Telemetry) -
             text(status, words)
         }
         (&Method::GET, "/healthz/live") => text(StatusCode::OK, "alive\n"),
-        (&Method::GET, "/metrics" | "/stats/prometheus") => {
-            let mut response = text(StatusCode::OK, telemetry.encode());
-            let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
+        (&Method::GET, "/metrics" | "/stats/prometheus") => metrics(telemetry.encode()),
         _ => text(StatusCode::NOT_FOUND, "no such page\n"),
     }
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }
 
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);

@@ -31,6 +31,16 @@ impl Ports {
         }
     }
 
+    /// Whether a port is open.
+    pub(super) fn is_open(&self, bind: Bind) -> bool {
+        self.open.contains(&bind)
+    }
+
+    /// Why a port could not be opened.
+    pub(super) fn failure(&self, bind: Bind) -> Option<&str> {
+        self.failed.get(&bind).map(String::as_str)
+    }
+
     /// Opens what is new, and tries again what failed; closes what is not served any more.
     pub(super) fn follow(&mut self, edge: &Edge) {
         let gone: Vec<Bind> = self

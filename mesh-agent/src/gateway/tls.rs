@@ -19,7 +19,8 @@ struct Made {
     of: Arc<ServerTls>,
     /// Of the contents of the files that it names.
     files: u64,
-    config: Option<Arc<ServerConfig>>,
+    /// Or why there is none.
+    config: Result<Arc<ServerConfig>, String>,
 }
 
 impl Terminations {
@@ -52,8 +53,14 @@ impl Terminations {
             })
             .collect();
         let served = self.made.iter();
-        let served = served.filter_map(|(origin, made)| Some((origin.clone(), made.config.clone()?)));
+        let served = served.filter_map(|(origin, made)| Some((origin.clone(), made.config.clone().ok()?)));
         self.published.store(Arc::new(served.collect()));
+    }
+
+    /// Why a listener's TLS cannot be served.
+    pub(super) fn failure(&self, origin: &ListenerOrigin) -> Option<&str> {
+        let made = self.made.get(origin)?;
+        made.config.as_ref().err().map(String::as_str)
     }
 
     /// As [`Terminations::follow`], if a listener reads files.
@@ -71,15 +78,16 @@ fn wanted(edge: &Edge) -> impl Iterator<Item = (&ListenerOrigin, &Arc<ServerTls>
         .filter(|(_, tls)| tls.mode != TlsMode::IstioMutual)
 }
 
-fn make(origin: &ListenerOrigin, tls: &ServerTls) -> Option<Arc<ServerConfig>> {
+fn make(origin: &ListenerOrigin, tls: &ServerTls) -> Result<Arc<ServerConfig>, String> {
     match server_config(tls) {
         Ok(config) => {
             tracing::info!(listener = %origin, "certificate in use");
-            Some(Arc::new(config))
+            Ok(Arc::new(config))
         }
         Err(error) => {
-            tracing::error!(listener = %origin, reason = chain(&error), "listener serves nothing");
-            None
+            let reason = chain(&error);
+            tracing::error!(listener = %origin, reason, "listener serves nothing");
+            Err(reason)
         }
     }
 }

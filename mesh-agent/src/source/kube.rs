@@ -17,7 +17,7 @@ pub mod material;
 mod wire;
 
 pub use figures::SourceFigures;
-pub use kinds::Reader;
+pub use kinds::{Reader, rules_read};
 
 use batch::Step;
 use follow::Follower;

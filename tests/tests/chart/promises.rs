@@ -393,3 +393,25 @@ fn a_gateway_has_no_privilege_and_reads_the_secrets_of_its_own_namespace_only() 
         assert_eq!(binding["subjects"].as_array().unwrap().len(), 1);
     }
 }
+
+/// By a label that all of them have, the chart's and the controller's, and on a socket that outlives no pod.
+#[test]
+fn every_gateway_is_found_and_asked_by_heddle() {
+    let Some(helm) = crate::helm::helm() else { return };
+    let objects = render(&helm, &["--set", "gateways.ingress.enabled=true"]);
+    let controller = object(&objects, "Deployment", "heddle-controller");
+    let mut env = container(controller)["env"].as_array().unwrap().iter();
+    let template = env.find(|var| var["name"] == "HEDDLE_GATEWAY_TEMPLATE").unwrap();
+    let template: Value = serde_json::from_str(template["value"].as_str().unwrap()).unwrap();
+    let charts = &object(&objects, "Deployment", "istio-ingressgateway")["spec"]["template"];
+    for pod in [charts, &template["podTemplate"]] {
+        let labels = &pod["metadata"]["labels"];
+        assert_eq!(labels["app.kubernetes.io/part-of"], "heddle", "{pod}");
+        assert_eq!(labels["app.kubernetes.io/component"], "gateway", "{pod}");
+        let args = strings(&pod["spec"]["containers"][0]["args"]);
+        assert!(args.contains(&"--admin-socket=/run/heddle/admin.sock"), "{pod}");
+        let mut volumes = pod["spec"]["volumes"].as_array().unwrap().iter();
+        let own = volumes.find(|volume| volume["name"] == "run").unwrap();
+        assert_eq!(own["emptyDir"]["medium"], "Memory", "{pod}");
+    }
+}

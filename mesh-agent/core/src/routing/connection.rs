@@ -91,15 +91,20 @@ pub fn route_connection(
 #[must_use]
 pub fn explain_connection(snapshot: &Snapshot, connection: &ConnectionFacts<'_>) -> Vec<String> {
     let mut lines = Lines::default();
-    let line = match decide(snapshot, connection, 0, &mut lines) {
+    let outcome = decide(snapshot, connection, 0, &mut lines);
+    lines.note(|| described(&outcome));
+    lines.0
+}
+
+/// The last step.
+pub(super) fn described(outcome: &Result<ConnectionPlan, Refusal>) -> String {
+    match outcome {
         Ok(plan) => {
             let policy = resolve::policy(&plan.upstream);
             format!("carry to {}{policy}", resolve::describe(&plan.upstream))
         }
         Err(refusal) => format!("close with {}: {}", refusal.flag, refusal.detail),
-    };
-    lines.note(|| line);
-    lines.0
+    }
 }
 
 /// Whether the ClientHello of a connection must be read before it can be routed.
@@ -127,9 +132,20 @@ pub fn route_connection_by<'a>(
     connection: &ConnectionFacts<'_>,
     draw: u32,
 ) -> Result<Option<ConnectionPlan>, Refusal> {
-    let found = find(tables, tls, connection, &mut Silent);
-    match found {
-        Found::Rule(matched) => take(snapshot, connection, matched, draw, &mut Silent).map(Some),
+    by_tables(snapshot, tables, tls, connection, draw, &mut Silent)
+}
+
+/// As [`route_connection_by`], telling what it does.
+pub(super) fn by_tables<'a>(
+    snapshot: &Snapshot,
+    tables: impl IntoIterator<Item = &'a Arc<ConnectionTable>>,
+    tls: bool,
+    connection: &ConnectionFacts<'_>,
+    draw: u32,
+    trace: &mut impl Trace,
+) -> Result<Option<ConnectionPlan>, Refusal> {
+    match find(tables, tls, connection, trace) {
+        Found::Rule(matched) => take(snapshot, connection, matched, draw, trace).map(Some),
         Found::Missed | Found::Nothing => Ok(None),
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a request or connection at a gateway.
 
-use super::connection::{ConnectionFacts, ConnectionPlan, Opening, route_connection_by};
+use super::connection::{ConnectionFacts, ConnectionPlan, Opening, by_tables, described};
 use super::matcher;
 use super::resolve::no_route;
 use super::trace::{Lines, Silent, Trace};
@@ -93,6 +93,31 @@ pub fn connect_at_gateway(
     connection: &ConnectionFacts<'_>,
     draw: u32,
 ) -> Result<ConnectionPlan, Refusal> {
+    connect(snapshot, port, by_sni, connection, draw, &mut Silent)
+}
+
+/// As [`super::explain_connection`], for [`connect_at_gateway`].
+#[must_use]
+pub fn explain_connection_at_gateway(
+    snapshot: &Snapshot,
+    port: &EdgePort,
+    by_sni: Option<&ListenerOrigin>,
+    connection: &ConnectionFacts<'_>,
+) -> Vec<String> {
+    let mut lines = Lines::default();
+    let outcome = connect(snapshot, port, by_sni, connection, 0, &mut lines);
+    lines.note(|| described(&outcome));
+    lines.0
+}
+
+fn connect(
+    snapshot: &Snapshot,
+    port: &EdgePort,
+    by_sni: Option<&ListenerOrigin>,
+    connection: &ConnectionFacts<'_>,
+    draw: u32,
+    trace: &mut impl Trace,
+) -> Result<ConnectionPlan, Refusal> {
     let chosen = |l: &&Arc<Listener>| by_sni.is_none_or(|origin| l.origin == *origin);
     for listener in port.listeners.iter().filter(chosen) {
         let here = ConnectionFacts {
@@ -105,10 +130,10 @@ pub fn connect_at_gateway(
         let passes = by_name || listener.protocol == ListenerProtocol::TlsPassthrough;
         let found = match (listener.protocol, connection.opening) {
             (ListenerProtocol::TlsAutoPassthrough, Opening::Tls(Some(name))) => match named_by(name) {
-                Some(table) => route_connection_by(snapshot, [&table], true, &here, draw)?,
+                Some(table) => by_tables(snapshot, [&table], true, &here, draw, trace)?,
                 None => None,
             },
-            _ => route_connection_by(snapshot, &listener.connections, passes, &here, draw)?,
+            _ => by_tables(snapshot, &listener.connections, passes, &here, draw, trace)?,
         };
         if let Some(plan) = found {
             return Ok(plan);

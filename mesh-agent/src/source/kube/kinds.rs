@@ -2,6 +2,7 @@
 
 use kube::core::{ApiResource, GroupVersionKind};
 use mesh_core::model::template;
+use mesh_core::state::is_rule;
 use mesh_core::translate::gateway_api;
 
 /// One kind of object.
@@ -62,6 +63,17 @@ impl Reader {
         };
         KINDS.iter().filter(|kind| needs(kind.readers)).collect()
     }
+}
+
+/// Group and kind of the rules that every agent reads; with `gateways`, that every gateway reads.
+pub fn rules_read(gateways: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let reads = move |kind: &&Kind| match gateways {
+        true => kind.readers.gateways == Gateways::All,
+        false => kind.readers.agents,
+    };
+    let read = KINDS.iter().filter(reads);
+    read.map(|kind| (kind.group, kind.kind))
+        .filter(|(group, kind)| is_rule(group, kind))
 }
 
 /// Field selector of Secrets that may hold a certificate.

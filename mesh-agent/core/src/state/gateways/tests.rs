@@ -1,4 +1,5 @@
 mod api;
+mod arrival;
 mod listener_sets;
 mod tls;
 

@@ -335,7 +335,7 @@ fn the_version_in_force_is_the_last_good_one() {
         (version.generation, version.resource_version.as_deref()),
         (Some(1), Some("7"))
     );
-    assert_eq!(state.versions().newest()["VirtualService"], 9);
+    assert_eq!(state.versions().newest()["VirtualService.networking.istio.io"], 9);
     put(&mut state, versioned(3, "11", ROUTE));
     assert_eq!(state.versions().rules()[&key].generation, Some(3));
     state.apply(Change::Delete(key));
@@ -364,4 +364,69 @@ fn what_an_api_server_sends_is_kept_whole_until_it_is_right_again_or_gone() {
     );
     delete(&mut state, &service("web"));
     assert!(state.problems().is_empty() && state.snapshot().services.is_empty());
+}
+
+/// Of an API server the tables alone know what was there: what they forget to tell of is served until something else changes.
+#[test]
+fn whatever_a_gateway_reads_is_gone_at_once_when_it_is_deleted() {
+    use crate::model::gateway::GatewayRole;
+    let kinds = [
+        (
+            "networking.istio.io/v1",
+            "Gateway",
+            json!({"selector": {"a": "b"}, "servers": []}),
+        ),
+        (
+            "networking.k8s.io/v1",
+            "Ingress",
+            json!({"ingressClassName": "heddle", "rules": [{"host": "a.example.com", "http": {"paths": []}}]}),
+        ),
+        (
+            "gateway.networking.k8s.io/v1",
+            "Gateway",
+            json!({"gatewayClassName": "heddle", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
+        ),
+        (
+            "gateway.networking.k8s.io/v1",
+            "GatewayClass",
+            json!({"controllerName": "heddle.io/gateway-controller"}),
+        ),
+        ("v1", "Node", json!({})),
+    ];
+    let role = GatewayRole {
+        pod: ObjectName::new("n", "gw-1"),
+        labels: Arc::new([("a".into(), "b".into())].into()),
+        gateway: None,
+    };
+    for (version, kind, spec) in kinds {
+        let mut state = State::for_node(MeshSettings::default(), "-").serving(role.clone());
+        let object = json!({"apiVersion": version, "kind": kind, "spec": spec,
+            "metadata": {"name": "x", "namespace": "n", "labels": {"topology.kubernetes.io/region": "r"}}});
+        let (group, _) = version.split_once('/').unwrap_or_default();
+        let key = ObjectKey {
+            kind: kind.to_owned(),
+            group: group.to_owned(),
+            namespace: "n".to_owned(),
+            name: "x".to_owned(),
+        };
+        let apply = Change::Apply {
+            object,
+            origin: "x".to_owned(),
+        };
+        assert!(state.apply(apply), "{kind}: {:?}", state.problems());
+        state.snapshot();
+        assert!(state.apply(Change::Delete(key.clone())), "{version} {kind}");
+        assert!(!state.apply(Change::Delete(key)), "{version} {kind}: twice");
+    }
+    let mut state = State::for_node(MeshSettings::default(), "-").serving(role);
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x", "namespace": "n"},
+        "stringData": {"tls.crt": "c", "tls.key": "k"}});
+    put(&mut state, secret);
+    let key = ObjectKey {
+        kind: "Secret".to_owned(),
+        group: String::new(),
+        namespace: "n".to_owned(),
+        name: "x".to_owned(),
+    };
+    assert!(state.apply(Change::Delete(key)));
 }
