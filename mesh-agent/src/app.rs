@@ -1,6 +1,7 @@
 //! Wires the edges: builds them, connects them, starts and stops them in order. The only module that may name all.
 
 pub mod admin;
+mod authorities;
 pub mod certificates;
 pub mod config;
 pub mod control;

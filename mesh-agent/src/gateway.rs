@@ -10,9 +10,9 @@ mod admin;
 pub mod config;
 mod face;
 mod itself;
+mod material;
 mod ports;
 mod report;
-mod secrets;
 mod tls;
 mod why;
 
@@ -21,6 +21,7 @@ use crate::ca::CertificateStore;
 use crate::contract::{Certificates, EdgeTls, NoCredentials, NoNames, PodHandle, SocketRecords};
 use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
+use crate::source::kube::material::{Followed, News};
 use crate::source::{files, kube, names};
 use crate::sys::NetNs;
 use crate::telemetry::{Telemetry, TelemetryConfig};
@@ -29,12 +30,12 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use config::GatewayConfig;
 use face::Health;
+use material::Scope;
 use mesh_common::SocketRecord;
 use mesh_core::model::snapshot::Snapshot;
 use mesh_core::model::workload::Workload;
 use mesh_core::state::{Change, Problem, State, Versions};
 use ports::Ports;
-use secrets::Secrets;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -86,7 +87,8 @@ struct Gateway {
     health: Arc<Health>,
     /// Names of ServiceEntries that are to be resolved.
     names: watch::Sender<names::Names>,
-    secrets: Secrets,
+    scope: Scope,
+    followed: Followed,
     /// Whether the first listing is complete.
     listed: bool,
 }
@@ -98,9 +100,10 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
     let (sender, mut changes) = mpsc::channel(8);
     let (wanted, names) = watch::channel(names::Names::new());
     tokio::task::spawn_local(names::follow_on_demand(names, sender.clone()));
-    let (told, mut secret_news) = mpsc::channel(8);
-    let secrets = Secrets::of(config.gateway.clone());
-    let (state, mut source) = start_source(&config, &telemetry, sender, (&secrets, told)).await?;
+    let (told, mut material_news) = mpsc::channel(8);
+    let followed = Followed::default();
+    let scope = scope(&config);
+    let (state, mut source) = start_source(&config, &telemetry, sender, (&followed, told)).await?;
     let state = state.serving(itself::role(&config, &me));
     let store = Arc::new(certificates::store(
         &config.ca,
@@ -136,7 +139,8 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
         ports: Ports::new(Arc::clone(&proxy), handle, config.drain_deadline()),
         health: Arc::clone(&health),
         names: wanted,
-        secrets,
+        scope,
+        followed,
         listed: false,
     }));
     if let Some(path) = &config.admin_socket {
@@ -150,9 +154,9 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
             biased;
             () = &mut until => break,
             Some(batch) = changes.recv() => gateway.borrow_mut().take(batch),
-            Some(news) = secret_news.recv() => {
+            Some(news) = material_news.recv() => {
                 let mut gateway = gateway.borrow_mut();
-                let changes = gateway.secrets.take(news);
+                let changes = gateway.followed.take(news);
                 gateway.take(changes);
             }
             ended = &mut source => return ended.context("config source")?.context("config source"),
@@ -182,9 +186,9 @@ impl Gateway {
             return;
         }
         self.report_problems();
-        self.secrets.want(&self.state);
+        self.scope.want(&self.followed, &self.state);
         // A listener must not be closed for a certificate that is only not known yet.
-        let complete = !self.listed && self.secrets.complete();
+        let complete = !self.listed && self.followed.complete();
         if !self.listed && !complete {
             return;
         }
@@ -272,16 +276,23 @@ impl SocketRecords for NothingCaptured {
     }
 }
 
+fn scope(config: &GatewayConfig) -> Scope {
+    match (&config.config, &config.gateway) {
+        (Some(_), _) => Scope::Files,
+        (None, None) => Scope::Selected(config.namespace.as_str().into()),
+        (None, Some(gateway)) => Scope::Only(gateway.clone()),
+    }
+}
+
 /// A folder, or the Kubernetes API: then pods are known by endpoints and WorkloadTemplates, as other nodes' pods are to an
 /// agent.
 async fn start_source(
     config: &GatewayConfig,
     telemetry: &Telemetry,
     sender: mpsc::Sender<Vec<Change>>,
-    (secrets, told): (&Secrets, mpsc::Sender<kube::secrets::News>),
+    (followed, told): (&Followed, mpsc::Sender<News>),
 ) -> anyhow::Result<(State, JoinHandle<anyhow::Result<()>>)> {
     if let Some(folder) = config.config.clone() {
-        secrets.come_with_everything();
         let source = async move { Ok(files::watch(folder, sender).await?) };
         return Ok((State::new(config.settings()), tokio::task::spawn_local(source)));
     }
@@ -291,17 +302,14 @@ async fn start_source(
         .await
         .context("no config folder is given (--config), and")?;
     let reader = match &config.gateway {
-        None => {
-            secrets.come_with_everything();
-            kube::Reader::Gateway(config.namespace.clone())
-        }
-        Some(_) => {
-            let wanted = secrets.wanted();
-            let (client, settings, figures) = (client.clone(), settings.clone(), figures.clone());
-            tokio::spawn(kube::secrets::follow(client, settings, figures, wanted, told));
-            kube::Reader::ApiGateway
-        }
+        None => kube::Reader::Gateway(config.namespace.clone()),
+        Some(_) => kube::Reader::ApiGateway,
     };
+    let following = {
+        let (client, settings, figures) = (client.clone(), settings.clone(), figures.clone());
+        kube::material::follow(client, settings, figures, followed.wanted(), told)
+    };
+    tokio::spawn(following);
     let source = async move {
         kube::watch(client, reader, settings, figures, sender).await;
         Ok(())

@@ -13,7 +13,7 @@
   resources: [destinationrules, gateways, serviceentries, sidecars, virtualservices, workloadentries]
   verbs: [list, watch]
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [gatewayclasses, gateways, grpcroutes, httproutes, listenersets, referencegrants, tcproutes, tlsroutes]
+  resources: [backendtlspolicies, gatewayclasses, gateways, grpcroutes, httproutes, listenersets, referencegrants, tcproutes, tlsroutes]
   verbs: [list, watch]
 - apiGroups: [gateway.networking.x-k8s.io]
   resources: [xbackendtrafficpolicies]

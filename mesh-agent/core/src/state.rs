@@ -2,6 +2,8 @@
 
 mod addresses;
 mod attached;
+mod authorities;
+mod backend_tls;
 mod backends;
 mod compact;
 mod connections;
@@ -9,6 +11,7 @@ mod delegates;
 mod dirty;
 mod endpoints;
 mod entries;
+mod gateway_tls;
 mod gateways;
 mod ids;
 mod listener_sets;
@@ -43,7 +46,7 @@ use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
 
-pub use gateways::{GatewayNeeds, GatewayPort};
+pub use gateways::{GatewayNeeds, GatewayPort, Material, Place};
 pub use pods::HeldOut;
 pub use versions::{ObjectVersion, Proof, Versions, is_rule, kind_of, proofs};
 
@@ -488,7 +491,7 @@ impl State {
 fn only_gateways_read(key: &ObjectKey) -> bool {
     matches!(
         (key.group.as_str(), key.kind.as_str()),
-        ("", "Secret" | "ConfigMap") | ("networking.k8s.io", "Ingress")
+        ("", "Secret") | ("networking.k8s.io", "Ingress")
     )
 }
 

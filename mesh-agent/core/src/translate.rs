@@ -27,8 +27,8 @@ use std::fmt;
 pub use destination_rule::{DestinationRuleSpec, SubsetSpec};
 pub use gateway::{AuthorityRef, CertificateRef, GatewaySpec, ServerHost, ServerSpec, ServerTlsSpec};
 pub use gateway_api::{
-    ApiGatewaySpec, ApiRouteSpec, BackendTrafficSpec, GatewayClassSpec, ListenerSetSpec, ReferenceGrantSpec,
-    RouteKind,
+    ApiGatewaySpec, ApiRouteSpec, BackendTlsSpec, BackendTrafficSpec, GatewayClassSpec, ListenerSetSpec,
+    ReferenceGrantSpec, RouteKind,
 };
 pub use head::{Head, describe};
 pub use ingress::{IngressPath, IngressSpec, IngressTls};
@@ -106,6 +106,8 @@ pub enum Translated {
     BackendTraffic(BackendTrafficSpec),
     /// A ReferenceGrant.
     ReferenceGrant(ReferenceGrantSpec),
+    /// A BackendTLSPolicy.
+    BackendTls(BackendTlsSpec),
     /// A ServiceEntry.
     ServiceEntry(ServiceEntrySpec),
     /// A WorkloadEntry.
@@ -177,6 +179,9 @@ pub fn in_place_of(head: &Head, value: &Value) -> Option<Translated> {
     match (head.key.group.as_str(), head.key.kind.as_str()) {
         ("security.istio.io", "PeerAuthentication") => Some(Translated::PeerAuthentication(
             peer_authentication::unreadable(head, value),
+        )),
+        (gateway_api::GROUP, "BackendTLSPolicy") => Some(Translated::BackendTls(
+            gateway_api::backend_tls::unreadable(head, value),
         )),
         _ => None,
     }

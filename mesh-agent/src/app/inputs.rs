@@ -1,5 +1,6 @@
 //! Where the control loop's news comes from.
 
+use super::authorities;
 use super::config::AgentConfig;
 use super::handover::{Handover, Predecessor};
 use super::signs;
@@ -45,8 +46,11 @@ pub(super) async fn start_source(
     let node = config.node.clone();
     let state = State::for_node(config.settings(), node.as_str());
     let told = figures.clone();
+    let (watched, changes) = mpsc::channel(1);
+    let joined = authorities::join(client.clone(), settings.clone(), figures.clone(), changes, sender);
     let source = async move {
-        kube::watch(client, kube::Reader::Agent(node), settings, figures, sender).await;
+        let watching = kube::watch(client, kube::Reader::Agent(node), settings, figures, watched);
+        tokio::join!(watching, joined);
         Ok(())
     };
     Ok(Source {

@@ -74,6 +74,7 @@ const EXPERIMENTAL: &str = "gateway.networking.x-k8s.io";
 const NOTHING_KNOWN: &str = "an agent that starts knows nothing";
 const NO_EFFECT: &str = "such objects have no effect";
 const NOT_TOLD: &str = "of wrong ones nobody is told";
+const NOT_JUDGED: &str = "BackendTLSPolicies have no status";
 const NO_ROOTS: &str = "agents do not learn the CA's roots";
 const NO_LEADER: &str = "no replica leads";
 
@@ -85,7 +86,7 @@ const RIGHTS: &[Right] = &[
     right(AGENT, "mesh.heddle.io", &["workloadtemplates"], FOLLOW, "pods of other nodes stay unknown"),
     right(AGENT, "networking.istio.io", ISTIO, FOLLOW, NO_EFFECT),
     right(AGENT, "security.istio.io", &["peerauthentications"], FOLLOW, NO_EFFECT),
-    right(AGENT, GATEWAY, &["grpcroutes", "httproutes", "tcproutes", "tlsroutes"], FOLLOW, NO_EFFECT),
+    right(AGENT, GATEWAY, &["backendtlspolicies", "grpcroutes", "httproutes", "tcproutes", "tlsroutes"], FOLLOW, NO_EFFECT),
     right(AGENT, EXPERIMENTAL, &["xbackendtrafficpolicies"], FOLLOW, NO_EFFECT),
     right(AGENT, "apiextensions.k8s.io", &["customresourcedefinitions"], FOLLOW, "kinds that are absent are polled"),
     own(right(AGENT, "", &["configmaps"], &["get"], "no certificate can be had"), &["heddle-ca-root-cert"]),
@@ -101,6 +102,8 @@ const RIGHTS: &[Right] = &[
     right(CONTROLLER, GATEWAY,
         &["grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes", "udproutes"], FOLLOW,
         "routes have no status"),
+    right(CONTROLLER, GATEWAY, &["backendtlspolicies"], FOLLOW, NOT_JUDGED),
+    right(CONTROLLER, GATEWAY, &["backendtlspolicies/status"], &["patch"], NOT_JUDGED),
     right(CONTROLLER, GATEWAY,
         &["grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status", "udproutes/status"],
         &["patch"], "routes have no status"),
@@ -122,9 +125,11 @@ const RIGHTS: &[Right] = &[
 const WHOLE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 const NOT_DEPLOYED: &str = "no Gateway is deployed";
 const NO_RIGHTS: &str = "Gateways' pods may read nothing";
-const NO_SECRETS: &str = "Gateways have no certificates";
+const NO_SECRETS: &str = "Gateways have no certificates, and nobody has the CAs of BackendTLSPolicies";
 const RBAC: &str = "rbac.authorization.k8s.io";
 const SECRETS_ROLE: &[&str] = &["heddle-gateway-secrets"];
+/// Bound in namespaces.
+const BOUND: &[&str] = &["heddle-gateway-configmaps", "heddle-gateway-secrets"];
 
 /// Only where Gateways of Gateway API are deployed.
 #[rustfmt::skip]
@@ -134,9 +139,10 @@ const GATEWAYS: &[Right] = &[
     right(CONTROLLER, "", &["services"], &["get", "create", "patch", "delete"], NOT_DEPLOYED),
     right(CONTROLLER, "apps", &["deployments"], WHOLE, NOT_DEPLOYED),
     named(right(CONTROLLER, RBAC, &["clusterrolebindings"], &["get", "list", "watch", "patch"], NO_RIGHTS), &["heddle-gateway"]),
-    named(right(CONTROLLER, RBAC, &["clusterroles"], &["bind"], NO_RIGHTS), &["heddle-gateway", "heddle-gateway-secrets"]),
+    named(right(CONTROLLER, RBAC, &["clusterroles"], &["bind"], NO_RIGHTS),
+        &["heddle-gateway", "heddle-gateway-configmaps", "heddle-gateway-secrets"]),
     right(CONTROLLER, RBAC, &["rolebindings"], &["list", "watch", "create"], NO_SECRETS),
-    named(right(CONTROLLER, RBAC, &["rolebindings"], &["get", "patch", "delete"], NO_SECRETS), SECRETS_ROLE),
+    named(right(CONTROLLER, RBAC, &["rolebindings"], &["get", "patch", "delete"], NO_SECRETS), BOUND),
     named(right(CONTROLLER, RBAC, &["clusterroles"], &["get"], NOT_DEPLOYED), SECRETS_ROLE),
 ];
 

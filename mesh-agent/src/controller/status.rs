@@ -7,7 +7,7 @@ use super::gateways::Plan;
 use super::metrics::Metrics;
 use super::publish::FIELD_MANAGER;
 use crate::errors::chain;
-use crate::source::kube::{self as source, Reader, WatchSettings, secrets};
+use crate::source::kube::{self as source, Reader, WatchSettings, material};
 use book::{Book, Write};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -18,7 +18,8 @@ use kube::core::GroupVersionKind;
 use mesh_core::model::ObjectName;
 use mesh_core::model::snapshot::MeshSettings;
 use mesh_core::model::status::Running;
-use mesh_core::state::{Change, State};
+use mesh_core::state::{Change, Place, State};
+use mesh_core::translate::RouteKind;
 use mesh_core::translate::gateway_api::BACKEND_TRAFFIC;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +49,7 @@ pub struct Gateways {
 }
 
 /// Follows the API and writes, on the leader, until the task is dropped. Without `gateways` none is deployed, and no
-/// Secret is read.
+/// Secret or ConfigMap is read.
 pub async fn run(
     client: kube::Client,
     settings: MeshSettings,
@@ -66,20 +67,14 @@ pub async fn run(
     );
     let mut watching = std::pin::pin!(watching);
     let mut scribe = Scribe::new(settings, gateways.is_some());
-    let (wanted, namespaces) = watch::channel(BTreeSet::new());
-    let (told, mut secrets) = mpsc::channel(8);
+    let (wanted, places) = watch::channel(BTreeSet::new());
+    let (told, mut material_news) = mpsc::channel(8);
     let (plans, mut made) = match gateways {
         None => (watch::Sender::default(), watch::channel(None).1),
         Some(gateways) => {
             let watched = WatchSettings::default();
             let figures = metrics.source.clone();
-            tokio::spawn(secrets::follow(
-                client.clone(),
-                watched,
-                figures,
-                namespaces,
-                told,
-            ));
+            tokio::spawn(material::follow(client.clone(), watched, figures, places, told));
             (gateways.plans, gateways.made)
         }
     };
@@ -90,13 +85,13 @@ pub async fn run(
         tokio::select! {
             () = &mut watching => return,
             Some(batch) = changes.recv() => scribe.take(batch),
-            Some(news) = secrets.recv() => scribe.take_secrets(news),
+            Some(news) = material_news.recv() => scribe.take_material(news),
             Ok(()) = made.changed() => scribe.take_made(made.borrow_and_update().clone()),
             Some(()) = writing.next() => {}
             _ = ticks.tick() => {
                 if let Some(plan) = scribe.plan() {
                     wanted.send_if_modified(|before| {
-                        let now = plan.secret_namespaces();
+                        let now = plan.places();
                         let changed = *before != now;
                         *before = now;
                         changed
@@ -112,8 +107,9 @@ pub async fn run(
     }
 }
 
-/// Kinds of which depends what Gateways are made of.
-const PLANNED: [&str; 5] = [
+/// Kinds of which depends what Gateways are made of, and what they may read.
+const PLANNED: [&str; 6] = [
+    "BackendTLSPolicy",
     "Gateway",
     "GatewayClass",
     "ListenerSet",
@@ -130,8 +126,8 @@ struct Scribe {
     /// Whether the plan may be another since it was last made.
     plan_due: bool,
     plan: Option<Arc<Plan>>,
-    /// Namespaces whose Secrets are known.
-    secrets: BTreeSet<Arc<str>>,
+    /// Whose Secrets and ConfigMaps are known.
+    known: BTreeSet<Place>,
     started: Instant,
     reviewed: Instant,
     bucket: Bucket,
@@ -147,7 +143,7 @@ impl Scribe {
             deploys,
             plan_due: true,
             plan: None,
-            secrets: BTreeSet::new(),
+            known: BTreeSet::new(),
             started: now,
             reviewed: now,
             bucket: Bucket::new(RATE, BURST),
@@ -167,14 +163,17 @@ impl Scribe {
                 }
                 _ => None,
             };
-            self.plan_due |= kind.is_none_or(|kind| PLANNED.contains(&kind));
+            // By their routes Gateways come to the Services that policies name.
+            let of_policies =
+                |kind: &str| !self.state.backend_material().is_empty() && RouteKind::named(kind).is_some();
+            self.plan_due |= kind.is_none_or(|kind| PLANNED.contains(&kind) || of_policies(kind));
             self.state.apply(change);
         }
         self.review();
     }
 
-    fn take_secrets(&mut self, news: secrets::News) {
-        for change in news.noted(&mut self.secrets) {
+    fn take_material(&mut self, news: material::News) {
+        for change in news.noted(&mut self.known) {
             self.state.apply(change);
         }
         self.review();
@@ -194,6 +193,8 @@ impl Scribe {
             self.plan_due = true;
             return None;
         }
+        // Which routes lead where is known once the snapshot is.
+        self.state.snapshot();
         let plan = Plan::of(&self.state, |name| self.book.uid(name));
         if self.plan.as_deref() == Some(&plan) {
             return None;
@@ -208,7 +209,7 @@ impl Scribe {
         let Some(plan) = &self.plan else {
             return !self.deploys;
         };
-        let known = plan.secret_namespaces().is_subset(&self.secrets);
+        let known = plan.places().is_subset(&self.known);
         known && self.book.running.is_some()
     }
 
@@ -243,6 +244,7 @@ async fn make(client: kube::Client, write: Write, metrics: Arc<Metrics>) {
     let (group, version) = write.api_version.split_once('/').unwrap_or_default();
     let plural = match key.kind.as_str() {
         "GatewayClass" => "gatewayclasses".to_owned(),
+        "BackendTLSPolicy" => "backendtlspolicies".to_owned(),
         BACKEND_TRAFFIC => "xbackendtrafficpolicies".to_owned(),
         kind => format!("{}s", kind.to_ascii_lowercase()),
     };

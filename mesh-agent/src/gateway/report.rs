@@ -14,7 +14,7 @@ pub(super) fn status(gateway: &Gateway) -> Value {
             "pod": gateway.me.pod.to_string(),
             "identity": gateway.me.identity.to_string(),
             "labels": *gateway.me.labels,
-            "serves": gateway.secrets.gateway().map(ToString::to_string),
+            "serves": gateway.scope.gateway().map(ToString::to_string),
             "pid": std::process::id(),
             "uptime_s": gateway.started.elapsed().as_secs(),
             "ready": gateway.health.ready(),

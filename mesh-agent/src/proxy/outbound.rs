@@ -97,7 +97,9 @@ pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, mut stream: Tc
         }
         Detected::Opaque => {
             let (hello, prefix) = match Hello::of(&found.prefix) {
-                _ if snapshot.connections.is_empty() => (Hello::None, found.prefix),
+                _ if snapshot.connections.is_empty() && snapshot.vouched.is_empty() => {
+                    (Hello::None, found.prefix)
+                }
                 None => hello::read(&mut stream, found.prefix).await,
                 Some(hello) => (hello, found.prefix),
             };
@@ -148,7 +150,7 @@ impl Outbound {
 
     /// The client is silent: the server's side is opened, and whoever speaks first decides.
     async fn listen_both(self: Rc<Self>, target: &Target, mut stream: TcpStream) {
-        let (hop, mut server) = match self.open_bytes(target, &Hello::None).await {
+        let (hop, mut server) = match self.open_bytes(target, &Hello::None, false).await {
             Ok(opened) => opened,
             Err(()) => return,
         };
@@ -188,7 +190,9 @@ impl Outbound {
 
     /// Carries bytes to an endpoint of the target.
     pub(super) async fn carry(self: Rc<Self>, target: &Target, client: Io, prefix: Bytes, hello: &Hello) {
-        let Ok((hop, mut server)) = self.open_bytes(target, hello).await else {
+        // What was terminated here is not what is carried on.
+        let sealed = matches!((hello, &client), (Hello::Tls(_), Io::Tcp(_)));
+        let Ok((hop, mut server)) = self.open_bytes(target, hello, sealed).await else {
             return;
         };
         let record = TcpRecord::open(&self.worker, self.pair(&hop), tcp::CARRIED);
@@ -197,8 +201,8 @@ impl Outbound {
     }
 
     /// Tries endpoints until one answers: nothing was sent yet, so that another one is as good. What the rules draw is
-    /// drawn once.
-    async fn open_bytes(&self, target: &Target, hello: &Hello) -> Result<(Hop, Io), ()> {
+    /// drawn once. `sealed`: the bytes are TLS already.
+    async fn open_bytes(&self, target: &Target, hello: &Hello, sealed: bool) -> Result<(Hop, Io), ()> {
         let snapshot = self.worker.snapshot();
         let decided = self
             .decide(&snapshot, target, hello)
@@ -232,7 +236,7 @@ impl Outbound {
             let host = Some(&hop.service.host);
             let origin = self.origin();
             // In a box that is gone once connected: handshakes are an order of magnitude larger than what follows.
-            let dress = Dress::of(&hop.policy, self.client, &hop.service.host);
+            let dress = Dress::of_bytes(&hop.policy, self.client, &hop.service.host, sealed);
             let link = Link {
                 path: &hop.path,
                 addr,

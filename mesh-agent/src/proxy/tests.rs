@@ -12,6 +12,7 @@ mod promises;
 mod rules;
 mod sessions;
 mod smuggling;
+mod vouched;
 
 use crate::contract::{Credential, Credentials, Origination};
 use crate::tls::Originator;

@@ -13,7 +13,7 @@ mod follow;
 mod item;
 mod kinds;
 mod known;
-pub mod secrets;
+pub mod material;
 mod wire;
 
 pub use figures::SourceFigures;

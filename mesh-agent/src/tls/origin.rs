@@ -1,7 +1,8 @@
-//! TLS towards servers outside of the mesh's trust: `tls` of a DestinationRule (SIMPLE, MUTUAL).
+//! TLS towards servers outside of the mesh's trust: `tls` of a DestinationRule (SIMPLE, MUTUAL), BackendTLSPolicy.
 
 use crate::contract::{Credential, Credentials, Origination, OriginationError};
-use mesh_core::model::traffic::{ClientTls, TlsMode};
+use mesh_core::model::gateway::CredentialSource;
+use mesh_core::model::traffic::{ClientTls, TlsMode, Vouched};
 use parking_lot::Mutex;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -46,6 +47,7 @@ impl Origination for Originator {
         alpn: Option<&'static str>,
     ) -> Result<Arc<ClientConfig>, OriginationError> {
         let credential = match &tls.credential {
+            // What a policy gives is part of the settings, and so of the key.
             None => None,
             Some(name) => {
                 let known = self.credentials.credential(namespace, name);
@@ -64,7 +66,8 @@ impl Origination for Originator {
         if let Some(known) = self.made.lock().get(&key).filter(same) {
             return Ok(Arc::clone(&known.config));
         }
-        let mut config = config(tls, credential.as_deref())?;
+        let given = tls.vouched.as_deref().map(given).transpose()?;
+        let mut config = config(tls, given.as_ref().or(credential.as_deref()))?;
         config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
         let config = Arc::new(config);
         let mut made = self.made.lock();
@@ -78,6 +81,26 @@ impl Origination for Originator {
         made.insert(key, kept);
         Ok(config)
     }
+}
+
+/// What a policy gives, as a Secret would have it.
+fn given(vouched: &Vouched) -> Result<Credential, OriginationError> {
+    if let Some(reason) = &vouched.broken {
+        let reason = format!("BackendTLSPolicy {}: {reason}", vouched.object);
+        return Err(OriginationError::Unusable(reason));
+    }
+    let read = |source: &CredentialSource| match source {
+        CredentialSource::Object { pem, .. } => Ok(pem.to_vec()),
+        CredentialSource::File(path) => std::fs::read(path)
+            .map_err(|error| OriginationError::Unusable(format!("{}: {error}", path.display()))),
+    };
+    let certificate = vouched.certificate.as_ref();
+    Ok(Credential {
+        certificate: certificate.map(|c| read(&c.certificate)).transpose()?,
+        key: certificate.map(|c| read(&c.key)).transpose()?,
+        authority: vouched.authorities.as_ref().map(read).transpose()?,
+        revoked: None,
+    })
 }
 
 fn config(tls: &ClientTls, credential: Option<&Credential>) -> Result<ClientConfig, OriginationError> {
@@ -194,7 +217,7 @@ impl Servers {
             return false;
         };
         let is = |san: &GeneralName<'_>| match san {
-            GeneralName::DNSName(name) => self.names.iter().any(|n| n.eq_ignore_ascii_case(name)),
+            GeneralName::DNSName(name) => self.names.iter().any(|n| same_host(n, name)),
             GeneralName::URI(uri) => self.names.iter().any(|n| **n == **uri),
             GeneralName::IPAddress(bytes) => {
                 let ip = match <[u8; 4]>::try_from(*bytes) {
@@ -207,6 +230,16 @@ impl Servers {
         };
         sans.value.general_names.iter().any(is)
     }
+}
+
+/// Whether two host names are the same, one of them perhaps with `*` for its first label (RFC 6125 § 6.4.3).
+fn same_host(one: &str, other: &str) -> bool {
+    let covers = |pattern: &str, name: &str| {
+        let suffix = pattern.strip_prefix("*.");
+        let rest = name.split_once('.').map(|(_, rest)| rest);
+        suffix.is_some_and(|s| rest.is_some_and(|rest| s.eq_ignore_ascii_case(rest)))
+    };
+    one.eq_ignore_ascii_case(other) || covers(one, other) || covers(other, one)
 }
 
 impl ServerCertVerifier for Servers {

@@ -76,6 +76,9 @@ pub struct Snapshot {
     pub attached: imbl::HashMap<ObjectName, Arc<Attached>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
     pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
+    /// Fully qualified host of a service of which BackendTLSPolicies speak → the policy of each of `Service::ports`, for
+    /// clients that see no subset rule.
+    pub vouched: HashMap<Arc<str>, Vec<Arc<TrafficPolicy>>>,
     /// Service → what an XBackendTrafficPolicy says of it.
     pub backend_policies: Arc<HashMap<ObjectName, Arc<BackendPolicy>>>,
     /// Ids of service ports with a policy that the kernel cannot carry out by itself.
@@ -260,11 +263,12 @@ impl Snapshot {
         client: Option<&Workload>,
     ) -> Arc<TrafficPolicy> {
         let place = service.ports.iter().position(|p| p.number == port);
-        let rules = place.and_then(|place| {
-            let rules = self.subsets_for(service, client)?;
-            rules.policy(place, subset)
+        let found = place.and_then(|place| {
+            let rules = self.subsets_for(service, client);
+            let of_rules = rules.and_then(|rules| rules.policy(place, subset));
+            of_rules.or_else(|| self.vouched.get(&service.host)?.get(place))
         });
-        rules.map_or_else(TrafficPolicy::mesh_default, Arc::clone)
+        found.map_or_else(TrafficPolicy::mesh_default, Arc::clone)
     }
 
     /// What an XBackendTrafficPolicy says of a service.

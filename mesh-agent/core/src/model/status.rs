@@ -11,6 +11,9 @@ pub const GATEWAY_CONTROLLER: &str = "heddle.io/gateway-controller";
 pub fn supported_features() -> impl Iterator<Item = &'static str> {
     include_str!("../../fields/gateway-features.txt").lines()
 }
+/// Condition of a Gateway that serves clients without a valid certificate though it has CAs for them. It is there as long as
+/// it holds.
+pub const INSECURE_CLIENTS: &str = "InsecureFrontendValidationMode";
 /// The API's own bound (`PolicyStatus.ancestors`).
 const MAX_ANCESTORS: usize = 16;
 /// Longest message that a condition may have.
@@ -36,6 +39,41 @@ pub struct ParentStatus {
     pub controller: &'static str,
     /// The conditions.
     pub conditions: Vec<Condition>,
+}
+
+/// What is said of a policy to one of the objects through which it takes effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AncestorStatus {
+    /// That object: a Gateway, or a Service to which clients in the mesh connect.
+    pub ancestor: Ancestor,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// An object through which a policy takes effect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ancestor {
+    /// A Gateway of ours.
+    Gateway(ObjectName),
+    /// A Service.
+    Service(ObjectName),
+}
+
+impl Ancestor {
+    fn to_json(&self) -> Value {
+        let (group, kind, name) = match self {
+            Self::Gateway(name) => ("gateway.networking.k8s.io", "Gateway", name),
+            Self::Service(name) => ("", "Service", name),
+        };
+        json!({"group": group, "kind": kind, "namespace": &*name.namespace, "name": &*name.name})
+    }
+
+    const fn controller(&self) -> &'static str {
+        match self {
+            Self::Gateway(_) => GATEWAY_CONTROLLER,
+            Self::Service(_) => MESH_CONTROLLER,
+        }
+    }
 }
 
 /// What there is of a Gateway: the objects that the controller made for it.
@@ -83,14 +121,20 @@ pub struct ListenerStatus {
 }
 
 impl GatewayStatus {
+    fn insecure(&self) -> bool {
+        self.conditions.iter().any(|c| c.kind == INSECURE_CLIENTS)
+    }
+
     /// `status` of the Gateway; `before` is what is there.
     #[must_use]
     pub fn to_json(&self, running: &Running, generation: i64, before: &Value, now: &str) -> Value {
+        let mut said = list(before, "conditions");
+        said.retain(|c| c.get("type").and_then(Value::as_str) != Some(INSECURE_CLIENTS) || self.insecure());
         let address = |(kind, value): &(&str, String)| json!({"type": kind, "value": value});
         json!({
             "addresses": running.addresses.iter().map(address).collect::<Vec<_>>(),
             "attachedListenerSets": self.attached_sets,
-            "conditions": conditions(&self.conditions, generation, &list(before, "conditions"), now),
+            "conditions": conditions(&self.conditions, generation, &said, now),
             "listeners": listeners(&self.listeners, generation, before, now),
         })
     }
@@ -219,31 +263,28 @@ pub fn parents(
     entries
 }
 
-/// `status.ancestors` of a policy after one condition each was said of the Services that it names. Entries of other
-/// controllers stay; ours of Services that it names no more go.
+/// `status.ancestors` of a policy after `said` was said: entries of other controllers stay, as the API has no room for more
+/// than sixteen.
 #[must_use]
-pub fn ancestors(
-    said: &[(ObjectName, Condition)],
-    generation: i64,
-    before: &[Value],
-    now: &str,
-) -> Vec<Value> {
-    let ours = |entry: &Value| entry.get("controllerName").and_then(Value::as_str) == Some(MESH_CONTROLLER);
+pub fn ancestors(said: &[AncestorStatus], generation: i64, before: &[Value], now: &str) -> Vec<Value> {
+    let controller = |entry: &Value| {
+        let name = entry.get("controllerName").and_then(Value::as_str);
+        name.map(str::to_owned).unwrap_or_default()
+    };
+    let ours = |entry: &Value| [MESH_CONTROLLER, GATEWAY_CONTROLLER].contains(&controller(entry).as_str());
     let mut entries: Vec<Value> = before.iter().filter(|e| !ours(e)).cloned().collect();
-    for (service, condition) in said {
-        let ancestor = json!({
-            "group": "", "kind": "Service", "namespace": &*service.namespace, "name": &*service.name,
-        });
-        let old = before
-            .iter()
-            .find(|e| ours(e) && e.get("ancestorRef") == Some(&ancestor));
-        let old = old.map(|entry| list(entry, "conditions")).unwrap_or_default();
+    for said in said.iter().take(MAX_ANCESTORS.saturating_sub(entries.len())) {
+        let (ancestor, name) = (said.ancestor.to_json(), said.ancestor.controller());
+        let same = |e: &&Value| e.get("ancestorRef") == Some(&ancestor) && controller(e) == name;
+        let old = before.iter().find(same);
+        let old = old
+            .and_then(|e| e.get("conditions")?.as_array())
+            .map_or(&[] as &[Value], Vec::as_slice);
         entries.push(json!({
-            "ancestorRef": ancestor, "controllerName": MESH_CONTROLLER,
-            "conditions": conditions(std::slice::from_ref(condition), generation, &old, now),
+            "ancestorRef": ancestor, "controllerName": name,
+            "conditions": conditions(&said.conditions, generation, old, now),
         }));
     }
-    entries.truncate(MAX_ANCESTORS);
     entries
 }
 
@@ -286,5 +327,33 @@ mod tests {
         assert_eq!(other[1]["conditions"][0]["lastTransitionTime"], "now");
         assert_eq!(parents(&list, &[None], 2, &before, "now"), [before[1].clone()]);
         assert_eq!(parents(&list, &[said(true)], 2, &same, "later"), same, "stable");
+    }
+
+    #[test]
+    fn a_policy_has_no_more_ancestors_than_the_api_takes_and_those_of_others_stay() {
+        let foreign = json!({"ancestorRef": {"name": "x"}, "controllerName": "other.io/c", "conditions": []});
+        let said = |name: &str| AncestorStatus {
+            ancestor: Ancestor::Gateway(ObjectName::new("infra", name)),
+            conditions: vec![Condition::yes("Accepted", "Accepted", "")],
+        };
+        let first = ancestors(&[said("a")], 1, std::slice::from_ref(&foreign), "then");
+        assert_eq!(first[0], foreign);
+        assert_eq!(first[1]["ancestorRef"]["namespace"], "infra");
+        assert_eq!(first[1]["controllerName"], GATEWAY_CONTROLLER);
+        let many: Vec<_> = (0..20).map(|i| said(&format!("a{i}"))).collect();
+        let all = ancestors(&[&[said("a")][..], &many].concat(), 2, &first, "now");
+        assert_eq!(all.len(), 16);
+        assert_eq!(all[0], foreign);
+        let condition = &all[1]["conditions"][0];
+        assert_eq!(condition["lastTransitionTime"], "then");
+        assert_eq!(condition["observedGeneration"], 2);
+        let service = AncestorStatus {
+            ancestor: Ancestor::Service(ObjectName::new("infra", "a")),
+            ..said("")
+        };
+        let of_mesh = ancestors(&[service], 2, &all, "now");
+        assert_eq!(of_mesh.len(), 2, "the Gateways are gone: {of_mesh:?}");
+        assert_eq!(of_mesh[1]["controllerName"], MESH_CONTROLLER);
+        assert_eq!(of_mesh[1]["ancestorRef"]["group"], "");
     }
 }

@@ -14,7 +14,7 @@ pub use balancer::{
     LocalityPattern, LocalitySetting, Simple, Warmup,
 };
 pub use pool::{ConnectionPool, HttpSettings, Keepalive, RetryBudget, TcpSettings};
-pub use transport::{ClientTls, ProxyProtocol, TlsMode};
+pub use transport::{ClientTls, ProxyProtocol, TlsMode, Vouched};
 
 use super::ObjectName;
 use std::sync::{Arc, OnceLock};

@@ -113,7 +113,9 @@ pub fn needs_hello(snapshot: &Snapshot, target: &Target) -> bool {
     match target {
         Target::Service(service, port) if port.protocol == Protocol::Tls => {
             let routes = snapshot.connections.of(&service.host).unwrap_or_default();
+            // What is TLS already is not sealed once more.
             routes.iter().any(|route| !route.table.tls.is_empty())
+                || snapshot.vouched.contains_key(&service.host)
         }
         _ => false,
     }

@@ -2,7 +2,7 @@
 
 mod api;
 mod assemble;
-mod credentials;
+pub(super) mod credentials;
 mod ingress;
 mod needs;
 mod sites;
@@ -16,7 +16,7 @@ use crate::model::snapshot::MeshSettings;
 use crate::translate::{GatewaySpec, IngressPath, PortRef, ServerSpec, resolve_port};
 use assemble::{Draft, assemble};
 pub(super) use needs::wanted_addresses;
-pub use needs::{GatewayNeeds, GatewayPort};
+pub use needs::{GatewayNeeds, GatewayPort, Material, Place};
 use sites::Bound;
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 //!
 //! The one answer for the process that serves and for the controller that says so.
 
+use super::gateway_tls::Clients;
 use super::parents::Parent;
 use super::tables::{RouteKey, Tables};
 use crate::model::ObjectName;
@@ -47,6 +48,8 @@ pub(super) struct ListenerView<'a> {
     pub(super) unresolved: Option<Reason>,
     /// Whether that keeps it from being served.
     pub(super) certificate_missing: bool,
+    /// What is asked of clients, if anything is.
+    pub(super) clients: Option<Clients>,
     /// Routes, in the API's order.
     pub(super) routes: Vec<Bound<'a>>,
 }
@@ -101,7 +104,13 @@ impl ListenerView<'_> {
     /// What it is served as, if it is.
     pub(super) fn served(&self) -> Option<ListenerKind> {
         let kind = supported(self.spec).ok()?;
-        (self.conflict.is_none() && !self.certificate_missing).then_some(kind)
+        let served = self.conflict.is_none() && !self.certificate_missing && self.refuses_all().is_none();
+        served.then_some(kind)
+    }
+
+    /// Why no client could prove itself, where it must.
+    pub(super) fn refuses_all(&self) -> Option<&str> {
+        self.clients.as_ref()?.refuses_all()
     }
 }
 
@@ -174,17 +183,20 @@ impl Tables {
         let mut listeners = Vec::new();
         let mut ports = Ports::default();
         for (owner, of_owner) in &owners {
-            for (index, spec) in of_owner.iter().enumerate() {
-                let (kinds, kinds_problem) = kinds(spec);
-                let certificates = self.certificates(*owner, spec);
+            for (index, listener) in of_owner.iter().enumerate() {
+                let (kinds, kinds_problem) = kinds(listener);
+                let certificates = self.certificates(*owner, listener);
+                let clients = self.clients(name, spec, listener);
+                let no_authority = clients.as_ref().and_then(Clients::unresolved);
                 listeners.push(ListenerView {
                     owner: *owner,
                     index,
-                    spec,
+                    spec: listener,
                     kinds,
-                    conflict: ports.take(*owner, spec),
+                    conflict: ports.take(*owner, listener),
                     certificate_missing: certificates.is_some(),
-                    unresolved: certificates.or(kinds_problem),
+                    unresolved: certificates.or(no_authority).or(kinds_problem),
+                    clients,
                     routes: Vec::new(),
                 });
             }
@@ -269,7 +281,8 @@ impl Tables {
             .find_map(|c| self.certificate(owner, c))
     }
 
-    fn certificate(&self, owner: Owner<'_>, wanted: &SecretRef) -> Option<Reason> {
+    /// What is wrong with a Secret that a Gateway or ListenerSet names as a certificate.
+    pub(super) fn certificate(&self, owner: Owner<'_>, wanted: &SecretRef) -> Option<Reason> {
         let name = &wanted.name;
         if (&*wanted.kind.0, &*wanted.kind.1) != ("", "Secret") {
             let reason = format!("a certificate is in a Secret, not in a {}", wanted.kind.1);

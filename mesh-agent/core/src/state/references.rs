@@ -143,6 +143,11 @@ impl References {
         }
     }
 
+    /// Routes of Gateway API that name a Service.
+    pub(super) fn routes_to(&self, service: &ObjectName) -> impl Iterator<Item = &RouteKey> {
+        self.api_routes.naming(service)
+    }
+
     /// Reports what is wrong with VirtualServices.
     pub(super) fn warn_rules(&self, warnings: &mut Vec<Warning>) {
         self.virtual_services.warn(warnings);

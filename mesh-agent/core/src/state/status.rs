@@ -1,5 +1,6 @@
 //! What is to be said of routes of Gateway API, from the same tables that the data path is built from.
 
+mod backend_tls;
 mod backend_traffic;
 mod gateways;
 mod listener_sets;

@@ -1,5 +1,6 @@
 //! DestinationRules → subsets and policies of each service.
 
+use super::backend_tls::{Claims, Shown};
 use super::routes::warning;
 use super::tables::Tables;
 use super::world::Warning;
@@ -7,16 +8,22 @@ use crate::model::ObjectName;
 use crate::model::route::{HostSubsets, Subset};
 use crate::model::service::{Endpoint, Service};
 use crate::model::snapshot::Snapshot;
-use crate::model::traffic::{PolicySpec, TrafficPolicy};
+use crate::model::traffic::{ClientTls, PolicySpec, TrafficPolicy};
 use crate::translate::DestinationRuleSpec;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 type Named<'a> = (&'a ObjectName, &'a DestinationRuleSpec);
 
-/// Fills `subsets` and `steered`: for each service the DestinationRules that name it, exactly or by the longest wildcard
-/// (T-31).
-pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<Warning>) {
+/// Fills `subsets`, `vouched` and `steered`: for each service the DestinationRules that name it, exactly or by the longest
+/// wildcard (T-31), with what BackendTLSPolicies say of it.
+pub(super) fn subsets(
+    tables: &Tables,
+    claims: &Claims,
+    shown: Option<&Shown>,
+    next: &mut Snapshot,
+    warnings: &mut Vec<Warning>,
+) {
     let mut by_age: Vec<Named<'_>> = tables.destination_rules.iter().collect();
     by_age.sort_by_key(|(name, spec)| (&spec.created, *name));
     let mut exact: HashMap<&str, Vec<Named<'_>>> = HashMap::new();
@@ -63,28 +70,64 @@ pub(super) fn subsets(tables: &Tables, next: &mut Snapshot, warnings: &mut Vec<W
             continue;
         }
         let old = next.subsets.get(&service.host).map_or(&[][..], Vec::as_slice);
-        let merged = merged(service, &rules, old);
-        steer(service, &merged, &mut steered);
-        // Of services that share a host, the one that everybody sees.
-        filled.entry(Arc::clone(&service.host)).or_insert(merged);
+        let tls = claims.tls(tables, service, shown);
+        let merged = merged(service, &rules, old, &tls);
+        steer(service, merged.iter().map(|m| &m.policies), &mut steered);
+        // Of services that share a host, Kubernetes' own, else the one that everybody sees.
+        if service.external.is_none() {
+            filled.insert(Arc::clone(&service.host), merged);
+        } else {
+            filled.entry(Arc::clone(&service.host)).or_insert(merged);
+        }
     }
     next.subsets = filled;
+    next.vouched = vouched(tables, claims, shown, next, &mut steered);
     next.steered = steered;
 }
 
+/// Policies of services for clients that see no DestinationRule of them.
+fn vouched(
+    tables: &Tables,
+    claims: &Claims,
+    shown: Option<&Shown>,
+    next: &Snapshot,
+    steered: &mut imbl::HashSet<u32>,
+) -> HashMap<Arc<str>, Vec<Arc<TrafficPolicy>>> {
+    let services = claims.services().filter_map(|name| next.service(name));
+    services
+        .map(|service| {
+            let tls = claims.tls(tables, service, shown);
+            let old = next.vouched.get(&service.host).map_or(&[][..], Vec::as_slice);
+            let policies = policies(service, std::iter::empty(), old, &tls);
+            steer(service, std::iter::once(&policies), steered);
+            (Arc::clone(&service.host), policies)
+        })
+        .collect()
+}
+
 /// Notes the ports that some client must not be sent to by the kernel alone.
-fn steer(service: &Service, merged: &[HostSubsets], steered: &mut imbl::HashSet<u32>) {
-    for (place, port) in service.ports.iter().enumerate() {
-        let policies = merged.iter().filter_map(|m| m.policies.get(place));
-        if policies.into_iter().any(|policy| !policy.kernel_can()) {
-            steered.insert(port.id);
+fn steer<'a>(
+    service: &Service,
+    of_clients: impl Iterator<Item = &'a Vec<Arc<TrafficPolicy>>>,
+    steered: &mut imbl::HashSet<u32>,
+) {
+    for policies in of_clients {
+        for (port, policy) in service.ports.iter().zip(policies) {
+            if !policy.kernel_can() {
+                steered.insert(port.id);
+            }
         }
     }
 }
 
 /// Rules of one namespace that the same clients see are one: of a subset that is there twice the older stays, and the
 /// oldest policy that says anything is the policy of all (T-29).
-fn merged(service: &Service, rules: &[Named<'_>], old: &[HostSubsets]) -> Vec<HostSubsets> {
+fn merged(
+    service: &Service,
+    rules: &[Named<'_>],
+    old: &[HostSubsets],
+    tls: &[Option<ClientTls>],
+) -> Vec<HostSubsets> {
     let mut groups: Vec<Vec<Named<'_>>> = Vec::new();
     for (name, rule) in rules {
         let same = |group: &Vec<Named<'_>>| {
@@ -99,11 +142,16 @@ fn merged(service: &Service, rules: &[Named<'_>], old: &[HostSubsets]) -> Vec<Ho
     }
     groups
         .iter()
-        .filter_map(|group| host(service, group, old))
+        .filter_map(|group| host(service, group, old, tls))
         .collect()
 }
 
-fn host(service: &Service, group: &[Named<'_>], old: &[HostSubsets]) -> Option<HostSubsets> {
+fn host(
+    service: &Service,
+    group: &[Named<'_>],
+    old: &[HostSubsets],
+    tls: &[Option<ClientTls>],
+) -> Option<HostSubsets> {
     let (first_name, first) = group.first()?;
     let before = old.iter().find(|o| {
         o.namespace == first_name.namespace && o.export_to == first.export_to && o.selector == first.selector
@@ -129,6 +177,7 @@ fn host(service: &Service, group: &[Named<'_>], old: &[HostSubsets]) -> Option<H
                         .into_iter()
                         .chain(of_subset),
                     known.map_or(&[][..], |k| &k.policies),
+                    tls,
                 ),
             });
         }
@@ -142,22 +191,25 @@ fn host(service: &Service, group: &[Named<'_>], old: &[HostSubsets]) -> Option<H
             service,
             whole.map(|(name, rule)| (*name, &rule.policy)).into_iter(),
             before.map_or(&[][..], |b| &b.policies),
+            tls,
         ),
     })
 }
 
-/// The policy of each port. What is the same as before keeps its allocation: what is built from a policy is kept by it.
+/// The policy of each port, `tls` being what BackendTLSPolicies say of it. What is the same as before keeps its allocation: what is built from a policy is kept by it.
 fn policies<'a>(
     service: &Service,
     levels: impl Iterator<Item = (&'a ObjectName, &'a PolicySpec)>,
     old: &[Arc<TrafficPolicy>],
+    tls: &[Option<ClientTls>],
 ) -> Vec<Arc<TrafficPolicy>> {
     let (names, levels): (Vec<_>, Vec<_>) = levels.unzip();
     let mut names: Vec<ObjectName> = names.into_iter().cloned().collect();
     names.dedup();
     let mut policies: Vec<Arc<TrafficPolicy>> = Vec::with_capacity(service.ports.len());
-    for port in &service.ports {
-        if levels.is_empty() {
+    for (place, port) in service.ports.iter().enumerate() {
+        let asked = tls.get(place).and_then(Option::as_ref);
+        if levels.is_empty() && asked.is_none() {
             policies.push(TrafficPolicy::mesh_default());
             continue;
         }
@@ -166,6 +218,9 @@ fn policies<'a>(
             && tls.subject_alt_names.is_empty()
         {
             tls.subject_alt_names.clone_from(&external.subject_alt_names);
+        }
+        if asked.is_some() {
+            new.tls = asked.cloned();
         }
         let kept = old.iter().chain(&policies).find(|known| ***known == new);
         let policy = kept.map_or_else(|| Arc::new(new), Arc::clone);

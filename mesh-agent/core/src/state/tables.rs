@@ -9,8 +9,8 @@ use crate::model::locality::Locality;
 use crate::model::template::{GROUP, WORKLOAD_TEMPLATE};
 use crate::translate::gateway_api::{BACKEND_TRAFFIC, EXPERIMENTAL_GROUP, GROUP as GROUP_OF_ROUTES};
 use crate::translate::{
-    ApiGatewaySpec, ApiRouteSpec, BackendTrafficSpec, DestinationRuleSpec, GatewayClassSpec, GatewaySpec,
-    IngressSpec, ListenerSetSpec, MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
+    ApiGatewaySpec, ApiRouteSpec, BackendTlsSpec, BackendTrafficSpec, DestinationRuleSpec, GatewayClassSpec,
+    GatewaySpec, IngressSpec, ListenerSetSpec, MaterialSpec, NamespaceSpec, PeerAuthenticationSpec, PodSpec,
     ReferenceGrantSpec, RouteKind, ServiceEntrySpec, ServiceSpec, SidecarSpec, SliceSpec, Translated,
     VirtualServiceSpec, WorkloadEntrySpec,
 };
@@ -54,6 +54,7 @@ pub(super) struct Tables {
     pub(super) backend_traffic: BTreeMap<ObjectName, BackendTrafficSpec>,
     pub(super) gateway_classes: BTreeMap<Arc<str>, GatewayClassSpec>,
     pub(super) grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
+    pub(super) backend_tls: BTreeMap<ObjectName, BackendTlsSpec>,
     pub(super) service_entries: BTreeMap<ObjectName, ServiceEntrySpec>,
     pub(super) workload_entries: ByNamespace<WorkloadEntrySpec>,
     pub(super) sidecars: BTreeMap<ObjectName, SidecarSpec>,
@@ -154,6 +155,11 @@ impl Tables {
                 dirty.grants |= changed;
                 changed
             }
+            Translated::BackendTls(spec) => {
+                let changed = put(&mut self.backend_tls, name, spec);
+                dirty.subsets |= changed;
+                changed
+            }
             Translated::ServiceEntry(spec) => {
                 let changed = put(&mut self.service_entries, name, spec);
                 dirty.entries |= changed;
@@ -226,6 +232,9 @@ impl Tables {
             }
             (GROUP_OF_ROUTES, "GatewayClass") => {
                 dirty.grants |= self.gateway_classes.remove(&name.name).is_some();
+            }
+            (GROUP_OF_ROUTES, "BackendTLSPolicy") => {
+                dirty.subsets |= self.backend_tls.remove(&name).is_some();
             }
             (GROUP_OF_ROUTES, kind) => {
                 if let Some(kind) = RouteKind::named(kind) {
@@ -308,8 +317,13 @@ impl Tables {
             ("", "Namespace") => self.namespaces.contains_key(&name.name),
             ("", "Pod") => self.pod(&name).is_some(),
             ("", "Service") => self.service(&name).is_some(),
+            ("", "Node") => self.nodes.contains_key(&name.name),
+            ("", "Secret") => self.material("Secret", &name).is_some(),
+            ("", "ConfigMap") => self.material("ConfigMap", &name).is_some(),
             ("discovery.k8s.io", "EndpointSlice") => self.slice(&name.namespace, &name.name).is_some(),
             (GROUP, WORKLOAD_TEMPLATE) => self.templates.has(&name),
+            ("networking.k8s.io", "Ingress") => self.ingresses.contains_key(&name),
+            ("networking.istio.io", "Gateway") => self.gateways.contains_key(&name),
             ("networking.istio.io", "VirtualService") => self.virtual_services.contains_key(&name),
             ("networking.istio.io", "DestinationRule") => self.destination_rules.contains_key(&name),
             ("networking.istio.io", "ServiceEntry") => self.service_entries.contains_key(&name),
@@ -318,13 +332,9 @@ impl Tables {
                 of_namespace.is_some_and(|entries| entries.contains_key(&name.name))
             }
             ("networking.istio.io", "Sidecar") => self.sidecars.contains_key(&name),
-            ("networking.istio.io", "Gateway") => self.gateways.contains_key(&name),
-            ("networking.k8s.io", "Ingress") => self.ingresses.contains_key(&name),
-            ("", "Node") => self.nodes.contains_key(&name.name),
-            ("", "Secret") => self.material("Secret", &name).is_some(),
-            ("", "ConfigMap") => self.material("ConfigMap", &name).is_some(),
             ("security.istio.io", "PeerAuthentication") => self.peer_authentications.contains_key(&name),
             (GROUP_OF_ROUTES, "ReferenceGrant") => self.grants.contains_key(&name),
+            (GROUP_OF_ROUTES, "BackendTLSPolicy") => self.backend_tls.contains_key(&name),
             (GROUP_OF_ROUTES, "Gateway") => self.api_gateways.contains_key(&name),
             (GROUP_OF_ROUTES, "GatewayClass") => self.gateway_classes.contains_key(&name.name),
             (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => self.backend_traffic.contains_key(&name),

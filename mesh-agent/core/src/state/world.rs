@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::attached::Attachments;
+use super::backend_tls::{self, Claims};
 use super::backends;
 use super::connections;
 use super::dirty::Dirty;
@@ -62,6 +63,8 @@ pub(super) struct World {
     attachments: Attachments,
     entries: Entries,
     references: References,
+    /// Which BackendTLSPolicy has which Service.
+    pub(super) claims: Claims,
 }
 
 impl World {
@@ -84,6 +87,7 @@ impl World {
             attachments: Attachments::default(),
             entries: Entries::default(),
             references: References::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -126,6 +130,11 @@ impl World {
     /// Ports of a service on which a route that names it does not apply, and why.
     pub(super) fn lost(&self, service: &ObjectName, route: &RouteKey) -> Vec<(u16, &str)> {
         self.attachments.lost(service, route)
+    }
+
+    /// Routes of Gateway API whose rules name a Service.
+    pub(super) fn routes_to(&self, service: &ObjectName) -> impl Iterator<Item = &RouteKey> {
+        self.references.routes_to(service)
     }
 
     /// The snapshot of these objects.
@@ -174,7 +183,20 @@ impl World {
         if dirty.nodes {
             next.nodes = tables.nodes.clone();
         }
-        subsets::subsets(tables, &mut next, &mut self.warnings);
+        if dirty.subsets {
+            self.claims = Claims::of(tables);
+        }
+        let shown = backend_tls::shown(tables, self.role.as_ref());
+        subsets::subsets(
+            tables,
+            &self.claims,
+            shown.as_ref(),
+            &mut next,
+            &mut self.warnings,
+        );
+        // Files may be a part of what there is.
+        let whole = self.reads_material() || (self.of_one_node() && !tables.blind);
+        backend_tls::warn(tables, &self.claims, whole, &mut self.warnings);
         connections::steer(&mut next);
         if dirty.backends {
             next.backend_policies = Arc::new(backends::policies(tables));

@@ -3,12 +3,14 @@
 //! A route is compiled for itself. What it means where it is attached (which of its rules come first, which of its
 //! backends may be used) is found where objects meet, in the state.
 
+pub(super) mod backend_tls;
 mod backend_traffic;
 mod common;
 mod connection_route;
 mod cors;
 mod filters;
 mod gateway;
+mod gateway_tls;
 mod grpc_route;
 mod http_route;
 mod listener_set;
@@ -28,10 +30,12 @@ use serde_json::Value;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+pub use backend_tls::{BackendAuthorities, BackendTlsSpec, LocalRef, PolicyTarget};
 pub use backend_traffic::{BACKEND_TRAFFIC, BackendTrafficSpec, EXPERIMENTAL_GROUP, services_of_policy};
 pub use gateway::{
     ApiGatewaySpec, GatewayClassSpec, Infrastructure, ListenerKind, ListenerSpec, RoutesFrom, SecretRef,
 };
+pub use gateway_tls::{ClientValidation, GatewayTlsSpec};
 pub use listener_set::{ListenerSetSpec, gateway_of_set};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 
@@ -246,7 +250,7 @@ pub fn parents_of(object: &Value) -> Vec<(Value, ParentRef)> {
 pub(super) fn is_known(kind: &str) -> bool {
     matches!(
         kind,
-        "ReferenceGrant" | "Gateway" | "GatewayClass" | "ListenerSet"
+        "ReferenceGrant" | "Gateway" | "GatewayClass" | "ListenerSet" | "BackendTLSPolicy"
     ) || RouteKind::named(kind).is_some()
 }
 
@@ -270,6 +274,7 @@ pub(super) fn translate(
         return match head.key.kind.as_str() {
             "Gateway" => gateway::gateway(head, value).map(Translated::ApiGateway),
             "GatewayClass" => gateway::gateway_class(value).map(Translated::GatewayClass),
+            "BackendTLSPolicy" => backend_tls::backend_tls(head, value).map(Translated::BackendTls),
             "ListenerSet" => listener_set::listener_set(head, value).map(Translated::ListenerSet),
             _ => reference_grant::reference_grant(value).map(Translated::ReferenceGrant),
         };

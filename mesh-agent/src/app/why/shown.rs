@@ -85,10 +85,15 @@ fn name_endpoints(source: &Workload, upstream: &Upstream, steps: &mut Vec<String
                     "plaintext: a DestinationRule says DISABLE".to_owned()
                 }
                 Some(tls) if tls.originates() => {
-                    format!(
-                        "{}, with the DestinationRule's TLS inside",
-                        transport(source, endpoint)
-                    )
+                    let rule = match &tls.vouched {
+                        None => "the DestinationRule".to_owned(),
+                        Some(vouched) => format!("BackendTLSPolicy {}", vouched.object),
+                    };
+                    let broken = tls.vouched.as_ref().and_then(|v| v.broken.as_ref());
+                    let broken = broken.map(|reason| format!(", which fails: {reason}"));
+                    let path = transport(source, endpoint);
+                    let broken = broken.unwrap_or_default();
+                    format!("{path}, with the TLS of {rule} inside{broken}")
                 }
                 _ => transport(source, endpoint),
             };

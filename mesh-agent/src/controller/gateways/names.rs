@@ -15,6 +15,11 @@ pub(super) const CLASS: &str = "heddle";
 pub(super) const ROLE: &str = "heddle-gateway";
 /// ClusterRole of reading Secrets, and the bindings to it.
 pub(super) const SECRETS_ROLE: &str = "heddle-gateway-secrets";
+/// ClusterRole of reading ConfigMaps, and the bindings to it.
+pub(super) const CONFIG_MAPS_ROLE: &str = "heddle-gateway-configmaps";
+/// Accounts of the installation that carry connections themselves, beside those of Gateways: agents, and the gateways that the
+/// chart can install.
+pub(super) const CARRIERS: [&str; 3] = ["heddle-agent", "istio-egressgateway", "istio-ingressgateway"];
 /// Longest DNS label and value of a label.
 const LONGEST: usize = 63;
 const SUFFIX: &str = "-heddle";

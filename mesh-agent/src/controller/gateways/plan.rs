@@ -3,21 +3,20 @@
 use super::ledger::{Key, Kind, Ledger};
 use super::names::{CLASS, labelled, object_name};
 use super::objects::{Template, objects};
-use super::rights::{Account, bindings};
+use super::rights::{Account, Reading, bindings};
 use mesh_core::model::ObjectName;
 use mesh_core::model::status::Running;
-use mesh_core::state::{GatewayNeeds, State};
+use mesh_core::state::{GatewayNeeds, Place, State};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// The Gateways of ours.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// With their UIDs.
     gateways: BTreeMap<ObjectName, (String, GatewayNeeds)>,
-    /// Namespaces whose Secrets they name.
-    secrets: BTreeMap<Arc<str>, BTreeSet<ObjectName>>,
+    /// Whose Secrets and ConfigMaps they, and policies, name.
+    reading: Reading,
     /// Gateways that are others' now.
     leaving: BTreeSet<ObjectName>,
     /// Whether the GatewayClass is there.
@@ -30,21 +29,24 @@ impl Plan {
         let gateway = |name: &ObjectName| Some((name.clone(), (uid(name)?, state.gateway_needs(name)?)));
         Self {
             gateways: state.gateways().filter_map(gateway).collect(),
-            secrets: state.certificate_namespaces(None),
+            reading: Reading {
+                by_gateways: state.gateway_material(None),
+                by_all: state.backend_material(),
+            },
             leaving: state.gateways_of_others(),
             has_class: state.has_class(CLASS),
         }
     }
 
-    /// Namespaces whose Secrets are to be read.
+    /// Whose Secrets and ConfigMaps are to be read.
     #[must_use]
-    pub fn secret_namespaces(&self) -> BTreeSet<Arc<str>> {
-        self.secrets.keys().cloned().collect()
+    pub fn places(&self) -> BTreeSet<Place> {
+        self.reading.places()
     }
 
     /// As objects; `owner` is the UID of the ClusterRole with which bindings to Secrets go.
     pub(super) fn objects(&self, template: &Template, controller: &Account, owner: &str) -> Vec<Value> {
-        let mut all = bindings(self.gateways.keys(), &self.secrets, controller, owner);
+        let mut all = bindings(self.gateways.keys(), &self.reading, controller, owner);
         for (name, (uid, needs)) in &self.gateways {
             all.extend(objects(template, name, uid, needs));
         }

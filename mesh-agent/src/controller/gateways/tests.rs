@@ -190,6 +190,64 @@ fn secrets_are_read_where_a_gateway_may_name_them_and_by_those_that_do() {
     assert_eq!(bindings(&state).len(), 1);
 }
 
+#[test]
+fn config_maps_with_the_cas_of_servers_are_read_by_whoever_connects_to_them_and_by_nobody_else() {
+    let mut state = state(
+        json!({"listeners": [{"name": "a", "port": 80, "protocol": "HTTP"}],
+        "tls": {"frontend": {"default": {"validation": {"caCertificateRefs": [
+            {"group": "", "kind": "ConfigMap", "name": "clients"}]}}}}}),
+    );
+    let object = |kind: &str, spec: Value| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
+            "metadata": {"name": "x", "namespace": "backends"}, "spec": spec})
+    };
+    let policy = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "validation": {"hostname": "web.example.com", "caCertificateRefs": [
+            {"group": "", "kind": "ConfigMap", "name": "ca"}]}});
+    apply(&mut state, object("BackendTLSPolicy", policy));
+    let account = Account {
+        namespace: "sys".into(),
+        name: MANAGER.into(),
+    };
+    let bound = |state: &mut State| -> Vec<(String, String, Vec<String>)> {
+        state.snapshot();
+        let objects = Plan::of(state, |_| Some("u-1".into())).objects(&template(), &account, "role");
+        let bindings = objects.iter().filter(|o| o["kind"] == "RoleBinding");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        bindings
+            .map(|o| {
+                let subjects = o["subjects"].as_array().unwrap().iter();
+                let subjects = subjects.map(|s| text(&s["namespace"]) + "/" + s["name"].as_str().unwrap());
+                let meta = &o["metadata"];
+                (text(&meta["name"]), text(&meta["namespace"]), subjects.collect())
+            })
+            .collect()
+    };
+    let role = "heddle-gateway-configmaps".to_owned();
+    let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let mesh = [
+        "sys/heddle-controller",
+        "sys/heddle-agent",
+        "sys/istio-egressgateway",
+        "sys/istio-ingressgateway",
+    ];
+    let own = strings(&["sys/heddle-controller", "apps/shop-heddle"]);
+    let without_route = [
+        (role.clone(), "apps".into(), own.clone()),
+        (role.clone(), "backends".into(), strings(&mesh)),
+    ];
+    assert_eq!(bound(&mut state), without_route);
+    let route = json!({"parentRefs": [{"name": "shop", "namespace": "apps"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 443}]}]});
+    apply(&mut state, object("HTTPRoute", route));
+    let with_gateway = strings(&[&mesh[..], &["apps/shop-heddle"]].concat());
+    let with_route = [
+        (role.clone(), "apps".into(), own),
+        (role, "backends".into(), with_gateway),
+    ];
+    assert_eq!(bound(&mut state), with_route);
+}
+
 fn listed(ledger: &mut Ledger) {
     for kind in Kind::ALL {
         ledger.begin(kind);

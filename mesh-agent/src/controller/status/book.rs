@@ -1,7 +1,9 @@
 //! What the API server has of objects with a status, and which of them are to be written. Pure.
 
 use mesh_core::model::ObjectName;
-use mesh_core::model::status::{Running, ancestors, conditions, parents, supported_features};
+use mesh_core::model::status::{
+    Ancestor, AncestorStatus, Running, ancestors, conditions, parents, supported_features,
+};
 use mesh_core::state::{ObjectKey, State};
 use mesh_core::translate::RouteKind;
 use mesh_core::translate::gateway_api::{
@@ -58,6 +60,7 @@ enum Subject {
     /// With the Services that it names.
     BackendTraffic(Vec<ObjectName>),
     Class,
+    BackendTls,
 }
 
 impl Book {
@@ -73,6 +76,7 @@ impl Book {
             (GROUP, "Gateway") => Some(Subject::Gateway(text("/spec/gatewayClassName"))),
             (GROUP, "GatewayClass") => Some(Subject::Class),
             (GROUP, "ListenerSet") => gateway_of_set(object).map(Subject::ListenerSet),
+            (GROUP, "BackendTLSPolicy") => Some(Subject::BackendTls),
             (GROUP, kind) => RouteKind::named(kind).map(|kind| Subject::Route(kind, parents_of(object))),
             (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => {
                 Some(Subject::BackendTraffic(services_of_policy(object)))
@@ -144,7 +148,11 @@ impl Book {
             let Some(known) = self.objects.get_mut(&key) else {
                 continue;
             };
-            if !gateways && matches!(known.subject, Subject::Gateway(_) | Subject::ListenerSet(_)) {
+            let waits = matches!(
+                known.subject,
+                Subject::Gateway(_) | Subject::ListenerSet(_) | Subject::BackendTls
+            );
+            if !gateways && waits {
                 continue;
             }
             let Some(wanted) = known.wanted(&key, state, self.running.as_ref(), now) else {
@@ -200,11 +208,14 @@ impl Known {
                 let status = state.listener_set_status(&name, gateway, &there_is(running, gateway))?;
                 Some(status.to_json(self.generation, &self.said, now))
             }
+            Subject::BackendTls => self.told(&state.backend_tls_status(&name), now),
             Subject::BackendTraffic(services) => {
                 let said = state.backend_traffic_status(key, services);
-                let said: Vec<_> = services.iter().cloned().zip(said).collect();
-                let wanted = ancestors(&said, self.generation, list("ancestors"), now);
-                (!wanted.is_empty() || !list("ancestors").is_empty()).then(|| json!({"ancestors": wanted}))
+                let said = services.iter().zip(said).map(|(service, said)| AncestorStatus {
+                    ancestor: Ancestor::Service(service.clone()),
+                    conditions: vec![said],
+                });
+                self.told(&said.collect::<Vec<_>>(), now)
             }
             Subject::Class => {
                 let said = state.class_status(&key.name)?;
@@ -215,6 +226,14 @@ impl Known {
                 }))
             }
         }
+    }
+
+    /// `status` of a policy.
+    fn told(&self, said: &[AncestorStatus], now: &str) -> Option<Value> {
+        let before = self.said.get("ancestors").and_then(Value::as_array);
+        let before = before.map_or(&[] as &[Value], Vec::as_slice);
+        let wanted = ancestors(said, self.generation, before, now);
+        (!wanted.is_empty() || !before.is_empty()).then(|| json!({"ancestors": wanted}))
     }
 
     /// Whether that is what is there. CRDs of before 1.4 have no `supportedFeatures`, those of before 1.5 no

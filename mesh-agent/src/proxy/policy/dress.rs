@@ -35,6 +35,20 @@ impl Dress {
         let tls = tls.map(|tls| (tls.clone(), tls.sni.clone().unwrap_or_else(|| name.into())));
         Some(Self { proxy, tls })
     }
+
+    /// As [`Dress::of`], for bytes that are TLS already (`sealed`) or not: some policies want no TLS around TLS.
+    pub(in super::super) fn of_bytes(
+        policy: &TrafficPolicy,
+        client: SocketAddr,
+        name: &str,
+        sealed: bool,
+    ) -> Option<Self> {
+        let mut dress = Self::of(policy, client, name)?;
+        if sealed {
+            dress.tls = dress.tls.filter(|(tls, _)| !tls.spares_tls());
+        }
+        (dress.tls.is_some() || dress.proxy.is_some()).then_some(dress)
+    }
 }
 
 /// Where to, and as what.

@@ -35,7 +35,7 @@ pub(super) struct Mesh {
     pub(super) proxy: Proxy,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) records: Arc<Records>,
-    snapshots: Arc<ArcSwap<Snapshot>>,
+    pub(super) snapshots: Arc<ArcSwap<Snapshot>>,
     /// Where the client pod's connections arrive.
     pub(super) outbound: SocketAddr,
 }

@@ -378,10 +378,10 @@ async fn connections_are_given_up_after_their_own_time() {
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
-type Issued = (String, rustls::pki_types::CertificateDer<'static>, Vec<u8>);
+pub(super) type Issued = (String, rustls::pki_types::CertificateDer<'static>, Vec<u8>);
 
 /// An authority, and a certificate of it for `web.example`.
-fn issued() -> &'static Issued {
+pub(super) fn issued() -> &'static Issued {
     static ISSUED: OnceLock<Issued> = OnceLock::new();
     ISSUED.get_or_init(|| {
         let ca_key = rcgen::KeyPair::generate().unwrap();
@@ -403,13 +403,21 @@ pub(super) fn authority() -> String {
 
 /// A TLS server; the name that each client asked for.
 async fn tls_server(names: Arc<Mutex<Vec<String>>>) -> SocketAddr {
+    tls_server_for(names, rustls::server::WebPkiClientVerifier::no_client_auth()).await
+}
+
+/// The same for clients that `clients` verifies.
+pub(super) async fn tls_server_for(
+    names: Arc<Mutex<Vec<String>>>,
+    clients: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+) -> SocketAddr {
     let (_, leaf, key) = issued();
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![leaf.clone()], key)
         .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
@@ -444,6 +452,7 @@ async fn a_server_must_prove_the_name_that_the_policy_expects() {
         credential: credential.map(Into::into),
         credential_optional: false,
         skip_verify,
+        vouched: None,
     };
     // What is asked for, and whether the answer comes through.
     let rows = [

@@ -48,7 +48,7 @@ pub enum Reader {
     Controller,
     /// A gateway in this namespace.
     Gateway(String),
-    /// The gateway of one Gateway of Gateway API: it sees Secrets where it may, see [`super::secrets`].
+    /// The gateway of one Gateway of Gateway API: it sees Secrets where it may, see [`super::material`].
     ApiGateway,
 }
 
@@ -98,7 +98,7 @@ static KINDS: &[Kind] = &[
         ..Kind::builtin("Node", "nodes", "")
     },
     Kind::SECRETS,
-    Kind::builtin("ConfigMap", "configmaps", "").for_gateways(Gateways::Own),
+    Kind::CONFIG_MAPS,
     Kind::builtin("Ingress", "ingresses", "networking.k8s.io").for_gateways(Gateways::All),
     Kind::istio("Gateway", "gateways").for_gateways(Gateways::All),
     Kind::istio("VirtualService", "virtualservices").for_both(),
@@ -125,6 +125,7 @@ static KINDS: &[Kind] = &[
     Kind::gateway_api("GRPCRoute", "grpcroutes", &["v1", "v1alpha2"]),
     Kind::gateway_api("TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
     Kind::gateway_api("TCPRoute", "tcproutes", &["v1", "v1alpha2"]),
+    Kind::gateway_api("BackendTLSPolicy", "backendtlspolicies", &["v1", "v1alpha3"]),
     // Not served: statuses say so.
     Kind::gateway_api("UDPRoute", "udproutes", &["v1", "v1alpha2"]).for_controller(),
     // In the mesh no reference needs a grant: agents do not read them.
@@ -160,6 +161,10 @@ impl Kind {
 
     /// By the readers of [`KINDS`] in their own namespace, by others where they may.
     pub(super) const SECRETS: Self = Self::builtin("Secret", "secrets", "").for_gateways(Gateways::Own);
+
+    /// As [`Kind::SECRETS`].
+    pub(super) const CONFIG_MAPS: Self =
+        Self::builtin("ConfigMap", "configmaps", "").for_gateways(Gateways::Own);
 
     const fn builtin(kind: &'static str, plural: &'static str, group: &'static str) -> Self {
         Self {

@@ -111,10 +111,14 @@ fn tls(tables: &Tables, listener: &ListenerView<'_>, kind: ListenerKind) -> Serv
             Err(reason) => broken = Some(Arc::from(reason)),
         }
     }
+    let (mode, clients) = match &listener.clients {
+        Some(asked) => asked.mode(),
+        None => (TlsMode::Simple, ClientCertificates::default()),
+    };
     ServerTls {
-        mode: TlsMode::Simple,
+        mode,
         certificates,
-        clients: ClientCertificates::default(),
+        clients,
         min: TlsVersion::V12,
         max: TlsVersion::V13,
         cipher_suites: Vec::new(),

@@ -56,7 +56,7 @@ pub(super) fn server_tls(tables: &Tables, namespace: &Arc<str>, spec: &ServerTls
     }
 }
 
-pub(super) fn certificate(
+pub(in crate::state) fn certificate(
     tables: &Tables,
     namespace: &Arc<str>,
     wanted: &CertificateRef,

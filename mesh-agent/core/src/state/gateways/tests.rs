@@ -1,6 +1,7 @@
 mod api;
 mod arrival;
 mod listener_sets;
+mod tls;
 
 use crate::model::ObjectName;
 use crate::model::gateway::{Bind, EdgePort, GatewayRole, ListenerProtocol, TlsMode, Transport};

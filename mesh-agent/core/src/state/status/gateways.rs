@@ -3,7 +3,7 @@
 use super::listener_sets::set_condition;
 use crate::model::ObjectName;
 use crate::model::status::{
-    Condition, GATEWAY_CONTROLLER, GatewayStatus, ListenerStatus, ParentStatus, Running,
+    Condition, GATEWAY_CONTROLLER, GatewayStatus, INSECURE_CLIENTS, ListenerStatus, ParentStatus, Running,
 };
 use crate::state::gateways::wanted_addresses;
 use crate::state::listeners::{ListenerView, Owner, Reason, View, supported};
@@ -47,10 +47,18 @@ impl State {
         let sets = self.tables.sets_of(name).into_iter();
         let attached =
             sets.filter(|(set, _)| set_condition(self.refused_set(set), &view, set, &accepted).holds);
+        let attached_sets = attached.count();
+        let listeners: Vec<ListenerStatus> = own.map(|l| listener_status(l, &programmed)).collect();
+        let mut conditions = vec![accepted, programmed, self.resolved(name, &listeners)];
+        let insecure = view.spec.tls.validations().any(|v| v.insecure);
+        conditions.extend(insecure.then(|| {
+            let words = "spec.tls.frontend: clients are served without a valid certificate";
+            Condition::yes(INSECURE_CLIENTS, "ConfigurationChanged", words)
+        }));
         Some(GatewayStatus {
-            listeners: own.map(|l| listener_status(l, &programmed)).collect(),
-            attached_sets: attached.count(),
-            conditions: vec![accepted.clone(), programmed],
+            listeners,
+            attached_sets,
+            conditions,
         })
     }
 
@@ -64,6 +72,22 @@ impl State {
             attached_sets: 0,
             conditions: vec![accepted, programmed],
         })
+    }
+
+    /// Whether all that a Gateway refers to is there.
+    fn resolved(&self, name: &ObjectName, listeners: &[ListenerStatus]) -> Condition {
+        let no = |reason, message: String| Condition::no("ResolvedRefs", reason, message);
+        if let Some(Err((reason, message))) = self.tables.client_certificate(name) {
+            return no(
+                reason,
+                format!("spec.tls.backend.clientCertificateRef: {message}"),
+            );
+        }
+        let unresolved = |c: &Condition| c.kind == "ResolvedRefs" && !c.holds;
+        match listeners.iter().find(|l| l.conditions.iter().any(unresolved)) {
+            Some(listener) => no("ListenersNotResolved", format!("see listener {}", listener.name)),
+            None => Condition::yes("ResolvedRefs", "ResolvedRefs", "every reference is there"),
+        }
     }
 
     pub(super) fn refused_gateway(&self, name: &ObjectName) -> Option<Condition> {
@@ -149,7 +173,9 @@ pub(super) fn accepted(view: &View<'_>) -> Condition {
         let message = format!("spec.addresses: {kind} {value:?} cannot be chosen: expected an IPAddress");
         return no("UnsupportedAddress", message);
     }
-    let usable = |l: &&ListenerView<'_>| supported(l.spec).is_ok() && l.conflict.is_none();
+    let usable = |l: &&ListenerView<'_>| {
+        supported(l.spec).is_ok() && l.conflict.is_none() && l.refuses_all().is_none()
+    };
     let own = |l: &&ListenerView<'_>| matches!(l.owner, Owner::Gateway(_));
     match view.listeners.iter().filter(usable).count() {
         0 => no("ListenersNotValid", "no listener can be served".into()),
@@ -200,7 +226,10 @@ fn listener_conditions(listener: &ListenerView<'_>, gateway: &Condition) -> Vec<
     let accepted = match (supported(listener.spec), &listener.conflict) {
         (Err(reason), _) => Condition::no("Accepted", "UnsupportedProtocol", reason.to_string()),
         (_, Some((reason, message))) => Condition::no("Accepted", reason, message.clone()),
-        (Ok(_), None) => Condition::yes("Accepted", "Accepted", ""),
+        (Ok(_), None) => match listener.refuses_all() {
+            Some(reason) => Condition::no("Accepted", "NoValidCACertificate", reason),
+            None => Condition::yes("Accepted", "Accepted", ""),
+        },
     };
     let conflicted = match &listener.conflict {
         Some((reason, message)) => Condition::yes("Conflicted", reason, message.clone()),

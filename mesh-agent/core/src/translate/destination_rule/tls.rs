@@ -86,5 +86,6 @@ pub(super) fn client(at: &str, raw: raw::Tls, scope: Scope) -> Result<ClientTls,
         // Without a selector Istio's sidecars take no Secret: it is for gateways.
         credential_optional: !scope.selected && mode == TlsMode::Simple,
         skip_verify: raw.insecure_skip_verify.unwrap_or(false),
+        vouched: None,
     })
 }

@@ -280,7 +280,15 @@ const GATEWAY_CLASS: [(&str, &str); 2] = [
     ),
 ];
 
-const GATEWAY: [(&str, &str); 8] = [
+const GATEWAY: [(&str, &str); 10] = [
+    (
+        "spec.tls.backend",
+        r#"{"gatewayClassName": "heddle", "tls": {"backend": {"clientCertificateRef": {"name": "a"}}}}"#,
+    ),
+    (
+        "spec.tls.frontend",
+        r#"{"gatewayClassName": "heddle", "tls": {"frontend": {"default": {"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "a"}]}}, "perPort": [{"port": 443, "tls": {"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "a"}]}}}]}}}"#,
+    ),
     (
         "spec.allowedListeners.namespaces.selector",
         r#"{"gatewayClassName": "heddle", "allowedListeners": {"namespaces": {"from": "Selector", "selector": {}}}}"#,
@@ -343,10 +351,24 @@ const REFERENCE_GRANT: [(&str, &str); 1] = [(
     r#"{"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "a"}], "to": [{"group": "", "kind": "Service"}]}"#,
 )];
 
-const BACKEND_TLS: [(&str, &str); 1] = [(
-    "",
-    r#"{"targetRefs": [{"group": "", "kind": "Service", "name": "a"}], "validation": {"hostname": "a.example.com", "wellKnownCACertificates": "System"}}"#,
-)];
+const BACKEND_TLS: [(&str, &str); 4] = [
+    (
+        "",
+        r#"{"targetRefs": [{"group": "", "kind": "Service", "name": "a"}], "validation": {"hostname": "a.example.com", "wellKnownCACertificates": "System"}}"#,
+    ),
+    (
+        "spec.validation.caCertificateRefs",
+        r#"{"targetRefs": [{"group": "", "kind": "Service", "name": "a"}], "validation": {"hostname": "a.example.com", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}}"#,
+    ),
+    (
+        "spec.validation.subjectAltNames",
+        r#"{"targetRefs": [{"group": "", "kind": "Service", "name": "a"}], "validation": {"hostname": "a.example.com", "wellKnownCACertificates": "System", "subjectAltNames": [{"type": "Hostname", "hostname": "b.example.com"}]}}"#,
+    ),
+    (
+        "spec.validation.subjectAltNames[].uri",
+        r#"{"targetRefs": [{"group": "", "kind": "Service", "name": "a"}], "validation": {"hostname": "a.example.com", "wellKnownCACertificates": "System", "subjectAltNames": [{"type": "URI", "uri": "spiffe://a/b"}]}}"#,
+    ),
+];
 
 const BACKEND_TRAFFIC: [(&str, &str); 1] = [(
     "",

@@ -5,7 +5,7 @@ use crate::translate::{Head, Rejected, Translated, translate};
 use serde_json::{Map, Value, json};
 
 /// Texts that one field or another accepts; the first that it accepts is taken.
-const TEXTS: [&str; 23] = [
+const TEXTS: [&str; 24] = [
     "probe",
     "/probe",
     "7s",
@@ -25,6 +25,7 @@ const TEXTS: [&str; 23] = [
     "gw",
     "Service",
     "Secret",
+    "System",
     "ECDHE-RSA-AES256-GCM-SHA384",
     "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
     "NotIn",

@@ -2,6 +2,7 @@
 //! status says so.
 
 use super::common::hostname;
+use super::gateway_tls::{self, GatewayTlsSpec, gateway_tls};
 use super::selector::{self, LabelSelector};
 use super::{GROUP, RouteKind};
 use crate::model::ObjectName;
@@ -25,6 +26,8 @@ pub struct ApiGatewaySpec {
     pub addresses: Vec<(Arc<str>, Arc<str>)>,
     /// `infrastructure`.
     pub infrastructure: Infrastructure,
+    /// `tls`.
+    pub tls: GatewayTlsSpec,
     /// `creationTimestamp`.
     pub created: Arc<str>,
     /// What it was made of, to tell whether a new version differs.
@@ -122,10 +125,10 @@ impl ListenerKind {
     }
 }
 
-/// A certificate that is named.
+/// A certificate, or CAs, that are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRef {
-    /// Group and kind; `("", "Secret")` is what can be read.
+    /// Group and kind; `("", "Secret")` is what can be read, of CAs `("", "ConfigMap")`.
     pub kind: (Arc<str>, Arc<str>),
     /// Namespace (that of the Gateway or ListenerSet where none is written) and name.
     pub name: ObjectName,
@@ -152,8 +155,7 @@ struct Spec {
     addresses: Option<Vec<RawAddress>>,
     infrastructure: Option<RawInfrastructure>,
     allowed_listeners: Option<RawAllowedListeners>,
-    #[serde(rename = "tls")]
-    _tls: Option<Unsupported>,
+    tls: Option<gateway_tls::Raw>,
     default_scope: Option<String>,
 }
 
@@ -232,7 +234,7 @@ struct RawTls {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawSecret {
+pub(super) struct RawSecret {
     group: Option<Arc<str>>,
     kind: Option<Arc<str>>,
     name: String,
@@ -264,6 +266,11 @@ pub(super) fn gateway(head: &Head, value: &Value) -> Result<ApiGatewaySpec, Fiel
             annotations: infrastructure.annotations.unwrap_or_default(),
             parameters: infrastructure.parameters_ref.map(|p| named(&p)),
         },
+        tls: raw
+            .tls
+            .map(|tls| gateway_tls(tls, &head.key.namespace))
+            .transpose()?
+            .unwrap_or_default(),
         created: Arc::clone(&head.created),
         source: source.clone(),
     })
@@ -328,11 +335,8 @@ fn listener(at: &str, raw: RawListener, namespace: &str) -> Result<ListenerSpec,
     };
     let mut certificates = Vec::new();
     for (i, secret) in secrets.into_iter().enumerate() {
-        certificates.push(certificate(
-            &format!("{at}.tls.certificateRefs[{i}]"),
-            secret,
-            namespace,
-        )?);
+        let at = format!("{at}.tls.certificateRefs[{i}]");
+        certificates.push(reference(&at, secret, "Secret", namespace)?);
     }
     let allowed = raw.allowed_routes;
     let (from, kinds) = allowed.map_or((None, None), |a| (a.namespaces, a.kinds));
@@ -350,7 +354,13 @@ fn listener(at: &str, raw: RawListener, namespace: &str) -> Result<ListenerSpec,
     })
 }
 
-fn certificate(at: &str, raw: RawSecret, namespace: &str) -> Result<SecretRef, FieldError> {
+/// What a reference names; `kind` where none is written.
+pub(super) fn reference(
+    at: &str,
+    raw: RawSecret,
+    kind: &str,
+    namespace: &str,
+) -> Result<SecretRef, FieldError> {
     let namespace = raw
         .namespace
         .filter(|n| !n.is_empty())
@@ -361,7 +371,7 @@ fn certificate(at: &str, raw: RawSecret, namespace: &str) -> Result<SecretRef, F
     Ok(SecretRef {
         kind: (
             raw.group.unwrap_or_else(|| "".into()),
-            raw.kind.unwrap_or_else(|| "Secret".into()),
+            raw.kind.unwrap_or_else(|| kind.into()),
         ),
         name: ObjectName::new(namespace, raw.name),
     })

@@ -1,6 +1,6 @@
 //! Routes of Gateway API: what is refused, and with which words.
 
-use super::{one, rejected};
+use super::{Head, in_place_of, one, rejected};
 use crate::model::route::{Outcome, PathChange, StringMatch};
 use crate::testing::documents;
 use crate::translate::{ApiRouteSpec, Translated};
@@ -34,6 +34,10 @@ fn what_is_not_supported_is_refused_by_its_field() {
         ))
     };
     let grpc = |r: &str| route("GRPCRoute", &format!("{{rules: [{{{r}}}]}}"));
+    let clients = |validation: &str| {
+        let tls = format!("{{frontend: {{default: {{validation: {{{validation}}}}}}}}}");
+        route("Gateway", &format!("{{gatewayClassName: heddle, tls: {tls}}}"))
+    };
     let table = [
         (
             route("HTTPRoute", "{parentRefs: [{name: A_b}]}"),
@@ -245,9 +249,30 @@ fn what_is_not_supported_is_refused_by_its_field() {
             "twice",
         ),
         (
-            route("Gateway", "{gatewayClassName: heddle, tls: {frontend: {}}}"),
-            "spec.tls",
-            "not supported",
+            clients("mode: Sometimes, caCertificateRefs: [{name: a}]"),
+            "spec.tls.frontend.default.validation.mode",
+            "AllowValidOnly",
+        ),
+        (
+            clients("caCertificateRefs: []"),
+            "spec.tls.frontend.default.validation.caCertificateRefs",
+            "empty",
+        ),
+        (
+            route(
+                "Gateway",
+                "{gatewayClassName: heddle, tls: {frontend: {default: {}, perPort: [{port: 443, tls: {}}, {port: 443, tls: {}}]}}}",
+            ),
+            "spec.tls.frontend.perPort[1].port",
+            "twice",
+        ),
+        (
+            route(
+                "Gateway",
+                "{gatewayClassName: heddle, tls: {backend: {clientCertificateRef: {name: A_b}}}}",
+            ),
+            "spec.tls.backend.clientCertificateRef.name",
+            "no name",
         ),
         (
             route(
@@ -343,5 +368,99 @@ fn an_origin_of_cors_matches_with_and_without_its_schemes_port() {
         ("https://evil.com/?.example.com", false),
     ] {
         assert_eq!(allowed(origin), expected, "{origin}");
+    }
+}
+
+#[test]
+fn a_policy_of_backends_that_cannot_be_carried_out_is_refused_by_its_field_and_lets_nobody_through() {
+    let policy = |target: &str, validation: &str, rest: &str| {
+        let spec = format!("{{targetRefs: [{{{target}}}], validation: {{{validation}}}{rest}}}");
+        route("BackendTLSPolicy", &spec)
+    };
+    let target = "group: '', kind: Service, name: a";
+    let name = "hostname: a.example.com, wellKnownCACertificates: System";
+    let validation = "spec.validation";
+    let named = |names: &str| policy(target, &format!("{name}, subjectAltNames: [{names}]"), "");
+    for (yaml, field, reason) in [
+        (
+            policy("group: x, kind: Service, name: a", name, ""),
+            "spec.targetRefs[0].group",
+            "supported",
+        ),
+        (
+            policy("group: '', kind: Pod, name: a", name, ""),
+            "spec.targetRefs[0].kind",
+            "supported",
+        ),
+        (
+            policy("group: '', kind: Service, name: A_", name, ""),
+            "spec.targetRefs[0].name",
+            "no name",
+        ),
+        (
+            policy(target, name, ", options: {a.io/b: c}"),
+            "spec.options",
+            "not supported",
+        ),
+        (
+            policy(target, "hostname: '*.a.com', wellKnownCACertificates: System", ""),
+            "spec.validation.hostname",
+            "wildcard",
+        ),
+        (
+            policy(target, "wellKnownCACertificates: System", ""),
+            validation,
+            "hostname",
+        ),
+        (
+            policy(target, "hostname: a.com", ""),
+            "spec.validation.caCertificateRefs",
+            "missing",
+        ),
+        (
+            policy(target, "hostname: a.com, wellKnownCACertificates: a.io/b", ""),
+            "spec.validation.wellKnownCACertificates",
+            "only System",
+        ),
+        (
+            policy(
+                target,
+                &format!("{name}, caCertificateRefs: [{{group: '', kind: ConfigMap, name: b}}]"),
+                "",
+            ),
+            "spec.validation.caCertificateRefs",
+            "must be empty",
+        ),
+        (
+            named("{type: Email}"),
+            "spec.validation.subjectAltNames[0].type",
+            "expected",
+        ),
+        (
+            named("{type: URI, uri: nothing}"),
+            "spec.validation.subjectAltNames[0].uri",
+            "scheme",
+        ),
+        (
+            named("{type: URI, hostname: a.com}"),
+            "spec.validation.subjectAltNames[0].uri",
+            "missing",
+        ),
+        (
+            named("{type: Hostname, hostname: a.com, uri: 'a:b'}"),
+            "spec.validation.subjectAltNames[0].uri",
+            "empty",
+        ),
+    ] {
+        let object = &documents(&yaml)[0];
+        let (_, at, why) = rejected(object);
+        assert_eq!(at, field, "{yaml}: {why}");
+        assert!(why.contains(reason), "{yaml}: {why}");
+        let head = Head::read(object).unwrap();
+        let Some(Translated::BackendTls(guard)) = in_place_of(&head, object) else {
+            panic!("{yaml}: nothing in its place");
+        };
+        assert!(guard.authorities.is_err(), "{yaml}");
+        assert_eq!(guard.targets.len(), usize::from(yaml.contains(target)), "{yaml}");
     }
 }

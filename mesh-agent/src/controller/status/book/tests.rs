@@ -265,3 +265,35 @@ fn a_traffic_policy_is_told_for_each_service_and_what_others_say_stays() {
     apply(&mut state, &mut book, policy);
     assert!(writes(&mut state, &mut book).is_empty(), "it says what it should");
 }
+
+#[test]
+fn a_policy_of_backends_is_told_of_its_service_once_what_it_refers_to_is_known() {
+    let mut state = State::for_controller(MeshSettings::default()).reading_secrets();
+    let mut book = Book::default();
+    apply(
+        &mut state,
+        &mut book,
+        service(json!([{"name": "https", "port": 443}])),
+    );
+    let policy = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": {"name": "p", "namespace": "a", "generation": 4, "resourceVersion": "7"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "echo"}],
+            "validation": {"hostname": "e.example.com", "wellKnownCACertificates": "System"}}});
+    apply(&mut state, &mut book, policy.clone());
+    assert_eq!(book.next(&mut state, false, "then", 0), None);
+    book.review();
+    let write = book.next(&mut state, true, "then", 0).expect("a write");
+    let ancestors = write.patch["status"]["ancestors"].as_array().unwrap();
+    assert_eq!(ancestors.len(), 1, "{ancestors:?}");
+    assert_eq!(ancestors[0]["ancestorRef"]["name"], "echo");
+    let accepted = &ancestors[0]["conditions"][0];
+    assert_eq!(
+        (accepted["reason"].as_str(), &accepted["observedGeneration"]),
+        (Some("Accepted"), &json!(4))
+    );
+    let mut told = policy;
+    told["status"] = write.patch["status"].clone();
+    told["metadata"]["resourceVersion"] = "8".into();
+    apply(&mut state, &mut book, told);
+    assert_eq!(book.next(&mut state, true, "now", 1), None, "as wanted");
+}

@@ -30,7 +30,7 @@ pub(super) fn gateway(listeners: &str) -> String {
 }
 
 /// An HTTPRoute to `gw` that forwards everything to `to`.
-fn route(namespace: &str, name: &str, rest: &str, to: &str) -> String {
+pub(super) fn route(namespace: &str, name: &str, rest: &str, to: &str) -> String {
     let spec = format!(
         "{{parentRefs: [{{name: gw, namespace: infra}}], {rest}rules: [{{name: {name}, backendRefs: [{to}]}}]}}"
     );
@@ -335,7 +335,7 @@ fn an_address_that_was_asked_for_is_given_or_the_gateway_says_that_it_was_not() 
         let (_, judging) = states(&[gateway]);
         let status = judging.gateway_status(&name, &running("192.0.2.7")).unwrap();
         let reasons: Vec<_> = status.conditions.iter().map(|c| c.reason).collect();
-        assert_eq!(reasons, [accepted, programmed], "{addresses}");
+        assert_eq!(reasons, [accepted, programmed, "ResolvedRefs"], "{addresses}");
     }
     let (_, judging) = states(&[gateway("[{name: a, port: 80, protocol: HTTP}]")]);
     let lacking = Running {

@@ -4,7 +4,7 @@ use super::api::{MICRO, gateway, object, said, states};
 use super::ask;
 use crate::model::ObjectName;
 use crate::model::status::{Condition, ListenerSetStatus, Running};
-use crate::state::{GatewayPort, State};
+use crate::state::{GatewayPort, Material, Place, State};
 use crate::testing::documents;
 
 const SAME: &str = "allowedListeners: {namespaces: {from: Same}}, listeners:";
@@ -271,9 +271,9 @@ fn a_certificate_of_another_namespace_needs_a_grant_for_listener_sets() {
         };
         assert_eq!(reasons(&said.conditions)[0], set);
         assert_eq!(reasons(&said.listeners[0].conditions)[2], refs);
-        let namespaces = judging.certificate_namespaces(None);
+        let places = judging.gateway_material(None);
         assert_eq!(
-            namespaces.contains_key("vault"),
+            places.contains_key(&Place::new(Material::Secret, &"vault".into())),
             granted,
             "the Gateway reads what its sets may"
         );

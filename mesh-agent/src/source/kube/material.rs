@@ -1,4 +1,5 @@
-//! Secrets of the namespaces that Gateways name, and of no other: which they are changes with the Gateways.
+//! Secrets and ConfigMaps of the namespaces that Gateways and policies name, and of no other: which they are changes with
+//! those.
 
 use super::batch::Step;
 use super::figures::SourceFigures;
@@ -6,75 +7,116 @@ use super::follow::Follower;
 use super::kinds::{Kind, NO_RELEASES};
 use super::{WatchSettings, crds, discovery};
 use kube::Client;
-use mesh_core::state::{Change, ObjectKey};
+use mesh_core::state::{Change, Material, ObjectKey, Place};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// A namespace whose Secrets could not be read for this long is taken for one without any.
+/// A place that could not be read for this long is taken for one without anything.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is told.
 #[derive(Debug)]
 pub enum News {
-    /// Secrets changed.
+    /// Objects changed.
     Changes(Vec<Change>),
-    /// Every Secret of the namespace has been told, or nothing could be learnt of it in time.
-    Known(Arc<str>),
-    /// The namespace is followed no more.
-    Left(Arc<str>),
+    /// All that is there has been told, or nothing could be learnt of it in time.
+    Known(Place),
+    /// The place is followed no more.
+    Left(Place),
 }
 
 impl News {
-    /// Notes in `known` which namespaces are known, and gives the changes.
-    pub fn noted(self, known: &mut BTreeSet<Arc<str>>) -> Vec<Change> {
+    /// Notes in `known` which places are known, and gives the changes.
+    pub fn noted(self, known: &mut BTreeSet<Place>) -> Vec<Change> {
         match self {
             Self::Changes(changes) => return changes,
-            Self::Known(namespace) => known.insert(namespace),
-            Self::Left(namespace) => known.remove(&namespace),
+            Self::Known(place) => known.insert(place),
+            Self::Left(place) => known.remove(&place),
         };
         Vec::new()
     }
 }
 
-/// Follows the namespaces of `wanted` until nobody listens any more.
+/// The places that are wanted, and those that are known.
+#[derive(Default)]
+pub struct Followed {
+    wanted: watch::Sender<BTreeSet<Place>>,
+    known: BTreeSet<Place>,
+}
+
+impl Followed {
+    /// The places that are to be followed.
+    #[must_use]
+    pub fn wanted(&self) -> watch::Receiver<BTreeSet<Place>> {
+        self.wanted.subscribe()
+    }
+
+    /// Has these followed, and no others.
+    pub fn want(&self, places: BTreeSet<Place>) {
+        self.wanted.send_if_modified(|before| {
+            let changed = *before != places;
+            *before = places;
+            changed
+        });
+    }
+
+    /// What is told, as changes.
+    pub fn take(&mut self, news: News) -> Vec<Change> {
+        news.noted(&mut self.known)
+    }
+
+    /// Whether all that is wanted is known, if it is there.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.wanted.borrow().is_subset(&self.known)
+    }
+}
+
+/// How a kind is followed.
+const fn kind(material: Material) -> (&'static Kind, Option<&'static str>) {
+    match material {
+        Material::Secret => (&Kind::SECRETS, Some(NO_RELEASES)),
+        Material::ConfigMap => (&Kind::CONFIG_MAPS, None),
+    }
+}
+
+/// Follows the places of `wanted` until nobody listens any more.
 pub async fn follow(
     client: Client,
     settings: WatchSettings,
     figures: SourceFigures,
-    mut wanted: watch::Receiver<BTreeSet<Arc<str>>>,
+    mut wanted: watch::Receiver<BTreeSet<Place>>,
     news: mpsc::Sender<News>,
 ) {
     let streaming = discovery::streams_lists(&client).await;
-    let mut followed: BTreeMap<Arc<str>, (watch::Sender<()>, JoinHandle<()>)> = BTreeMap::new();
+    let mut followed: BTreeMap<Place, (watch::Sender<()>, JoinHandle<()>)> = BTreeMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();
-        let left: Vec<_> = followed
-            .extract_if(.., |namespace, _| !now.contains(namespace))
-            .collect();
+        let left: Vec<_> = followed.extract_if(.., |place, _| !now.contains(place)).collect();
         for (_, (until, follower)) in left {
             drop(until);
             // Had it not ended, it would forget what its successor finds. It cannot panic.
             let _ended = follower.await;
         }
-        for namespace in now {
-            followed.entry(Arc::clone(&namespace)).or_insert_with(|| {
+        for place in now {
+            followed.entry(place.clone()).or_insert_with(|| {
                 let (until, ended) = watch::channel(());
                 let (steps, changes) = mpsc::channel(64);
+                let (kind, selector) = kind(place.kind);
                 let follower = Follower {
-                    kind: &Kind::SECRETS,
+                    kind,
                     number: 0,
                     client: client.clone(),
-                    selector: Some(NO_RELEASES.into()),
-                    namespace: Some(namespace.to_string()),
+                    selector: selector.map(Into::into),
+                    namespace: Some(place.namespace.to_string()),
                     streaming,
                     settings: settings.clone(),
-                    figures: figures.of(&Kind::SECRETS),
+                    figures: figures.of(kind),
                     steps,
                 };
-                let follower = one(follower, namespace, changes, ended, news.clone());
+                let follower = one(follower, place, changes, ended, news.clone());
                 (until, tokio::spawn(follower))
             });
         }
@@ -85,10 +127,10 @@ pub async fn follow(
     }
 }
 
-/// One namespace. At the end its Secrets are forgotten.
+/// One place. At the end its objects are forgotten.
 async fn one(
     follower: Follower,
-    namespace: Arc<str>,
+    place: Place,
     mut steps: mpsc::Receiver<Step>,
     mut ended: watch::Receiver<()>,
     news: mpsc::Sender<News>,
@@ -104,13 +146,13 @@ async fn one(
             _ = ended.changed() => break,
             () = &mut patience, if !known => {
                 known = true;
-                News::Known(Arc::clone(&namespace))
+                News::Known(place.clone())
             }
             step = steps.recv() => match step {
                 None => break,
                 Some(Step::Listed(_)) => {
                     known = true;
-                    News::Known(Arc::clone(&namespace))
+                    News::Known(place.clone())
                 }
                 Some(Step::Change(change)) => {
                     match &change {
@@ -133,13 +175,13 @@ async fn one(
     }
     let gone = there.into_iter().map(|name| {
         Change::Delete(ObjectKey {
-            kind: "Secret".into(),
+            kind: place.kind.name().into(),
             group: String::new(),
-            namespace: namespace.to_string(),
+            namespace: place.namespace.to_string(),
             name,
         })
     });
     // Nobody listens any more: then nothing is to be forgotten either.
     let _told = news.send(News::Changes(gone.collect())).await;
-    let _told = news.send(News::Left(namespace)).await;
+    let _told = news.send(News::Left(place)).await;
 }
