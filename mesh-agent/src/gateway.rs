@@ -278,7 +278,7 @@ impl SocketRecords for NothingCaptured {
 
 fn scope(config: &GatewayConfig) -> Scope {
     match (&config.config, &config.gateway) {
-        (Some(_), gateway) => Scope::Files(gateway.clone()),
+        (Some(_), _) => Scope::Files,
         (None, None) => Scope::Selected(config.namespace.as_str().into()),
         (None, Some(gateway)) => Scope::Only(gateway.clone()),
     }
