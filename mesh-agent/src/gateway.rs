@@ -278,7 +278,7 @@ impl SocketRecords for NothingCaptured {
 
 fn scope(config: &GatewayConfig) -> Scope {
     match (&config.config, &config.gateway) {
-        (Some(_), _) => Scope::Files,
+        (Some(_), gateway) => Scope::Files(gateway.clone()),
         (None, None) => Scope::Selected(config.namespace.as_str().into()),
         (None, Some(gateway)) => Scope::Only(gateway.clone()),
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 /// What the gateway is.
 pub(super) enum Scope {
-    /// It reads files: everything comes with them.
-    Files,
+    /// It reads files, and everything comes with them; the one Gateway that it serves, if it is only one.
+    Files(Option<ObjectName>),
     /// It serves all Gateways that select it, and reads its own namespace (this one) by itself.
     Selected(Arc<str>),
     /// It serves one Gateway.
@@ -20,7 +20,8 @@ impl Scope {
     /// The one Gateway that is served, if it is only one.
     pub(super) const fn gateway(&self) -> Option<&ObjectName> {
         match self {
-            Self::Files | Self::Selected(_) => None,
+            Self::Files(gateway) => gateway.as_ref(),
+            Self::Selected(_) => None,
             Self::Only(gateway) => Some(gateway),
         }
     }
@@ -28,7 +29,7 @@ impl Scope {
     /// What it is to follow beside all that it watches.
     fn places(&self, state: &State) -> BTreeSet<Place> {
         match self {
-            Self::Files => BTreeSet::new(),
+            Self::Files(_) => BTreeSet::new(),
             Self::Selected(own) => {
                 let mut places = state.backend_material();
                 places.retain(|place| place.namespace != *own);
