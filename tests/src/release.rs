@@ -57,10 +57,28 @@ impl Release {
     /// `helm uninstall`, until its pods are gone.
     ///
     /// # Errors
-    /// helm's words.
+    /// helm's words, or the pods stay.
     pub fn uninstall(&self) -> Result<()> {
-        let args = ["uninstall", NAME, "-n", &self.space.name, "--wait"];
-        self.cluster.helm(&args).map(drop)
+        let args = [
+            "uninstall",
+            NAME,
+            "-n",
+            &self.space.name,
+            "--ignore-not-found",
+            "--wait",
+        ];
+        self.cluster.helm(&args)?;
+        // helm waits for the DaemonSet only: its agents drain, and clear the nodes, after that.
+        let gone = [
+            "-n",
+            &self.space.name,
+            "wait",
+            "--for=delete",
+            "pod",
+            "--all",
+            "--timeout=120s",
+        ];
+        self.cluster.kubectl(&gone).map(drop)
     }
 
     fn helm(&self, verb: &str, args: &[&str]) -> Result<()> {
@@ -73,15 +91,19 @@ impl Release {
 
 impl Drop for Release {
     fn drop(&mut self) {
-        let args = [
-            "uninstall",
-            NAME,
-            "-n",
-            &self.space.name,
-            "--ignore-not-found",
-            "--wait",
-        ];
         // What is left after a failure is the next install's to complain of.
-        let _ = self.cluster.helm(&args);
+        let _ = self.uninstall();
     }
+}
+
+/// What an installation may change on a node; `more` are patterns of files besides.
+///
+/// # Errors
+/// The node does not answer.
+pub fn marks_of(cluster: &Cluster, node: &str, more: &str) -> Result<String> {
+    let look = format!(
+        "cat /etc/cni/net.d/*; ls -A /etc/cni/net.d /opt/cni/bin; ls -dA {more} /sys/fs/bpf/* 2>/dev/null; \
+         bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | grep -i heddle; true"
+    );
+    cluster.node_exec(node, &["sh", "-c", &look])
 }

@@ -8,18 +8,12 @@
 use mesh_tests::cluster::{CLIENT, Cluster};
 use mesh_tests::cluster_app::{App, install};
 use mesh_tests::eventually;
+use mesh_tests::release::marks_of;
 use serde_json::json;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// What an installation may change on a node.
-fn marks_of(cluster: &Cluster, node: &str) -> String {
-    let look = "cat /etc/cni/net.d/*; ls -A /etc/cni/net.d /opt/cni/bin; ls -dA /sys/fs/bpf/* 2>/dev/null; \
-                bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | grep -i heddle; true";
-    cluster.node_exec(node, &["sh", "-c", look]).unwrap()
-}
 
 #[test]
 fn a_node_whose_agent_was_dead_at_the_uninstall_frees_itself_at_the_next_pod() {
@@ -30,7 +24,7 @@ fn a_node_whose_agent_was_dead_at_the_uninstall_frees_itself_at_the_next_pod() {
     }
     let nodes = cluster.ready_nodes().unwrap();
     let node = nodes.last().unwrap();
-    let before = marks_of(&cluster, node);
+    let before = marks_of(&cluster, node, "").unwrap();
     let app = App::open(&cluster);
     let release = install(&cluster, &[]);
     app.label("heddle.io/mesh=enabled");
@@ -44,7 +38,7 @@ fn a_node_whose_agent_was_dead_at_the_uninstall_frees_itself_at_the_next_pod() {
     cluster.helm(&args).unwrap();
     cluster.start(node, "kubelet").unwrap();
     assert_ne!(
-        marks_of(&cluster, node),
+        marks_of(&cluster, node, "").unwrap(),
         before,
         "nothing is left: nothing is proven"
     );
@@ -79,9 +73,14 @@ fn a_node_whose_agent_was_dead_at_the_uninstall_frees_itself_at_the_next_pod() {
     })
     .unwrap();
     eventually("the node to be as before", SOON, || {
-        (marks_of(&cluster, node) == before).then_some(())
+        (marks_of(&cluster, node, "").unwrap() == before).then_some(())
     })
-    .unwrap_or_else(|error| panic!("{error:#}: {}\nbefore: {before}", marks_of(&cluster, node)));
+    .unwrap_or_else(|error| {
+        panic!(
+            "{error:#}: {}\nbefore: {before}",
+            marks_of(&cluster, node, "").unwrap()
+        )
+    });
     app.forgive();
     app.nothing_lost("uninstall with a dead agent");
 }

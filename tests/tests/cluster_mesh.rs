@@ -10,18 +10,15 @@
 use mesh_tests::cluster::{CLIENT, Cluster};
 use mesh_tests::cluster_app::{App, install};
 use mesh_tests::eventually;
+use mesh_tests::release::marks_of;
 use serde_json::Value;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const ROLLOUT: Duration = Duration::from_secs(180);
 
-/// What an installation may change on a node.
-fn marks_of(cluster: &Cluster, node: &str) -> String {
-    let look = "cat /etc/cni/net.d/*; ls -A /etc/cni/net.d /opt/cni/bin; ls -dA /run/heddle* /sys/fs/bpf/* 2>/dev/null; \
-                bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | grep -i heddle; true";
-    cluster.node_exec(node, &["sh", "-c", look]).unwrap()
-}
+/// Where an agent has its sockets.
+const RUN: &str = "/run/heddle*";
 
 const CANARY: &str = "apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -45,7 +42,10 @@ spec:
 fn install_enrol_canary_upgrade_and_uninstall_lose_no_request_and_leave_nothing() {
     let cluster = Cluster::current().unwrap();
     let nodes = cluster.ready_nodes().unwrap();
-    let before: Vec<String> = nodes.iter().map(|node| marks_of(&cluster, node)).collect();
+    let before: Vec<String> = nodes
+        .iter()
+        .map(|node| marks_of(&cluster, node, RUN).unwrap())
+        .collect();
     let app = App::open(&cluster);
     let release = install(&cluster, &["--set", "agent.drainSeconds=5"]);
     app.nothing_lost("install");
@@ -105,12 +105,12 @@ fn install_enrol_canary_upgrade_and_uninstall_lose_no_request_and_leave_nothing(
     app.nothing_lost("uninstall");
     for (node, before) in nodes.iter().zip(before) {
         eventually("the node to be as before", Duration::from_secs(20), || {
-            (marks_of(&cluster, node) == before).then_some(())
+            (marks_of(&cluster, node, RUN).unwrap() == before).then_some(())
         })
         .unwrap_or_else(|error| {
             panic!(
                 "{node}: {error:#}: {}\nbefore: {before}",
-                marks_of(&cluster, node)
+                marks_of(&cluster, node, RUN).unwrap()
             )
         });
     }

@@ -68,6 +68,15 @@ fn a_second_agent_on_a_node_refuses_to_start_and_the_first_goes_on() {
     assert_eq!(app.captured(&release), app.pods().len());
 }
 
+/// Does something at its end.
+struct Mended<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Mended<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 #[test]
 fn a_cni_configuration_that_is_no_json_is_named_and_the_nodes_pods_go_on() {
     let cluster = Cluster::current().unwrap();
@@ -87,15 +96,18 @@ fn a_cni_configuration_that_is_no_json_is_named_and_the_nodes_pods_go_on() {
     sh(&format!(
         "cp {conflist} /tmp/conflist-kept && echo '{{\"plugins\": [' >{conflist}"
     ));
+    // Also if something fails before: the suites after this one have the same node.
+    let mended = Mended(|| {
+        let mend = format!("cat /tmp/conflist-kept >{conflist}; rm /tmp/conflist-kept");
+        let _ = cluster.node_exec(&node, &["sh", "-c", &mend]);
+    });
     let named = eventually("the file to be named", MINUTE, || {
         let said = check(&release);
         (said.contains(conflist) && said.contains("is not JSON")).then_some(())
     });
     app.nothing_lost("broken conflist");
     let unharmed = sh(&format!("cat {conflist}"));
-    sh(&format!(
-        "cat /tmp/conflist-kept >{conflist}; rm /tmp/conflist-kept"
-    ));
+    drop(mended);
     named.unwrap();
     assert!(
         unharmed.starts_with("{\"plugins\": ["),
