@@ -233,6 +233,17 @@ fn every_kind_of_socket_is_answered_by_whom_it_asked_and_other_questions_arrive_
     assert_eq!(from(&dead)["code"], "Server Failure", "at once: {answers}");
 }
 
+/// Clients take a new socket for each name: a burst of names must not run out of what is kept for open questions.
+#[test]
+fn a_pod_that_asks_for_many_names_in_a_second_has_an_answer_to_each() {
+    let world = World::open();
+    let more: Vec<&str> = ["--name", "real.example.org"].repeat(1_500);
+    let answers = world.ask("real.example.org", &more);
+    let answers = answers.as_array().unwrap();
+    let wrong = answers.iter().find(|answer| answer["records"][0] != "192.0.2.7");
+    assert_eq!((answers.len(), wrong), (1_501, None));
+}
+
 #[test]
 fn a_connection_asks_for_names_of_both_and_unknown_ones_go_on_to_the_name_server() {
     let world = World::open();

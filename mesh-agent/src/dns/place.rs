@@ -87,6 +87,9 @@ struct Session {
     server: UdpSocket,
     /// The last question, for the case that the server refuses it.
     last: RefCell<Vec<u8>>,
+    /// Questions without an answer yet. Most clients take a new socket for each name, and many names are asked for in the
+    /// time in which one question may be open.
+    open: Cell<u32>,
     used: Cell<Instant>,
 }
 
@@ -179,6 +182,7 @@ impl Place {
             return false;
         };
         session.used.set(Instant::now());
+        session.open.set(session.open.get().saturating_add(1));
         let mut last = session.last.borrow_mut();
         last.clear();
         last.extend_from_slice(question);
@@ -205,6 +209,7 @@ impl Place {
         let session = Rc::new(Session {
             server: socket.ok()?,
             last: RefCell::default(),
+            open: Cell::new(0),
             used: Cell::new(Instant::now()),
         });
         let relay = Rc::clone(self).relay(Rc::clone(&session), client);
@@ -223,7 +228,7 @@ impl Place {
         Some(*self.server.get_or_init(|| SocketAddr::new(ip, NAME_PORT)))
     }
 
-    /// Carries answers back, until none has come for a while.
+    /// Carries answers back, until every question has one, or none has come for a while.
     async fn relay(self: Rc<Self>, session: Rc<Session>, client: SocketAddr) {
         loop {
             let left = IDLE.saturating_sub(session.used.get().elapsed());
@@ -234,6 +239,9 @@ impl Place {
             if tokio::time::timeout(left, ready).await.is_ok() {
                 self.answers_of(&session, client);
                 self.failures_of(&session, client);
+                if session.open.get() == 0 {
+                    break;
+                }
                 tokio::task::yield_now().await;
             }
         }
@@ -246,6 +254,7 @@ impl Place {
             match session.server.try_recv(&mut buffer) {
                 Ok(length) => {
                     session.used.set(Instant::now());
+                    session.open.set(session.open.get().saturating_sub(1));
                     self.reply(&buffer[..length], client);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -264,6 +273,7 @@ impl Place {
         };
         while session.server.try_io(Interest::ERROR, error).is_ok() {
             self.shared.answers.count("failed");
+            session.open.set(session.open.get().saturating_sub(1));
             if let Some(answer) = message::failure(&session.last.borrow()) {
                 self.reply(&answer, client);
             }
