@@ -95,6 +95,21 @@ impl App {
         self.space.exec("load", &["rm", "-f", "/tmp/failed"]).unwrap();
     }
 
+    /// Forgets what failed until every identity has a certificate: after an API server was away, kube-proxies are late with
+    /// a new controller's address.
+    pub fn settle(&self, release: &Release) {
+        let has_all = |status: &Value| {
+            let certificates = status["certificates"].as_array();
+            certificates.is_some_and(|all| all.iter().all(|row| row["state"] != "Missing"))
+        };
+        eventually("certificates for all", MINUTE * 2, || {
+            let statuses = statuses(release);
+            (!statuses.is_empty() && statuses.iter().all(has_all)).then_some(())
+        })
+        .unwrap();
+        self.forgive();
+    }
+
     /// Fails if a request has failed, now that twenty more have been answered.
     pub fn nothing_lost(&self, during: &str) {
         let (before, _) = self.load();

@@ -41,7 +41,7 @@ fn a_second_agent_on_a_node_refuses_to_start_and_the_first_goes_on() {
     let release = install(&cluster, &[]);
     app.label("heddle.io/mesh=enabled");
     app.await_captured(&release, SOON);
-    app.forgive();
+    app.settle(&release);
     let get = ["-n", &release.space.name, "get", "daemonset", "heddle-agent"];
     let mut spec = cluster.json(&get).unwrap()["spec"]["template"]["spec"].clone();
     spec["nodeName"] = json!(app.space.pods("load").unwrap()[0].node);
@@ -88,7 +88,7 @@ fn a_cni_configuration_that_is_no_json_is_named_and_the_nodes_pods_go_on() {
     let release = install(&cluster, &[]);
     app.label("heddle.io/mesh=enabled");
     app.await_captured(&release, SOON);
-    app.forgive();
+    app.settle(&release);
     let node = app.space.pods("load").unwrap()[0].node.clone();
     let conflist = "/etc/cni/net.d/10-pods.conflist";
     let sh = |script: &str| cluster.node_exec(&node, &["sh", "-c", script]).unwrap();
@@ -142,7 +142,7 @@ fn a_crd_of_an_unknown_version_is_named_and_the_mesh_goes_on() {
     let release = install(&cluster, &["--set", "crds.istio=false"]);
     app.label("heddle.io/mesh=enabled");
     app.await_captured(&release, SOON);
-    app.forgive();
+    app.settle(&release);
     let definition = format!(
         "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: {crd}}}\nspec:\n  \
          group: security.istio.io\n  scope: Namespaced\n  names: {{kind: PeerAuthentication, plural: peerauthentications}}\n  versions:\n  \
