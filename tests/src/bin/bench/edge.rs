@@ -25,6 +25,8 @@ pub(crate) fn start(
     let node = &ground.nodes[0];
     ConfigDir::new(ground.run())?.write("edge.yaml", objects(pods))?;
     let spec = AgentSpec::new(ground.run(), node)?;
+    // An agent would make it.
+    std::fs::create_dir_all(spec.state_dir())?;
     let cgroup = ground.run().cgroup().join("gateway");
     std::fs::create_dir(&cgroup)?;
     let place = Place {
