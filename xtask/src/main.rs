@@ -46,7 +46,7 @@ enum Task {
     },
     /// Sets up, builds, and measures Heddle: beside its peers, or on a Kubernetes cluster of many objects (--cluster).
     Bench {
-        /// Arguments of the bench: --json FILE, --quick. With --routes: what routes cost in the core. With --cluster: on a Kubernetes cluster of its own (or --kubeconfig F), with
+        /// Arguments of the bench: --json FILE, --quick. With --routes: what routes cost in the core and in an agent (without: --no-cluster). With --cluster: on a Kubernetes cluster of its own (or --kubeconfig F), with
         /// --services N, --endpoints M, --storm-rate N, --storm-seconds N, --pods N, --parts LIST, --profile release.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
