@@ -1,10 +1,14 @@
 //! A release of the chart on a cluster.
 
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::{Cluster, Namespace, items};
+use crate::eventually;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const NAME: &str = "heddle";
+/// Longer than agents may drain.
+const DRAINED: Duration = Duration::from_secs(90);
 
 /// The chart's folder.
 #[must_use]
@@ -69,16 +73,13 @@ impl Release {
         ];
         self.cluster.helm(&args)?;
         // helm waits for the DaemonSet only: its agents drain, and clear the nodes, after that.
-        let gone = [
-            "-n",
-            &self.space.name,
-            "wait",
-            "--for=delete",
-            "pod",
-            "--all",
-            "--timeout=120s",
-        ];
-        self.cluster.kubectl(&gone).map(drop)
+        eventually("the agents to be gone", DRAINED, || {
+            let agents = ["-n", &self.space.name, "get", "pods", "-l", "app=heddle-agent"];
+            items(&self.cluster.json(&agents).ok()?)
+                .next()
+                .is_none()
+                .then_some(())
+        })
     }
 
     fn helm(&self, verb: &str, args: &[&str]) -> Result<()> {
