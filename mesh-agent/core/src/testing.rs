@@ -2,9 +2,10 @@
 
 use crate::model::service::Endpoint;
 use crate::model::snapshot::{MeshSettings, Snapshot, Target};
+
 use crate::routing::{
-    ConnectionFacts, ConnectionPlan, Decision, Draws, HeaderView, Opening, Refusal, RequestFacts, RoutePlan,
-    route_connection, route_request,
+    ConnectionFacts, ConnectionPlan, Decision, Draws, HeaderView, Opening, PickDraws, Refusal, RequestFacts,
+    RoutePlan, route_connection, route_request,
 };
 use crate::state::{Change, State};
 use serde_json::Value;
@@ -17,6 +18,20 @@ pub(crate) fn documents(yaml: &str) -> Vec<Value> {
         .filter(|d| !d.trim().is_empty())
         .map(|d| serde_saphyr::from_str(d).unwrap_or_else(|e| panic!("{e}\n{d}")))
         .collect()
+}
+
+/// The `n`th of numbers that are spread evenly over all that a draw may be: a test's chance.
+pub(crate) fn draw(n: u32) -> u32 {
+    n.wrapping_mul(2_654_435_761)
+}
+
+/// What a balancer draws in this turn.
+pub(crate) fn pick_draws(turn: u32) -> PickDraws {
+    PickDraws {
+        first: draw(turn * 3),
+        second: draw(turn * 3 + 1),
+        locality: draw(turn * 3 + 2),
+    }
 }
 
 /// A complete listing of these documents; `file.yaml:<n>` is where document n stands.

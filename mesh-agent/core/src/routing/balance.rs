@@ -27,6 +27,8 @@ pub struct Balancer {
     policy: Arc<TrafficPolicy>,
     /// Best first; a level takes what those before cannot.
     levels: Vec<Level>,
+    /// Whether an endpoint has another weight than others.
+    weighted: bool,
 }
 
 /// A part of a level: endpoints that share a weight.
@@ -68,6 +70,7 @@ impl Balancer {
         }
         Self {
             levels: locality::levels(snapshot, endpoints, members, policy, distribution, place),
+            weighted: endpoints.windows(2).any(|pair| pair[0].weight != pair[1].weight),
             endpoints: Arc::clone(endpoints),
             policy: Arc::clone(policy),
         }

@@ -9,7 +9,6 @@ use crate::model::service::{Distribution, Endpoint};
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{Distribute, Failover, FailoverLabel, LocalitySetting, TrafficPolicy};
 use crate::model::workload::Workload;
-use mesh_common::verdict::draw;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -157,10 +156,10 @@ fn distributed(rule: &Distribute, members: &[usize], of: &dyn Fn(&usize) -> Arc<
 }
 
 /// Hundredths of its load that a set can take with these of its members up.
-fn capacity(members: &[usize], healthy: &dyn Fn(&usize) -> bool) -> u32 {
+fn capacity(members: &[usize], healthy: &dyn Fn(&usize) -> bool) -> u64 {
     let up = members.iter().filter(|i| healthy(i)).count();
     let share = (up * OVERPROVISIONING).checked_div(members.len()).unwrap_or(0);
-    u32::try_from(share.min(100)).unwrap_or(100)
+    share.min(100) as u64
 }
 
 /// The level that takes a request.
@@ -184,7 +183,7 @@ pub(super) fn choose_level<'a>(
         left -= share;
         shares.push(share);
     }
-    weighted(levels, &shares, random)
+    drawn(levels, &shares, random)
 }
 
 impl Level {
@@ -193,25 +192,23 @@ impl Level {
         if let [only] = self.groups.as_slice() {
             return Some(only);
         }
-        let share = |g: &Group| g.weight.saturating_mul(capacity(&g.members, healthy));
-        let shares: Vec<u32> = self.groups.iter().map(share).collect();
-        weighted(&self.groups, &shares, random.rotate_left(16))
+        let share = |g: &Group| u64::from(g.weight) * capacity(&g.members, healthy);
+        let shares: Vec<u64> = self.groups.iter().map(share).collect();
+        drawn(&self.groups, &shares, random.rotate_left(16))
     }
 }
 
-fn weighted<'a, T>(items: &'a [T], shares: &[u32], random: u32) -> Option<&'a T> {
-    let total = shares.iter().sum();
-    if total == 0 {
-        return None;
-    }
-    let mut left = draw(random, total);
-    for (item, share) in items.iter().zip(shares) {
-        if left < *share {
-            return Some(item);
-        }
-        left -= share;
-    }
-    None
+/// The item that a draw (uniform over all of `u32`) falls on; `None` if all shares are 0.
+pub(super) fn drawn<'a, T>(items: &'a [T], shares: &[u64], random: u32) -> Option<&'a T> {
+    let total: u128 = shares.iter().copied().map(u128::from).sum();
+    let mut left = (u128::from(random) * total) >> u32::BITS;
+    let falls = |(_, share): &(&T, &u64)| {
+        let share = u128::from(**share);
+        let falls = left < share;
+        left = left.saturating_sub(share);
+        falls
+    };
+    items.iter().zip(shares).find(falls).map(|(item, _)| item)
 }
 
 const OVERPROVISIONING: usize = 140;

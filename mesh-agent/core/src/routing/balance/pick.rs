@@ -1,5 +1,6 @@
 //! One of several, without a hash.
 
+use super::locality::drawn;
 use super::{Balancer, Group};
 use crate::model::service::Endpoint;
 use crate::model::traffic::{Algorithm, Simple};
@@ -118,12 +119,11 @@ pub(super) fn among(
     let untried: Vec<usize> = healthy.iter().copied().filter(fresh).collect();
     let candidates = if untried.is_empty() { healthy } else { untried };
     let weight = |i: &usize| endpoints[*i].weight;
-    let alike = candidates
-        .windows(2)
-        .all(|pair| weight(&pair[0]) == weight(&pair[1]));
+    let differ = |pair: &[usize]| weight(&pair[0]) != weight(&pair[1]);
+    let weighted = balancer.weighted && candidates.windows(2).any(differ);
     match algorithm {
-        Algorithm::Simple(simple @ (Simple::RoundRobin | Simple::LeastRequest)) if !alike => {
-            weighted(balancer, &candidates, *simple, choice)
+        Algorithm::Simple(simple @ (Simple::RoundRobin | Simple::LeastRequest)) if weighted => {
+            by_weight(balancer, &candidates, *simple, choice)
         }
         Algorithm::Simple(Simple::RoundRobin) => round_robin(balancer, &candidates, choice),
         Algorithm::Simple(Simple::LeastRequest) => least_request(balancer, &candidates, choice),
@@ -134,7 +134,12 @@ pub(super) fn among(
 }
 
 /// By weight, with the least load by weight divided by load, as Envoy does where weights differ.
-fn weighted(balancer: &Balancer, candidates: &[usize], simple: Simple, choice: &Choice<'_>) -> Option<usize> {
+fn by_weight(
+    balancer: &Balancer,
+    candidates: &[usize],
+    simple: Simple,
+    choice: &Choice<'_>,
+) -> Option<usize> {
     let share = |i: &usize| {
         let endpoint = &balancer.endpoints[*i];
         let busy = match simple {
@@ -147,13 +152,7 @@ fn weighted(balancer: &Balancer, candidates: &[usize], simple: Simple, choice: &
     let shares: Vec<u64> = candidates.iter().map(|i| share(i).max(1)).collect();
     let (mut draws, mut chosen) = (choice.draws.first, None);
     for _ in 0..PASSES {
-        let total: u64 = shares.iter().sum();
-        let mut left = ((u128::from(draws) * u128::from(total)) >> u32::BITS) as u64;
-        let drawn = candidates.iter().zip(&shares).find_map(|(i, share)| {
-            let taken = left < *share;
-            left = left.saturating_sub(*share);
-            taken.then_some(*i)
-        })?;
+        let drawn = *drawn(candidates, &shares, draws)?;
         chosen.get_or_insert(drawn);
         draws = next(draws ^ choice.turn);
         if takes(balancer, drawn, choice, draws) {

@@ -45,7 +45,7 @@ fn equal_loads_spread_evenly() {
     let list = endpoints(&["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"]);
     let mut counts = [0_u32; 4];
     for i in 0..4_000_u32 {
-        let draw = i.wrapping_mul(2_654_435_761);
+        let draw = crate::testing::draw(i);
         counts[pick_endpoint(&list, false, &[], (draw, draw.rotate_left(16)), &|_| 0).unwrap()] += 1;
     }
     assert!(counts.iter().all(|c| (900..1100).contains(c)), "{counts:?}");
@@ -112,13 +112,8 @@ mod policies {
         let last = |e: &Endpoint| e.addr.to_string()[7..8].parse::<u8>().unwrap();
         let mut shares = BTreeMap::new();
         for turn in 0..1_000_u32 {
-            let random = |n: u32| (turn * 3 + n).wrapping_mul(2_654_435_761);
             let picked = balancer.pick(&Choice {
-                draws: PickDraws {
-                    first: random(0),
-                    second: random(1),
-                    locality: random(2),
-                },
+                draws: testing::pick_draws(turn),
                 turn,
                 hash: None,
                 avoid: &[],

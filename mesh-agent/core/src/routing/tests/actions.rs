@@ -223,7 +223,7 @@ fn mirrors_are_drawn_each_for_itself() {
     let mut counts = [0; 3];
     for i in 0..2_000_u32 {
         let draws = Draws {
-            mirror: i.wrapping_mul(2_654_435_761),
+            mirror: crate::testing::draw(i),
             ..Draws::default()
         };
         let plan = Request {

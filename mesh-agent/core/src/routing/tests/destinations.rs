@@ -21,7 +21,7 @@ fn weights_are_shares_of_their_sum_and_a_single_destination_gets_all() {
         let snapshot = with_routes(&split(a, b));
         let first = (0..10_000_u32).filter(|i| {
             let draws = Draws {
-                split: i.wrapping_mul(2_654_435_761),
+                split: crate::testing::draw(*i),
                 mirror: 0,
                 ..Draws::default()
             };
@@ -117,7 +117,7 @@ fn mirrors_take_their_share_and_never_refuse_the_request() {
     let mirrored = (0..10_000_u32).filter(|i| {
         let draws = Draws {
             split: 0,
-            mirror: i.wrapping_mul(2_654_435_761),
+            mirror: crate::testing::draw(*i),
             ..Draws::default()
         };
         !Request {

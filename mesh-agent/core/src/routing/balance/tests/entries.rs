@@ -52,13 +52,8 @@ fn shares(balancer: &Balancer, hashed: bool, load: impl Fn(u8) -> u32) -> BTreeM
     let last = |e: &Endpoint| e.addr.to_string()[7..8].parse::<u8>().unwrap();
     let mut shares = BTreeMap::new();
     for turn in 0..10_000_u32 {
-        let random = |n: u32| (turn * 3 + n).wrapping_mul(2_654_435_761);
         let picked = balancer.pick(&Choice {
-            draws: PickDraws {
-                first: random(0),
-                second: random(1),
-                locality: random(2),
-            },
+            draws: testing::pick_draws(turn),
             turn,
             hash: hashed.then(|| u64::from(turn).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             avoid: &[],
