@@ -5,6 +5,7 @@ mod attached;
 mod authorities;
 mod backend_tls;
 mod backends;
+mod change;
 mod compact;
 mod connections;
 mod delegates;
@@ -41,75 +42,14 @@ use crate::translate::{Head, Rejected, Translated, describe, in_place_of, transl
 use compact::Common;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use tables::Tables;
 use world::{Warning, World};
 
+pub use change::{Change, ObjectKey, Sandbox};
 pub use gateways::{GatewayNeeds, GatewayPort, Material, Place};
 pub use pods::HeldOut;
 pub use versions::{ObjectVersion, Proof, Versions, is_rule, kind_of, proofs};
-
-/// Where an object came from and what it is, enough to name it in a report.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// `kind`.
-    pub kind: String,
-    /// API group without the version, empty for core.
-    pub group: String,
-    /// Namespace, empty for cluster-scoped kinds.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-/// One step of the stream that a config source yields. The same for files and for Kubernetes watches.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// A full listing begins; what it does not mention is gone when it ends.
-    Init,
-    /// The object is like this now. `origin` is where it was read (`file.yaml:3`), for reports.
-    Apply {
-        /// The whole object.
-        object: Value,
-        /// Human-readable place.
-        origin: String,
-    },
-    /// The object is gone.
-    Delete(ObjectKey),
-    /// What this node knows of one of its own pods, or `None` once the pod's sandbox is gone. Not part of listings.
-    Sandbox {
-        /// `metadata.uid` of the pod.
-        uid: Arc<str>,
-        /// The facts.
-        sandbox: Option<Sandbox>,
-    },
-    /// What a name that [`Snapshot::names`] asks for resolves to. Not part of listings.
-    Resolved {
-        /// The name, as it was asked for.
-        name: Arc<str>,
-        /// Its addresses; empty if it has none.
-        ips: Vec<IpAddr>,
-    },
-    /// Something of this listing could not be read at all: whatever came from `origin` before stays in force.
-    Unreadable {
-        /// Human-readable place.
-        origin: String,
-        /// Why, with line and column if known.
-        reason: String,
-    },
-    /// The listing is complete.
-    InitDone,
-}
-
-/// Where a pod of this node runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sandbox {
-    /// Path of its network namespace.
-    pub netns: Arc<str>,
-    /// Its addresses, which count while its status has none.
-    pub ips: Vec<IpAddr>,
-}
 
 /// A problem with one object, kept until the object is right or gone.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -223,12 +223,7 @@ impl Built {
             }
             return true;
         }
-        let loser = ObjectKey {
-            kind: "VirtualService".into(),
-            group: "networking.istio.io".into(),
-            namespace: rival.object.namespace.to_string(),
-            name: rival.object.name.to_string(),
-        };
+        let loser = ObjectKey::of("networking.istio.io", "VirtualService", &rival.object);
         let reason = format!(
             "port {port} of service {service} is already routed by the older {} {}",
             first.0.name(),
@@ -293,10 +288,5 @@ fn rivals(tables: &Tables, next: &Snapshot, service: &ObjectName) -> Vec<Rival> 
 
 /// The key of a route in reports.
 pub(super) fn key_of((kind, name): &RouteKey) -> ObjectKey {
-    ObjectKey {
-        kind: kind.name().into(),
-        group: GROUP.into(),
-        namespace: name.namespace.to_string(),
-        name: name.name.to_string(),
-    }
+    ObjectKey::of(GROUP, kind.name(), name)
 }

@@ -140,12 +140,7 @@ pub(super) fn authorities(
 pub(super) fn warn(tables: &Tables, claims: &Claims, whole: bool, warnings: &mut Vec<Warning>) {
     for (name, spec) in &tables.backend_tls {
         let mut say = |field: String, reason: String| {
-            let key = ObjectKey {
-                kind: "BackendTLSPolicy".into(),
-                group: GROUP.into(),
-                namespace: name.namespace.to_string(),
-                name: name.name.to_string(),
-            };
+            let key = ObjectKey::of(GROUP, "BackendTLSPolicy", name);
             warnings.push(Warning { key, field, reason });
         };
         for (i, target) in spec.targets.iter().enumerate() {

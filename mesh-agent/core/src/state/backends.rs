@@ -52,12 +52,7 @@ pub(super) fn warn(tables: &Tables, policies: &Policies, warnings: &mut Vec<Warn
                 continue;
             };
             warnings.push(Warning {
-                key: ObjectKey {
-                    kind: BACKEND_TRAFFIC.into(),
-                    group: EXPERIMENTAL_GROUP.into(),
-                    namespace: name.namespace.to_string(),
-                    name: name.name.to_string(),
-                },
+                key: ObjectKey::of(EXPERIMENTAL_GROUP, BACKEND_TRAFFIC, name),
                 field: format!("spec.targetRefs[{place}]"),
                 reason,
             });
@@ -67,16 +62,13 @@ pub(super) fn warn(tables: &Tables, policies: &Policies, warnings: &mut Vec<Warn
 
 /// Adds to `steered` the ports whose requests are counted, or belong to sessions: the kernel sees none.
 pub(super) fn steer(next: &mut Snapshot) {
-    if next.backend_policies.is_empty() {
-        return;
-    }
-    let mut steered = next.steered.clone();
-    for service in &next.services {
-        if next.backend_policies.contains_key(&service.name) {
-            let ports = service.ports.iter();
-            let of_requests = ports.filter(|p| p.protocol.needs_bytes());
-            steered.extend(of_requests.map(|p| p.id));
-        }
-    }
+    let mut steered = std::mem::take(&mut next.steered);
+    let concerned = next.backend_policies.keys().filter_map(|name| next.service(name));
+    let ports = concerned.flat_map(|service| &service.ports);
+    steered.extend(
+        ports
+            .filter(|port| port.protocol.needs_bytes())
+            .map(|port| port.id),
+    );
     next.steered = steered;
 }

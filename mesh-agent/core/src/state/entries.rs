@@ -113,12 +113,7 @@ impl Entries {
 
     pub(super) fn warn(&self, warnings: &mut Vec<Warning>) {
         warnings.extend(self.warnings.iter().map(|(name, field, reason)| Warning {
-            key: ObjectKey {
-                kind: "ServiceEntry".into(),
-                group: "networking.istio.io".into(),
-                namespace: name.namespace.to_string(),
-                name: name.name.to_string(),
-            },
+            key: ObjectKey::of("networking.istio.io", "ServiceEntry", name),
             field: field.clone(),
             reason: reason.clone(),
         }));
@@ -147,7 +142,7 @@ impl Entries {
             let old = old.and_then(|s| s.port(port.number));
             services.numbered(key, port, endpoints, old)
         };
-        let ports: Vec<_> = spec.ports.iter().map(port).collect();
+        let ports = spec.ports.iter().map(port).collect();
         let external = External {
             object: name.clone(),
             internal: spec.internal,

@@ -126,12 +126,7 @@ fn listening_port(role: &GatewayRole, tables: &Tables, port: u16) -> u16 {
 fn warning(origin: &ListenerOrigin, field: &str, reason: String) -> Warning {
     let at = format!("{}[{}]", origin.list, origin.index);
     Warning {
-        key: ObjectKey {
-            kind: origin.kind.into(),
-            group: origin.group.into(),
-            namespace: origin.object.namespace.to_string(),
-            name: origin.object.name.to_string(),
-        },
+        key: ObjectKey::of(origin.group, origin.kind, &origin.object),
         field: if field.is_empty() {
             at
         } else {

@@ -48,12 +48,7 @@ pub(super) fn warn(tables: &Tables, warnings: &mut Vec<Warning>) {
 
 fn warning(set: &ObjectName, field: String, reason: String) -> Warning {
     Warning {
-        key: ObjectKey {
-            kind: "ListenerSet".into(),
-            group: GROUP.into(),
-            namespace: set.namespace.to_string(),
-            name: set.name.to_string(),
-        },
+        key: ObjectKey::of(GROUP, "ListenerSet", set),
         field,
         reason,
     }

@@ -28,12 +28,7 @@ pub(super) fn conflicts(tables: &Tables, warnings: &mut Vec<Warning>) {
             continue;
         };
         warnings.push(Warning {
-            key: ObjectKey {
-                kind: "PeerAuthentication".into(),
-                group: "security.istio.io".into(),
-                namespace: name.namespace.to_string(),
-                name: name.name.to_string(),
-            },
+            key: ObjectKey::of("security.istio.io", "PeerAuthentication", name),
             field: "spec.selector".into(),
             reason: format!(
                 "the older PeerAuthentication {older} speaks of the same pods: this one has no effect"

@@ -83,11 +83,6 @@ fn put(routes: &mut Routes, key: Arc<str>, table: &Arc<RouteTable>) -> Option<Ob
 }
 
 pub(super) fn warning(kind: &str, name: &ObjectName, field: String, reason: String) -> Warning {
-    let key = ObjectKey {
-        kind: kind.into(),
-        group: "networking.istio.io".into(),
-        namespace: name.namespace.to_string(),
-        name: name.name.to_string(),
-    };
+    let key = ObjectKey::of("networking.istio.io", kind, name);
     Warning { key, field, reason }
 }

@@ -281,12 +281,7 @@ impl Services {
                 };
                 let object = entry.map_or(name, |e| &e.object);
                 warnings.push(Warning {
-                    key: ObjectKey {
-                        kind: kind.into(),
-                        group: group.into(),
-                        namespace: object.namespace.to_string(),
-                        name: object.name.to_string(),
-                    },
+                    key: ObjectKey::of(group, kind, object),
                     field: format!("{list}[{}]", index.unwrap_or_default()),
                     reason: format!("{vip} already belongs to service {holder}"),
                 });

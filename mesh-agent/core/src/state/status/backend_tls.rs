@@ -16,12 +16,7 @@ impl State {
         let Some(spec) = self.tables.backend_tls.get(name) else {
             return Vec::new();
         };
-        let key = ObjectKey {
-            kind: "BackendTLSPolicy".into(),
-            group: GROUP.into(),
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
-        };
+        let key = ObjectKey::of(GROUP, "BackendTLSPolicy", name);
         let problem = self.records.get(&key).and_then(|r| r.problem.as_ref());
         let ancestors = self.ancestors(name, spec).into_iter();
         ancestors

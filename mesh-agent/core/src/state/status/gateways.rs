@@ -96,12 +96,7 @@ impl State {
 
     /// What is wrong with the last version of an object of the API.
     pub(super) fn refused_object(&self, kind: &str, name: &ObjectName) -> Option<Condition> {
-        let key = ObjectKey {
-            kind: kind.into(),
-            group: GROUP.into(),
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
-        };
+        let key = ObjectKey::of(GROUP, kind, name);
         let problem = self.records.get(&key)?.problem.as_ref()?;
         let words = format!("{}: {}", problem.field, problem.reason);
         Some(Condition::no("Accepted", "Invalid", words))

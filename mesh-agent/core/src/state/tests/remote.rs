@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::workload::Workload;
 use serde_json::json;
+use std::net::IpAddr;
 
 pub(super) fn namespace(name: &str, enrolled: bool) -> Value {
     let labels = if enrolled {
