@@ -9,7 +9,7 @@ mod tests;
 mod tls;
 
 use super::head::{Head, labels};
-use super::value::{FieldError, decode, is_subdomain};
+use super::value::{FieldError, decode, is_subdomain, spec_of};
 use super::virtual_service::{check_host, export_to};
 use crate::model::host;
 use crate::model::route::Visibility;
@@ -52,11 +52,7 @@ pub(super) fn destination_rule(
     value: &Value,
     settings: &MeshSettings,
 ) -> Result<DestinationRuleSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let spec: raw::Spec = decode(
-        source.ok_or_else(|| FieldError::new("spec", "is missing"))?,
-        "spec",
-    )?;
+    let spec: raw::Spec = decode(spec_of(value)?, "spec")?;
     check_host(&spec.host, true).map_err(|reason| FieldError::new("spec.host", reason))?;
     let selector = match spec.workload_selector {
         None => None,

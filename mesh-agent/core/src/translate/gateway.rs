@@ -4,7 +4,7 @@ mod raw;
 mod tls;
 
 use super::head::{Head, labels};
-use super::value::{FieldError, decode, is_label};
+use super::value::{FieldError, decode, is_label, spec_of};
 use super::virtual_service::check_host;
 use crate::model::gateway::ListenerProtocol;
 use serde_json::Value;
@@ -62,9 +62,7 @@ impl ServerHost {
 }
 
 pub(super) fn gateway(head: &Head, value: &Value) -> Result<GatewaySpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
-    let raw: raw::Spec = decode(source, "spec")?;
+    let raw: raw::Spec = decode(spec_of(value)?, "spec")?;
     let given = raw.servers.unwrap_or_default();
     if given.is_empty() {
         return Err(FieldError::new(

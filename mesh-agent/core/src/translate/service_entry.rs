@@ -2,7 +2,7 @@
 
 use super::head::{Head, labels};
 use super::service::by_protocol_name;
-use super::value::{FieldError, decode, is_label};
+use super::value::{FieldError, decode, is_label, spec_of};
 use super::virtual_service::{check_host, export_to};
 use super::workload_entry::{self, EntryAddress, RawSelector, WorkloadEntrySpec, usable};
 use crate::model::service::{Protocol, Resolution};
@@ -82,11 +82,7 @@ struct RawPort {
 }
 
 pub(super) fn service_entry(head: &Head, value: &Value) -> Result<ServiceEntrySpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let spec: Spec = decode(
-        source.ok_or_else(|| FieldError::new("spec", "is missing"))?,
-        "spec",
-    )?;
+    let spec: Spec = decode(spec_of(value)?, "spec")?;
     let resolution = resolution(spec.resolution.as_deref())?;
     let (vips, cidrs) = addresses(spec.addresses.unwrap_or_default())?;
     let endpoints = endpoints(spec.endpoints.unwrap_or_default())?;

@@ -73,6 +73,12 @@ impl<'de> Deserialize<'de> for Unsupported {
     }
 }
 
+/// `spec` of an object.
+pub(super) fn spec_of(value: &Value) -> Result<&Value, FieldError> {
+    let spec = value.get("spec").filter(|spec| !spec.is_null());
+    spec.ok_or_else(|| FieldError::new("spec", "is missing"))
+}
+
 /// Decodes `value`, which is found at `at` inside its object.
 pub(crate) fn decode<'de, T: Deserialize<'de>>(value: &'de Value, at: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(value).map_err(|e| {

@@ -12,7 +12,7 @@ mod retries;
 pub(super) use matches::regex;
 
 use super::head::Head;
-use super::value::{Digest, FieldError, decode, is_label, is_subdomain};
+use super::value::{Digest, FieldError, decode, is_label, is_subdomain, spec_of};
 use crate::model::ObjectName;
 use crate::model::connection::ConnectionTable;
 use crate::model::host;
@@ -104,8 +104,7 @@ pub(super) fn virtual_service(
     value: &Value,
     settings: &MeshSettings,
 ) -> Result<VirtualServiceSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
+    let source = spec_of(value)?;
     let raw: raw::Spec = decode(source, "spec")?;
     let given_hosts = raw.hosts.unwrap_or_default();
     let scope = Scope {

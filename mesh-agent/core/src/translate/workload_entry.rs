@@ -1,7 +1,7 @@
 //! WorkloadEntry (`networking.istio.io`), by itself or as an endpoint of a ServiceEntry.
 
 use super::head::{Head, labels};
-use super::value::{FieldError, decode, is_subdomain};
+use super::value::{FieldError, decode, is_subdomain, spec_of};
 use super::virtual_service::check_host;
 use crate::model::locality::OF_WORKLOAD;
 use crate::model::workload::Labels;
@@ -53,11 +53,7 @@ pub(super) struct Raw {
 }
 
 pub(super) fn workload_entry(head: &Head, value: &Value) -> Result<WorkloadEntrySpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let raw: Raw = decode(
-        source.ok_or_else(|| FieldError::new("spec", "is missing"))?,
-        "spec",
-    )?;
+    let raw: Raw = decode(spec_of(value)?, "spec")?;
     let mut spec = entry("spec", raw)?;
     // Selectors see the object's labels as well.
     let mut all = head.labels.clone();

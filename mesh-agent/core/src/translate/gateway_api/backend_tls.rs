@@ -2,7 +2,7 @@
 
 use super::common::hostname;
 use crate::translate::head::Head;
-use crate::translate::value::{FieldError, decode, is_subdomain};
+use crate::translate::value::{FieldError, decode, is_subdomain, spec_of};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -106,11 +106,7 @@ struct RawName {
 }
 
 pub(super) fn backend_tls(head: &Head, value: &Value) -> Result<BackendTlsSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let raw: Spec = decode(
-        source.ok_or_else(|| FieldError::new("spec", "is missing"))?,
-        "spec",
-    )?;
+    let raw: Spec = decode(spec_of(value)?, "spec")?;
     if raw.options.is_some_and(|options| !options.is_empty()) {
         return Err(FieldError::new("spec.options", "options are not supported"));
     }

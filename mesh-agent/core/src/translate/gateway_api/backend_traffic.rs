@@ -4,7 +4,7 @@ use super::session;
 use crate::model::ObjectName;
 use crate::model::traffic::{BackendPolicy, RetryConstraint};
 use crate::translate::head::Head;
-use crate::translate::value::{FieldError, decode, duration, is_subdomain};
+use crate::translate::value::{FieldError, decode, duration, is_subdomain, spec_of};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -72,9 +72,7 @@ fn is_core(group: &str) -> bool {
 }
 
 pub(super) fn backend_traffic(head: &Head, value: &Value) -> Result<BackendTrafficSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
-    let raw: Spec = decode(source, "spec")?;
+    let raw: Spec = decode(spec_of(value)?, "spec")?;
     let mut services = Vec::new();
     for (i, target) in raw.target_refs.into_iter().enumerate() {
         let at = format!("spec.targetRefs[{i}]");

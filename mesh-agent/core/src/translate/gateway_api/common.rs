@@ -7,7 +7,7 @@ use crate::model::ObjectName;
 use crate::model::route::{Backend, Destination, Split, WeightedDestination};
 use crate::model::snapshot::MeshSettings;
 use crate::translate::head::Head;
-use crate::translate::value::{Digest, FieldError, decode, is_label, is_subdomain};
+use crate::translate::value::{Digest, FieldError, decode, is_label, is_subdomain, spec_of};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -32,8 +32,7 @@ pub(super) fn route<R: DeserializeOwned>(
     settings: &MeshSettings,
     compile: impl FnOnce(Option<Vec<R>>, &mut Scope<'_>, &mut ApiRouteSpec) -> Result<(), FieldError>,
 ) -> Result<ApiRouteSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
+    let source = spec_of(value)?;
     let raw: raw::Spec<R> = decode(source, "spec")?;
     if raw
         .use_default_gateways

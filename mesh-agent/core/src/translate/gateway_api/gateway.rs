@@ -7,7 +7,7 @@ use super::selector::{self, LabelSelector};
 use super::{GROUP, RouteKind};
 use crate::model::ObjectName;
 use crate::translate::head::Head;
-use crate::translate::value::{FieldError, Unsupported, decode, is_label, is_subdomain};
+use crate::translate::value::{FieldError, Unsupported, decode, is_label, is_subdomain, spec_of};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -242,8 +242,7 @@ pub(super) struct RawSecret {
 }
 
 pub(super) fn gateway(head: &Head, value: &Value) -> Result<ApiGatewaySpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
+    let source = spec_of(value)?;
     let raw: Spec = decode(source, "spec")?;
     if raw.default_scope.as_deref().is_some_and(|scope| scope != "None") {
         return Err(FieldError::new("spec.defaultScope", "only None is supported"));
@@ -408,11 +407,7 @@ struct ClassSpec {
 }
 
 pub(super) fn gateway_class(value: &Value) -> Result<GatewayClassSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let raw: ClassSpec = decode(
-        source.ok_or_else(|| FieldError::new("spec", "is missing"))?,
-        "spec",
-    )?;
+    let raw: ClassSpec = decode(spec_of(value)?, "spec")?;
     Ok(GatewayClassSpec {
         controller: raw.controller_name.into(),
         parameters: raw.parameters_ref.map(|p| named(&p)),

@@ -4,7 +4,7 @@ use super::GROUP;
 use super::gateway::{ListenerSpec, RawListener, listeners};
 use crate::model::ObjectName;
 use crate::translate::head::Head;
-use crate::translate::value::{FieldError, decode, is_label, is_subdomain};
+use crate::translate::value::{FieldError, decode, is_label, is_subdomain, spec_of};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -45,8 +45,7 @@ struct RawParent {
 }
 
 pub(super) fn listener_set(head: &Head, value: &Value) -> Result<ListenerSetSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
+    let source = spec_of(value)?;
     let raw: Spec = decode(source, "spec")?;
     let listeners = listeners(raw.listeners.unwrap_or_default(), &head.key.namespace)?;
     if listeners.is_empty() {

@@ -1,6 +1,6 @@
 //! ReferenceGrant: who may refer into a namespace.
 
-use crate::translate::value::{FieldError, decode, is_label};
+use crate::translate::value::{FieldError, decode, is_label, spec_of};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -61,9 +61,7 @@ struct Spec {
 }
 
 pub(super) fn reference_grant(value: &Value) -> Result<ReferenceGrantSpec, FieldError> {
-    let source = value.get("spec").filter(|s| !s.is_null());
-    let source = source.ok_or_else(|| FieldError::new("spec", "is missing"))?;
-    let Spec { from, to } = decode(source, "spec")?;
+    let Spec { from, to } = decode(spec_of(value)?, "spec")?;
     match from.iter().position(|f| !is_label(&f.namespace)) {
         Some(i) => Err(FieldError::new(
             format!("spec.from[{i}].namespace"),
