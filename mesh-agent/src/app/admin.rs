@@ -9,11 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -51,7 +47,7 @@ pub async fn start(world: &Rc<RefCell<World>>) -> anyhow::Result<[JoinHandle<()>
             loop {
                 match tcp.accept().await {
                     Ok((stream, _)) => drop(spawn_local(serve(stream, Face::Public, Rc::clone(&public)))),
-                    Err(error) => pause(&error).await,
+                    Err(error) => pages::pause(&error).await,
                 }
             }
         }),
@@ -59,36 +55,23 @@ pub async fn start(world: &Rc<RefCell<World>>) -> anyhow::Result<[JoinHandle<()>
             loop {
                 match unix.accept().await {
                     Ok((stream, _)) => drop(spawn_local(serve(stream, Face::Root, Rc::clone(&root)))),
-                    Err(error) => pause(&error).await,
+                    Err(error) => pages::pause(&error).await,
                 }
             }
         }),
     ])
 }
 
-async fn pause(error: &std::io::Error) {
-    tracing::warn!(%error, "admin accept");
-    tokio::time::sleep(Duration::from_millis(50)).await;
-}
-
 async fn serve<S>(stream: S, face: Face, world: Rc<RefCell<World>>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
-        let world = Rc::clone(&world);
-        async move { Ok::<_, Infallible>(answer(request, face, &world).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(match face {
-            Face::Public => HEAD_DEADLINE,
-            Face::Root => SUCCESSOR_DEADLINE,
-        })
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "admin connection");
-    }
+    let patience = match face {
+        Face::Public => HEAD_DEADLINE,
+        Face::Root => SUCCESSOR_DEADLINE,
+    };
+    let answer = |request| answer(request, face, &world);
+    pages::serve(stream, patience, answer).await;
 }
 
 async fn answer(request: Request<Incoming>, face: Face, world: &RefCell<World>) -> Response<Full<Bytes>> {

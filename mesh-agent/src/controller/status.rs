@@ -7,7 +7,8 @@ use super::gateways::Plan;
 use super::metrics::Metrics;
 use super::publish::FIELD_MANAGER;
 use crate::errors::chain;
-use crate::source::kube::{self as source, Reader, WatchSettings, material};
+use crate::source::kube::material::{self, Followed};
+use crate::source::kube::{self as source, Reader, WatchSettings};
 use book::{Book, Write};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -18,11 +19,11 @@ use kube::core::GroupVersionKind;
 use mesh_core::model::ObjectName;
 use mesh_core::model::snapshot::MeshSettings;
 use mesh_core::model::status::Running;
-use mesh_core::state::{Change, Place, State};
+use mesh_core::state::{Change, State};
 use mesh_core::translate::RouteKind;
 use mesh_core::translate::gateway_api::BACKEND_TRAFFIC;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -67,13 +68,13 @@ pub async fn run(
     );
     let mut watching = std::pin::pin!(watching);
     let mut scribe = Scribe::new(settings, gateways.is_some());
-    let (wanted, places) = watch::channel(BTreeSet::new());
     let (told, mut material_news) = mpsc::channel(8);
     let (plans, mut made) = match gateways {
         None => (watch::Sender::default(), watch::channel(None).1),
         Some(gateways) => {
             let watched = WatchSettings::default();
             let figures = metrics.source.clone();
+            let places = scribe.followed.wanted();
             tokio::spawn(material::follow(client.clone(), watched, figures, places, told));
             (gateways.plans, gateways.made)
         }
@@ -90,12 +91,6 @@ pub async fn run(
             Some(()) = writing.next() => {}
             _ = ticks.tick() => {
                 if let Some(plan) = scribe.plan() {
-                    wanted.send_if_modified(|before| {
-                        let now = plan.places();
-                        let changed = *before != now;
-                        *before = now;
-                        changed
-                    });
                     plans.send_replace(Some(plan));
                 }
                 while *leader.borrow() && writing.len() < PARALLEL {
@@ -126,8 +121,8 @@ struct Scribe {
     /// Whether the plan may be another since it was last made.
     plan_due: bool,
     plan: Option<Arc<Plan>>,
-    /// Whose Secrets and ConfigMaps are known.
-    known: BTreeSet<Place>,
+    /// Secrets and ConfigMaps that Gateways and policies name.
+    followed: Followed,
     started: Instant,
     reviewed: Instant,
     bucket: Bucket,
@@ -143,7 +138,7 @@ impl Scribe {
             deploys,
             plan_due: true,
             plan: None,
-            known: BTreeSet::new(),
+            followed: Followed::default(),
             started: now,
             reviewed: now,
             bucket: Bucket::new(RATE, BURST),
@@ -173,7 +168,7 @@ impl Scribe {
     }
 
     fn take_material(&mut self, news: material::News) {
-        for change in news.noted(&mut self.known) {
+        for change in self.followed.take(news) {
             self.state.apply(change);
         }
         self.review();
@@ -200,17 +195,17 @@ impl Scribe {
             return None;
         }
         let plan = Arc::new(plan);
+        self.followed.want(plan.places());
         self.plan = Some(Arc::clone(&plan));
         Some(plan)
     }
 
     /// Whether what Gateways refer to, and what there is of them, is known: what is not there might only not be known.
     fn knows_gateways(&self) -> bool {
-        let Some(plan) = &self.plan else {
-            return !self.deploys;
-        };
-        let known = plan.places().is_subset(&self.known);
-        known && self.book.running.is_some()
+        match self.plan {
+            None => !self.deploys,
+            Some(_) => self.followed.complete() && self.book.running.is_some(),
+        }
     }
 
     fn review(&mut self) {

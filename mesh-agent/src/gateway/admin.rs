@@ -8,15 +8,10 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tokio::task::spawn_local;
 
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -31,32 +26,19 @@ pub(super) fn start(path: &Path, gateway: &Rc<RefCell<Gateway>>) -> anyhow::Resu
     spawn_local(async move {
         loop {
             match socket.accept().await {
-                Ok((stream, _)) => drop(spawn_local(serve(stream, Rc::clone(&gateway)))),
-                Err(error) => {
-                    tracing::warn!(%error, "admin accept");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok((stream, _)) => {
+                    let gateway = Rc::clone(&gateway);
+                    let answer = move |request| answer(request, Rc::clone(&gateway));
+                    drop(spawn_local(pages::serve(stream, HEAD_DEADLINE, answer)));
                 }
+                Err(error) => pages::pause(&error).await,
             }
         }
     });
     Ok(())
 }
 
-async fn serve(stream: UnixStream, gateway: Rc<RefCell<Gateway>>) {
-    let service = service_fn(move |request| {
-        let gateway = Rc::clone(&gateway);
-        async move { Ok::<_, Infallible>(answer(request, &gateway).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "admin connection");
-    }
-}
-
-async fn answer(request: Request<Incoming>, gateway: &RefCell<Gateway>) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, gateway: Rc<RefCell<Gateway>>) -> Response<Full<Bytes>> {
     match (request.method().clone(), request.uri().path()) {
         (Method::GET, "/status") => json(StatusCode::OK, &report::status(&gateway.borrow())),
         (Method::GET, "/in-force") => json(StatusCode::OK, &report::in_force(&gateway.borrow(), false)),

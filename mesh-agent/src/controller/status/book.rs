@@ -114,12 +114,7 @@ impl Book {
 
     /// UID of a Gateway.
     pub(super) fn uid(&self, gateway: &ObjectName) -> Option<String> {
-        let key = ObjectKey {
-            kind: "Gateway".into(),
-            group: GROUP.into(),
-            namespace: gateway.namespace.to_string(),
-            name: gateway.name.to_string(),
-        };
+        let key = ObjectKey::of(GROUP, "Gateway", gateway);
         let uid = &self.objects.get(&key)?.uid;
         (!uid.is_empty()).then(|| uid.clone())
     }

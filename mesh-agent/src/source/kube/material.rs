@@ -27,18 +27,6 @@ pub enum News {
     Left(Place),
 }
 
-impl News {
-    /// Notes in `known` which places are known, and gives the changes.
-    pub fn noted(self, known: &mut BTreeSet<Place>) -> Vec<Change> {
-        match self {
-            Self::Changes(changes) => return changes,
-            Self::Known(place) => known.insert(place),
-            Self::Left(place) => known.remove(&place),
-        };
-        Vec::new()
-    }
-}
-
 /// The places that are wanted, and those that are known.
 #[derive(Default)]
 pub struct Followed {
@@ -64,7 +52,12 @@ impl Followed {
 
     /// What is told, as changes.
     pub fn take(&mut self, news: News) -> Vec<Change> {
-        news.noted(&mut self.known)
+        match news {
+            News::Changes(changes) => return changes,
+            News::Known(place) => self.known.insert(place),
+            News::Left(place) => self.known.remove(&place),
+        };
+        Vec::new()
     }
 
     /// Whether all that is wanted is known, if it is there.
