@@ -10,7 +10,7 @@ use super::handover::{self, Handover, Outcome};
 use super::inputs::{self, Batch, Inputs, apply};
 use super::leaving;
 use super::node::Node;
-use super::plugin::Plugin;
+use super::plugin::{self, Plugin};
 use super::signs;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
@@ -409,7 +409,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
             let _aborted = listener.await;
         }
         if let Some(plugin) = world.borrow_mut().plugin.take() {
-            plugin.leave(false);
+            plugin.leave();
         }
         match handover::hand_over(&world, &proxy, handover).await? {
             Outcome::Drained => return Ok(()),
@@ -419,9 +419,10 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     let config = world.borrow().config.clone();
     let for_good = config.config.is_none() && leaving::uninstalled(&config).await;
     if let Some(plugin) = world.borrow_mut().plugin.take() {
-        plugin.leave(for_good);
+        plugin.leave();
     }
     if for_good {
+        plugin::uninstall(&config);
         // Nobody takes over: from here on the pods' connections are made as before the mesh.
         world.borrow_mut().release_all();
     }

@@ -14,7 +14,6 @@ use tokio::task::JoinHandle;
 /// The plug-in of an agent that runs.
 #[derive(Debug)]
 pub struct Plugin {
-    install: Install,
     keeper: JoinHandle<()>,
     /// Whether the runtime calls it.
     pub status: watch::Receiver<CniStatus>,
@@ -41,29 +40,34 @@ impl Plugin {
             .with_context(|| format!("listen on {}", socket.display()))?;
         drop(tokio::task::spawn_local(server.serve()));
         let (sender, status) = watch::channel(CniStatus::default());
-        let what = install.clone();
         let keeper = tokio::task::spawn_local(async move {
-            if let Err(error) = install::keep(what, sender).await {
+            if let Err(error) = install::keep(install, sender).await {
                 tracing::error!(%error, "the CNI plug-in is not looked after");
             }
         });
-        Ok(Some(Self {
-            install,
-            keeper,
-            status,
-        }))
+        Ok(Some(Self { keeper, status }))
     }
 
-    /// Looks after the plug-in no longer. It stays for the next agent, so that pods that start meanwhile wait, or goes
-    /// with the installation.
-    pub fn leave(self, for_good: bool) {
+    /// Looks after the plug-in no longer. It stays for the next agent, so that pods that start meanwhile wait.
+    pub fn leave(self) {
         self.keeper.abort();
-        if !for_good {
-            return;
-        }
-        match install::uninstall(Some(&self.install.bin_dir), Some(&self.install.conf_dir)) {
-            Ok(changed) => tracing::info!(?changed, "the CNI plug-in is uninstalled"),
-            Err(error) => tracing::error!(%error, "the CNI plug-in cannot be uninstalled"),
-        }
+    }
+}
+
+/// Takes the plug-in off the node, with the installation. It may be there though this agent never served: an earlier one
+/// has put it there.
+pub(super) fn uninstall(config: &AgentConfig) {
+    let install = config
+        .cni
+        .install(&config.state_dir, &config.bpf_dir, &config.namespace);
+    let Some(Install {
+        bin_dir, conf_dir, ..
+    }) = install
+    else {
+        return;
+    };
+    match install::uninstall(Some(&bin_dir), Some(&conf_dir)) {
+        Ok(changed) => tracing::info!(?changed, "the CNI plug-in is uninstalled"),
+        Err(error) => tracing::error!(%error, "the CNI plug-in cannot be uninstalled"),
     }
 }
