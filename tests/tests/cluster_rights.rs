@@ -9,7 +9,7 @@ use mesh_tests::cluster::Cluster;
 use mesh_tests::cluster_app::{App, install, statuses};
 use mesh_tests::eventually;
 use mesh_tests::process::built;
-use mesh_tests::release::Release;
+use mesh_tests::release::{Release, marks_of};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
@@ -130,39 +130,29 @@ fn each_verb_of_each_role_is_named_by_check_when_it_alone_is_missing() {
     assert!(tried > 35, "{tried} rights were tried");
 }
 
-#[test]
-fn an_agent_that_may_not_read_a_kind_is_not_ready_and_says_which_and_the_others_go_on() {
-    let cluster = Cluster::current().unwrap();
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
-    app.forgive();
-    let role = Role::read(&release, "clusterrole", "heddle-agent");
-    let core = role.rules.as_array().unwrap().iter();
-    let core = core
-        .clone()
-        .position(|rule| strings(&rule["resources"]).contains(&"pods"));
+/// The agents' rules, but Services are none of theirs.
+fn without_services(role: &Role<'_>) -> Value {
     let mut rules = role.rules.clone();
-    let resources = rules[core.unwrap()]["resources"].as_array_mut().unwrap();
-    resources.retain(|resource| resource != "services");
-    role.set(&rules);
+    for rule in rules.as_array_mut().unwrap() {
+        let resources = rule["resources"].as_array_mut().unwrap();
+        if resources.iter().any(|resource| resource == "pods") {
+            resources.retain(|resource| resource != "services");
+        }
+    }
+    assert_ne!(rules, role.rules);
+    rules
+}
 
-    // It starts anew, and would take over from nobody.
-    let load_on = app.space.pods("load").unwrap()[0].node.clone();
+/// The agent of a node is deleted; the one that comes is not ready, and an Event tells why.
+fn starts_anew_and_says_what_it_may_not_read(release: &Release, node: &str) {
+    let (cluster, space) = (&release.cluster, &release.space.name);
     let agents = release.space.pods("heddle-agent").unwrap();
-    let victim = agents.iter().find(|agent| agent.node != load_on).unwrap();
-    let gone = [
-        "-n",
-        &release.space.name,
-        "delete",
-        "pod",
-        &victim.name,
-        "--wait=false",
-    ];
-    cluster.kubectl(&gone).unwrap();
+    let agent = agents.iter().find(|agent| agent.node == node).unwrap();
+    cluster
+        .kubectl(&["-n", space, "delete", "pod", &agent.name, "--wait=false"])
+        .unwrap();
     eventually("the Event that names the kind", MINUTE, || {
-        let events = cluster.json(&["-n", &release.space.name, "get", "events"]).ok()?;
+        let events = cluster.json(&["-n", space, "get", "events"]).ok()?;
         let messages = events["items"].as_array()?.iter();
         let mut messages = messages.filter_map(|event| event["message"].as_str());
         messages.find(|text| {
@@ -174,6 +164,24 @@ fn an_agent_that_may_not_read_a_kind_is_not_ready_and_says_which_and_the_others_
         Some(())
     })
     .unwrap();
+}
+
+#[test]
+fn an_agent_that_may_not_read_a_kind_is_not_ready_and_says_which_and_the_others_go_on() {
+    let cluster = Cluster::current().unwrap();
+    let app = App::open(&cluster);
+    let release = install(&cluster, &[]);
+    app.label("heddle.io/mesh=enabled");
+    app.await_captured(&release, SOON);
+    app.forgive();
+    let role = Role::read(&release, "clusterrole", "heddle-agent");
+    role.set(&without_services(&role));
+
+    // It starts anew, and would take over from nobody.
+    let load_on = app.space.pods("load").unwrap()[0].node.clone();
+    let agents = release.space.pods("heddle-agent").unwrap();
+    let victim = agents.iter().find(|agent| agent.node != load_on).unwrap();
+    starts_anew_and_says_what_it_may_not_read(&release, &victim.node);
     let named = wrong(&release);
     assert!(
         named
@@ -188,6 +196,25 @@ fn an_agent_that_may_not_read_a_kind_is_not_ready_and_says_which_and_the_others_
         .unwrap();
     app.await_captured(&release, MINUTE);
     assert_eq!(statuses(&release).len(), 2);
+}
+
+#[test]
+fn an_agent_that_never_served_leaves_its_node_as_it_was_when_it_is_uninstalled() {
+    let cluster = Cluster::current().unwrap();
+    let node = cluster.ready_nodes().unwrap()[0].clone();
+    let before = marks_of(&cluster, &node, "").unwrap();
+    let release = install(&cluster, &[]);
+    eventually("the plug-in on the node", MINUTE, || {
+        (marks_of(&cluster, &node, "").ok()? != before).then_some(())
+    })
+    .unwrap();
+    let role = Role::read(&release, "clusterrole", "heddle-agent");
+    role.set(&without_services(&role));
+    starts_anew_and_says_what_it_may_not_read(&release, &node);
+    release.uninstall().unwrap();
+    assert_eq!(marks_of(&cluster, &node, "").unwrap(), before);
+    // It went with the installation.
+    std::mem::forget(role);
 }
 
 #[test]

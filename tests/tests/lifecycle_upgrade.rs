@@ -99,6 +99,34 @@ fn a_long_connection_lives_until_the_old_agents_drain_deadline() {
     );
 }
 
+/// A DaemonSet makes a new pod as soon as the one before it is told to end.
+#[test]
+fn an_agent_that_was_told_to_end_makes_room_for_the_next_one_while_it_drains() {
+    let mut mesh = builder().start().unwrap();
+    let to = mesh.service("echo").vips()[0].to_string();
+    let mut chat = mesh
+        .pod("client")
+        .start_podkit(&["chat", "--to", &to, "--seconds", "60"])
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let told = Instant::now();
+    mesh.agents[0].proc.signal(Signal::SIGTERM).unwrap();
+    // Asked while the other still holds the node, it must notice that there is nobody to ask any more.
+    let next = mesh.agents[0].spec.start().unwrap();
+    let mut old = std::mem::replace(&mut mesh.agents[0], next);
+    mesh_tests::eventually("the next agent to serve", DRAIN - Duration::from_secs(1), || {
+        let answer = mesh.pod("client").podkit(&["connect", "--to", &to]).ok()?;
+        let status = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
+        let here = status["agent"]["pid"] == mesh.agents[0].proc.pid() && status["agent"]["ready"] == true;
+        (here && answer["ok"] == true).then_some(())
+    })
+    .unwrap();
+    assert!(told.elapsed() < DRAIN, "it came after the drain");
+    assert!(old.proc.running(), "{}", old.proc.stderr());
+    assert!(chat.running(), "cut before the deadline: {}", chat.stdout());
+    assert!(old.proc.wait(DRAIN).unwrap().success(), "{}", old.proc.stderr());
+}
+
 #[test]
 fn a_successor_that_dies_on_the_way_leaves_a_node_that_the_next_start_repairs() {
     let mut mesh = builder().start().unwrap();

@@ -62,6 +62,15 @@ pub async fn start(world: &Rc<RefCell<World>>) -> anyhow::Result<[JoinHandle<()>
     ])
 }
 
+/// Closes both faces, for the next agent to open. What is being answered goes on.
+pub(super) async fn close(faces: [JoinHandle<()>; 2]) {
+    for face in faces {
+        face.abort();
+        // Its address is free once it has ended.
+        let _aborted = face.await;
+    }
+}
+
 async fn serve<S>(stream: S, face: Face, world: Rc<RefCell<World>>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,

@@ -10,7 +10,7 @@ use super::handover::{self, Handover, Outcome};
 use super::inputs::{self, Batch, Inputs, apply};
 use super::leaving;
 use super::node::Node;
-use super::plugin::{self, Plugin};
+use super::plugin::Plugin;
 use super::signs;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
@@ -226,7 +226,7 @@ impl World {
     }
 
     /// Lets go of every pod, as if none were enrolled.
-    fn release_all(&mut self) {
+    pub(super) fn release_all(&mut self) {
         self.node.reconcile(&Snapshot::default(), || {});
     }
 
@@ -297,10 +297,6 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
     // What can fail without the other agent's help fails before it is asked to step aside.
     let listed = handover::is_due(&config) && inputs::first_listing(&config, &mut source, &mut changes).await;
     let predecessor = handover::ask(&config).await?;
-    let mark = match &predecessor {
-        Some(predecessor) => predecessor.mark,
-        None => getrandom::u32().map_err(|error| anyhow::anyhow!("draw the socket mark: {error}"))? | 1,
-    };
     let cgroup = match &config.cgroup {
         Some(path) => path.clone(),
         None => pods_cgroup(&cgroup2_mount().context("no cgroup v2 mount: see `heddle check`")?),
@@ -312,9 +308,10 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         limits: config.limits(),
     };
     let mut datapath = Datapath::load(bpf).context("load the data path (see `heddle check`)")?;
-    if predecessor.is_none() {
-        datapath.begin(mark).context("announce the socket mark")?;
-    }
+    let mark = match &predecessor {
+        Some(predecessor) => predecessor.mark,
+        None => begin(&mut datapath).context("announce the socket mark")?,
+    };
     let events = datapath.take_events().context("open the event ring")?;
     let certificates = Arc::new(certificates::store(
         &config.ca,
@@ -352,7 +349,6 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         .context("start the proxy")?,
     );
     let node = Node::new(&config, mark, datapath, Arc::clone(&proxy), dns);
-    let drain = config.drain_deadline();
     let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
     let enrol = config.config.is_none().then(|| {
         let scanner = Scanner::new(Path::new("/proc"), Arc::clone(&netns_files));
@@ -392,7 +388,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         predecessor,
         netns_files,
     };
-    loop {
+    let admin = loop {
         let admin = admin::start(&world).await?;
         let end = tokio::select! {
             ended = &mut source.task => {
@@ -401,13 +397,10 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
             }
             end = control(Rc::clone(&world), &mut inputs) => end?,
         };
-        let End::HandedOver(handover) = end else { break };
-        // The successor listens there. What is being answered goes on.
-        for listener in admin {
-            listener.abort();
-            // Its port is free once it has ended.
-            let _aborted = listener.await;
-        }
+        let End::HandedOver(handover) = end else {
+            break admin;
+        };
+        admin::close(admin).await;
         if let Some(plugin) = world.borrow_mut().plugin.take() {
             plugin.leave();
         }
@@ -415,25 +408,19 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
             Outcome::Drained => return Ok(()),
             Outcome::Resumed => {}
         }
-    }
-    let config = world.borrow().config.clone();
-    let for_good = config.config.is_none() && leaving::uninstalled(&config).await;
-    if let Some(plugin) = world.borrow_mut().plugin.take() {
-        plugin.leave();
-    }
-    if for_good {
-        plugin::uninstall(&config);
-        // Nobody takes over: from here on the pods' connections are made as before the mesh.
-        world.borrow_mut().release_all();
-    }
-    tracing::info!(deadline_s = drain.as_secs(), for_good, "draining");
-    world.borrow_mut().node.stop_taking();
-    world.borrow().node.leave_names();
-    proxy.drain(drain).await;
-    if for_good {
-        leaving::remove_everything(&config);
-    }
+    };
+    leaving::leave(&world, &proxy, admin).await;
     Ok(())
+}
+
+/// Announces the mark of this agent's sockets.
+fn begin(datapath: &mut Datapath) -> anyhow::Result<u32> {
+    let mark = match datapath.withdrawn_mark()? {
+        Some(mark) => mark,
+        None => getrandom::u32().map_err(|error| anyhow::anyhow!("draw it: {error}"))? | 1,
+    };
+    datapath.begin(mark)?;
+    Ok(mark)
 }
 
 /// Why the control loop has ended.

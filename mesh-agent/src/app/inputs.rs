@@ -2,7 +2,7 @@
 
 use super::authorities;
 use super::config::AgentConfig;
-use super::handover::{Handover, Predecessor};
+use super::handover::{self, Handover, Predecessor};
 use super::signs;
 use crate::source::{files, kube};
 use crate::sys::NetnsFiles;
@@ -78,14 +78,14 @@ pub(super) fn apply(state: &mut State, changes: Vec<Change>) -> (bool, bool) {
     (changed, complete)
 }
 
-/// Takes the first listing in, and says meanwhile what it waits for; whether there was one before the source's end. Not
-/// kept until it is needed: as the API server sent them, all objects are many times as large as what is known of them.
+/// Takes the first listing in while another agent serves, and says meanwhile what it waits for; whether it is complete.
+/// Not complete if the other agent leaves before: then there is nobody to wait for. Not kept until it is needed: as the API server sent them, all objects are many times as large as what is known of them.
 pub(super) async fn first_listing(
     config: &AgentConfig,
     source: &mut Source,
     changes: &mut mpsc::Receiver<Vec<Change>>,
 ) -> bool {
-    let mut ticker = tokio::time::interval(Duration::from_secs(1));
+    let mut ticker = tokio::time::interval(Duration::from_millis(250));
     loop {
         tokio::select! {
             batch = changes.recv() => {
@@ -95,7 +95,12 @@ pub(super) async fn first_listing(
                     return true;
                 }
             }
-            _ = ticker.tick() => signs::waits_for(config, source.figures.as_ref()),
+            _ = ticker.tick() => {
+                signs::waits_for(config, source.figures.as_ref());
+                if !handover::is_due(config) {
+                    return false;
+                }
+            }
         }
     }
 }

@@ -1,16 +1,49 @@
 //! What an agent does to its node when it ends for good: an agent that is replaced leaves everything in place.
 
 use super::config::AgentConfig;
+use super::control::World;
+use super::{admin, plugin};
 use crate::bpf::{cgroup2_mount, pods_cgroup, remove_agent_cgroup, remove_residue};
 use crate::cni::leave::daemon_set;
 use crate::cni::{LIFE_SIGN, SOCKET_NAME};
+use crate::proxy::Proxy;
 use crate::source::kube;
+use std::cell::RefCell;
+use tokio::task::JoinHandle;
 
 /// Name of the agents' DaemonSet, as the chart makes it.
 const DAEMON_SET: &str = "heddle-agent";
 
+/// Told to end: takes nothing new, and lets go of the node while what is under way comes to its end. Of an agent that ends
+/// for good nothing stays; any other makes room for the next one at once.
+pub(super) async fn leave(world: &RefCell<World>, proxy: &Proxy, admin: [JoinHandle<()>; 2]) {
+    let config = world.borrow().config.clone();
+    let drain = config.drain_deadline();
+    let for_good = config.config.is_none() && uninstalled(&config).await;
+    if let Some(plugin) = world.borrow_mut().plugin.take() {
+        plugin.leave();
+    }
+    if for_good {
+        plugin::uninstall(&config);
+        // Nobody takes over: from here on the pods' connections are made as before the mesh.
+        world.borrow_mut().release_all();
+    }
+    tracing::info!(deadline_s = drain.as_secs(), for_good, "draining");
+    world.borrow_mut().node.stop_taking();
+    world.borrow().node.leave_names();
+    if !for_good {
+        // The next agent need not wait for the last connection of this one.
+        admin::close(admin).await;
+        world.borrow_mut().node.datapath_mut().release_locks();
+    }
+    proxy.drain(drain).await;
+    if for_good {
+        remove_everything(&config);
+    }
+}
+
 /// Whether Heddle is being uninstalled: the agents' DaemonSet is gone. No answer is a no.
-pub(super) async fn uninstalled(config: &AgentConfig) -> bool {
+async fn uninstalled(config: &AgentConfig) -> bool {
     match kube::client(&kube::WatchSettings::default(), &kube::SourceFigures::default()).await {
         Ok(client) => {
             let state = daemon_set(client, &config.namespace, DAEMON_SET).await;
@@ -25,7 +58,7 @@ pub(super) async fn uninstalled(config: &AgentConfig) -> bool {
 }
 
 /// Removes what the agent made in the kernel and on disk; what this process still holds goes with it.
-pub(super) fn remove_everything(config: &AgentConfig) {
+fn remove_everything(config: &AgentConfig) {
     let cgroup = config
         .cgroup
         .clone()

@@ -90,6 +90,16 @@ impl Datapath {
         self.maps.agent.set(0, agent, 0).map_err(map_error("AGENT"))
     }
 
+    /// The mark of an agent that takes nothing new, or has ended in order: it may drain still, and its sockets must not
+    /// be taken for a pod's.
+    ///
+    /// # Errors
+    /// The kernel's words.
+    pub fn withdrawn_mark(&self) -> Result<Option<u32>, BpfError> {
+        let agent = self.maps.agent.get(&0, 0).map_err(map_error("AGENT"))?;
+        Ok((agent.heartbeat_ns == 0 && agent.mark != 0).then_some(agent.mark))
+    }
+
     /// By which mark the programs know the agent's sockets.
     ///
     /// # Errors
