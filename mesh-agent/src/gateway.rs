@@ -23,7 +23,7 @@ use crate::drain;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::source::kube::material::{Followed, News};
 use crate::source::{files, kube, names};
-use crate::sys::NetNs;
+use crate::sys::{NetNs, yield_to_traffic};
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use crate::tls::Originator;
 use anyhow::Context;
@@ -114,6 +114,7 @@ async fn serve(config: GatewayConfig, until: impl Future<Output = ()>) -> anyhow
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let edge_tls = EdgeTls::default();
     let proxy = Arc::new(start_proxy(&config, &snapshots, &store, &telemetry, &edge_tls)?);
+    yield_to_traffic();
     let handle = Arc::new(PodHandle {
         workload: Arc::clone(&me),
         netns: NetNs::own().context("open the own network namespace")?,

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: Heddle beside its peers; with `--cluster`, on a Kubernetes API server of many objects; with
 //! `--routes`, what routes cost in the core and in an agent.
 
-mod routes;
+pub(crate) mod routes;
 
 use crate::cluster::{Cluster, Layout};
 use crate::{bpf, image, setup, shell, suite};
@@ -68,7 +68,7 @@ fn on_own_cluster(args: &[String], profile: image::Profile) -> Result<ExitCode> 
             // In the control plane's network: no forwarder's CPU in the figures.
             let program = program();
             let mut inside = cluster.in_network_of("cp", program.get_program());
-            inside.args(args).arg("--leave");
+            inside.args(args).arg("--leave").env("KC_WORK", cluster.work());
             pass(&mut inside, &[], &cluster.work().join("pki/admin.conf"))
         });
     let down = cluster.down();

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check and test, in the order of what is cheapest to know, and one line at the end.
 
 use crate::cluster::{Cluster, Layout};
-use crate::{bpf, conformance, image, setup, shell};
+use crate::{bench, bpf, conformance, image, setup, shell};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -175,6 +175,10 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
     }
     ran?;
     conformance(tally);
+    match bench::routes::held() {
+        Ok(()) => tally.passed += 1,
+        Err(error) => tally.fail(&format!("{error:#}")),
+    }
     Ok(())
 }
 

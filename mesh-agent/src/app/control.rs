@@ -23,7 +23,7 @@ use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
 use crate::source::kube::SourceFigures;
 use crate::source::names;
-use crate::sys::NetnsFiles;
+use crate::sys::{NetnsFiles, yield_to_traffic};
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use crate::tls::Originator;
 use anyhow::Context;
@@ -348,6 +348,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         )
         .context("start the proxy")?,
     );
+    // Not before: threads of the proxy and of names have been started.
+    yield_to_traffic();
     let node = Node::new(&config, mark, datapath, Arc::clone(&proxy), dns);
     let netns_files = Arc::new(NetnsFiles::new(&config.cni.host_root));
     let enrol = config.config.is_none().then(|| {

@@ -2,7 +2,7 @@
 //! cost an agent that serves traffic, beside the goals.
 
 use crate::{fields, image, shell};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::process::{Command, ExitCode};
 
 /// The argument that asks for it.
@@ -10,6 +10,19 @@ pub(super) const ARGUMENT: &str = "--routes";
 /// Leaves out what needs a cluster.
 const NO_CLUSTER: &str = "--no-cluster";
 const SERVICES: &str = "5000";
+
+/// Everything, on a cluster of its own, in the profile of the tests; a goal that is missed is a failure.
+///
+/// # Errors
+/// What could not be measured, or the goals that were missed.
+pub(crate) fn held() -> Result<()> {
+    let code = run(vec!["--strict".to_owned()], image::Profile::Release)?;
+    ensure!(
+        code == ExitCode::SUCCESS,
+        "cargo xtask bench --routes --strict: see above"
+    );
+    Ok(())
+}
 
 /// Builds the measurements and runs them.
 pub(super) fn run(mut args: Vec<String>, profile: image::Profile) -> Result<ExitCode> {

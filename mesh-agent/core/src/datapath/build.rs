@@ -21,9 +21,8 @@ pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> P
     };
     // Who holds an address that two claim, and what does not fit, is decided over everything.
     if previous.refused.is_empty() && previous.basis.settings.as_ref() == Some(&settings) {
-        let basis = previous.basis.clone();
-        let plan =
-            Builder::new(snapshot, facts, previous, previous, &basis).plan(settings.clone(), basis.clone());
+        let builder = Builder::new(snapshot, facts, previous, previous, &previous.basis);
+        let plan = builder.plan(settings.clone());
         if plan.refused.is_empty() {
             return plan;
         }
@@ -34,7 +33,7 @@ pub(super) fn plan(snapshot: &Snapshot, facts: &NodeFacts, previous: &Plan) -> P
         last_generation: previous.last_generation,
         ..Plan::default()
     };
-    Builder::new(snapshot, facts, previous, &nothing, &basis).plan(settings, basis.clone())
+    Builder::new(snapshot, facts, previous, &nothing, &basis).plan(settings)
 }
 
 struct Builder<'a> {
@@ -88,7 +87,11 @@ impl<'a> Builder<'a> {
 
     /// Follows what is different between the old basis and the snapshot: takes out every entry that may be different, then
     /// puts in what is wanted now.
-    fn plan(mut self, settings: Settings, mut basis: Basis) -> Plan {
+    fn plan(mut self, settings: Settings) -> Plan {
+        let mut basis = Basis {
+            exposures: self.old.exposures.clone(),
+            ..Basis::default()
+        };
         self.node_addrs();
         for workload in &self.snapshot.workloads {
             self.local_pod(workload);

@@ -18,6 +18,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Attachments {
     services: BTreeMap<ObjectName, Built>,
+    /// Those of them with findings, which are few.
+    found: BTreeSet<ObjectName>,
 }
 
 /// One service with routes, and what the result rests on.
@@ -68,6 +70,7 @@ impl Attachments {
             let routes: Vec<_> = tables.routes_to(&Parent::Service(name.clone())).collect();
             if routes.is_empty() {
                 self.services.remove(&name);
+                self.found.remove(&name);
                 next.attached.remove(&name);
                 continue;
             }
@@ -90,13 +93,19 @@ impl Attachments {
             };
             let attached = built.attach(&name, &routes);
             next.attached.insert(name.clone(), Arc::new(attached));
+            if built.findings.is_empty() {
+                self.found.remove(&name);
+            } else {
+                self.found.insert(name.clone());
+            }
             self.services.insert(name, built);
         }
     }
 
     /// Reports everything that does not apply.
     pub(super) fn warn(&self, warnings: &mut Vec<Warning>) {
-        for finding in self.services.values().flat_map(|b| &b.findings) {
+        let found = self.found.iter().filter_map(|name| self.services.get(name));
+        for finding in found.flat_map(|b| &b.findings) {
             warnings.push(Warning {
                 key: finding.loser.clone(),
                 field: match finding.loser.group.as_str() {

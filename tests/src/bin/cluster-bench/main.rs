@@ -53,6 +53,9 @@ struct Cli {
     /// Writes one JSON object per line here.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Fails if a goal is missed, or by far where noise is in the figure.
+    #[arg(long)]
+    strict: bool,
     /// Leaves what was made: the cluster goes as a whole.
     #[arg(long)]
     leave: bool,
@@ -93,7 +96,11 @@ impl Cli {
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("✘ not every goal was held");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("✘ {error:#}");
             ExitCode::FAILURE
@@ -101,7 +108,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
+/// Whether what was measured is as it must be.
+fn run(cli: &Cli) -> Result<bool> {
     let start = Instant::now();
     let size = cli.size();
     let cluster = Cluster::current()?;
@@ -182,7 +190,7 @@ fn run(cli: &Cli) -> Result<()> {
     } else {
         load::unload(&api, &size.mesh);
     }
-    Ok(())
+    Ok(!cli.strict || table.held())
 }
 
 /// The chart, without access log lines for what the bench does.

@@ -11,7 +11,7 @@ use crate::pod;
 use crate::table::Table;
 use anyhow::{Context, Result, ensure};
 use http::Method;
-use mesh_tests::cluster::{Cluster, ECHO, Namespace};
+use mesh_tests::cluster::{Cluster, ECHO, Namespace, script};
 use mesh_tests::eventually;
 use mesh_tests::podkit::last_json;
 use mesh_tests::process::Place;
@@ -30,6 +30,8 @@ const OTHERS: u32 = 5;
 const MEMORY: f64 = 100.0;
 /// How much longer a request may take while routes change.
 const SLOWER: f64 = 1.3;
+/// What a machine that does something else meanwhile may make of it.
+const MUCH_SLOWER: f64 = 2.0;
 /// Objects that no agent reads, to be written in place of routes.
 const MAPS: u32 = 50;
 
@@ -46,6 +48,10 @@ pub(crate) fn measure(
         "{} HTTPRoutes, one for each service",
         size.mesh.services
     ));
+    match stand_back() {
+        Ok(()) => table.words("the control plane has what the others leave of the processor".to_owned()),
+        Err(error) => table.missing("a control plane that leaves the processor to the traffic", &error),
+    }
     let measured = stage(cluster, api, agent, node, size, crd).and_then(|stage| {
         std::thread::sleep(Duration::from_secs(5));
         agent.resident(table, "with these routes", MEMORY);
@@ -54,6 +60,20 @@ pub(crate) fn measure(
     if let Err(error) = measured {
         table.missing("HTTPRoutes", &error);
     }
+}
+
+/// The control plane has machines of its own elsewhere: here, what it computes for a write must not be taken for what the
+/// agent does.
+fn stand_back() -> Result<()> {
+    let least = "set -e; cd /sys/fs/cgroup; if [ -e cpu/cpu.shares ]; then echo 2 >cpu/cpu.shares; else echo 1 >cpu.weight; fi";
+    let work =
+        std::env::var_os("KC_WORK").context("the control plane is not a machine of this cluster's own")?;
+    let output = script(Path::new(&work))
+        .args(["in", "cp", "sh", "-c", least])
+        .output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", words.trim());
+    Ok(())
 }
 
 /// A client and two versions of a server, with a route that leads to one of them.
@@ -129,9 +149,23 @@ impl Stage {
         // The first connections and the first certificate.
         self.load(2)?.wait()?;
         let idle = self.load(seconds)?.wait()?;
-        let (calm, _) = self.meanwhile(api, size, seconds, Written::ConfigMaps)?;
-        let (busy, sent) = self.meanwhile(api, size, seconds, Written::Routes)?;
-        let mut times = in_force(&busy.trace, &sent)?;
+        let (mut times, mut failed) = (Vec::new(), idle.failed);
+        let (mut calm, mut busy) = (Vec::new(), Vec::new());
+        for _ in 0..size.rounds {
+            let (seen, _) = self.meanwhile(api, size, seconds, Written::ConfigMaps)?;
+            failed += seen.failed;
+            calm.push(seen.p99);
+            let while_maps = seen.p99;
+            let (seen, sent) = self.meanwhile(api, size, seconds, Written::Routes)?;
+            times.extend(in_force(&seen.trace, &sent)?);
+            failed += seen.failed;
+            busy.push(seen.p99);
+            table.words(format!(
+                "a round: p99 {while_maps:.3} ms while ConfigMaps are written, {:.3} ms while routes are",
+                seen.p99
+            ));
+        }
+        let (calm, busy) = (quietest(calm), quietest(busy));
         table.percentiles(
             "HTTPRoute change → first answer that follows it, from the write's sending",
             &mut times,
@@ -141,19 +175,22 @@ impl Stage {
         );
         table.fact("requests of a client, p99, nothing is written", idle.p99, "ms");
         table.fact(
-            "requests of a client, p99, as many ConfigMaps are",
-            calm.p99,
+            "requests of a client, p99, as many ConfigMaps are, quietest round",
+            calm,
             "ms",
         );
-        table.fact("requests of a client, p99, routes change", busy.p99, "ms");
-        let ratio = busy.p99 / calm.p99;
-        table.figure(
+        table.fact(
+            "requests of a client, p99, routes change, quietest round",
+            busy,
+            "ms",
+        );
+        table.rough(
             "requests of a client, p99, routes / ConfigMaps",
-            ratio,
+            busy / calm,
             "",
             SLOWER,
+            MUCH_SLOWER,
         );
-        let failed = idle.failed + calm.failed + busy.failed;
         table.figure("requests that failed", failed, "", 0.0);
         Ok(())
     }
@@ -285,6 +322,11 @@ fn in_force(trace: &str, sent: &[(f64, u32)]) -> Result<Vec<f64>> {
             Ok(first - at)
         })
         .collect()
+}
+
+/// Of rounds: what else runs on the machine only ever makes a round slower.
+fn quietest(rounds: Vec<f64>) -> f64 {
+    rounds.into_iter().fold(f64::INFINITY, f64::min)
 }
 
 fn unix_ms() -> Result<f64> {

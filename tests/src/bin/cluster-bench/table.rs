@@ -11,6 +11,8 @@ enum Row {
         value: Result<f64, String>,
         unit: &'static str,
         goal: Option<f64>,
+        /// What `--strict` takes: the goal, or more where the machine's noise is in it.
+        at_most: Option<f64>,
     },
     /// Arithmetic on figures above it.
     Words(String),
@@ -37,13 +39,30 @@ impl Table {
         self.add(what, Ok(value), unit, Some(goal));
     }
 
+    /// As [`Table::figure`], but `--strict` takes up to `at_most`: other processes' noise is in it.
+    pub(crate) fn rough(&mut self, what: &str, value: f64, unit: &'static str, goal: f64, at_most: f64) {
+        self.push(what, Ok(value), unit, Some(goal), Some(at_most));
+    }
+
     pub(crate) fn add(&mut self, what: &str, value: Result<f64>, unit: &'static str, goal: Option<f64>) {
+        self.push(what, value, unit, goal, goal);
+    }
+
+    fn push(
+        &mut self,
+        what: &str,
+        value: Result<f64>,
+        unit: &'static str,
+        goal: Option<f64>,
+        at_most: Option<f64>,
+    ) {
         let value = value.map_err(|error| format!("{error:#}"));
         let row = Row::Figure {
             what: what.to_owned(),
             value,
             unit,
             goal,
+            at_most,
         };
         eprintln!("  {}", row.text());
         self.rows.push(row);
@@ -73,6 +92,19 @@ impl Table {
             let value = value.ok_or_else(|| anyhow::anyhow!("nothing was measured"));
             self.add(&format!("{what}, {name} of {count}"), value, unit, goal);
         }
+    }
+
+    /// Whether everything was measured, and nothing is above what `--strict` takes.
+    pub(crate) fn held(&self) -> bool {
+        self.rows.iter().all(|row| match row {
+            Row::Figure { value: Err(_), .. } => false,
+            Row::Figure {
+                value: Ok(value),
+                at_most: Some(most),
+                ..
+            } => value <= most,
+            _ => true,
+        })
     }
 
     pub(crate) fn print(&self) {
@@ -105,6 +137,7 @@ impl Row {
                 value: Ok(value),
                 unit,
                 goal,
+                ..
             } => {
                 let places = if value.abs() < 10.0 { 3 } else { 1 };
                 let goal = goal.map_or(String::new(), |goal| {
@@ -124,6 +157,7 @@ impl Row {
                 value,
                 unit,
                 goal,
+                ..
             } => Some(
                 json!({"what": what, "value": value.as_ref().ok(), "unit": unit, "goal_at_most": goal,
                 "not_measured": value.as_ref().err()}),
