@@ -203,6 +203,7 @@ fn an_agent_that_never_served_leaves_its_node_as_it_was_when_it_is_uninstalled()
     let cluster = Cluster::current().unwrap();
     let node = cluster.ready_nodes().unwrap()[0].clone();
     let before = marks_of(&cluster, &node, "").unwrap();
+    assert!(!before.contains("heddle"), "an earlier release left {before}");
     let release = install(&cluster, &[]);
     eventually("the plug-in on the node", MINUTE, || {
         (marks_of(&cluster, &node, "").ok()? != before).then_some(())
@@ -210,11 +211,11 @@ fn an_agent_that_never_served_leaves_its_node_as_it_was_when_it_is_uninstalled()
     .unwrap();
     let role = Role::read(&release, "clusterrole", "heddle-agent");
     role.set(&without_services(&role));
+    // It goes with the installation.
+    std::mem::forget(role);
     starts_anew_and_says_what_it_may_not_read(&release, &node);
     release.uninstall().unwrap();
     assert_eq!(marks_of(&cluster, &node, "").unwrap(), before);
-    // It went with the installation.
-    std::mem::forget(role);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::handover::{self, Handover, Outcome};
 use super::inputs::{self, Batch, Inputs, apply};
 use super::leaving;
 use super::node::Node;
-use super::plugin::Plugin;
+use super::plugin::{self, Plugin};
 use super::signs;
 use crate::bpf::{BpfConfig, Datapath, EventReader, cgroup2_mount, pods_cgroup};
 use crate::ca::CertificateStore;
@@ -403,9 +403,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
             break admin;
         };
         admin::close(admin).await;
-        if let Some(plugin) = world.borrow_mut().plugin.take() {
-            plugin.leave();
-        }
+        plugin::leave(&world).await;
         match handover::hand_over(&world, &proxy, handover).await? {
             Outcome::Drained => return Ok(()),
             Outcome::Resumed => {}

@@ -20,9 +20,7 @@ pub(super) async fn leave(world: &RefCell<World>, proxy: &Proxy, admin: [JoinHan
     let config = world.borrow().config.clone();
     let drain = config.drain_deadline();
     let for_good = config.config.is_none() && uninstalled(&config).await;
-    if let Some(plugin) = world.borrow_mut().plugin.take() {
-        plugin.leave();
-    }
+    plugin::leave(world).await;
     if for_good {
         plugin::uninstall(&config);
         // Nobody takes over: from here on the pods' connections are made as before the mesh.

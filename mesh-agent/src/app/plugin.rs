@@ -2,11 +2,13 @@
 //! installation, not with the process.
 
 use super::config::AgentConfig;
+use super::control::World;
 use crate::cni::SOCKET_NAME;
 use crate::cni::install::{self, CniStatus, Install};
 use crate::cni::server::{CniRequest, CniServer};
 use crate::sys::NetnsFiles;
 use anyhow::Context;
+use std::cell::RefCell;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -49,8 +51,20 @@ impl Plugin {
     }
 
     /// Looks after the plug-in no longer. It stays for the next agent, so that pods that start meanwhile wait.
-    pub fn leave(self) {
-        self.keeper.abort();
+    pub async fn leave(self) {
+        // Nobody looks at it any more: the keeper ends, after what it has under way.
+        drop(self.status);
+        if let Err(error) = self.keeper.await {
+            tracing::error!(%error, "the CNI plug-in was not looked after");
+        }
+    }
+}
+
+/// Leaves the plug-in, if this agent has it.
+pub(super) async fn leave(world: &RefCell<World>) {
+    let plugin = world.borrow_mut().plugin.take();
+    if let Some(plugin) = plugin {
+        plugin.leave().await;
     }
 }
 

@@ -278,3 +278,25 @@ async fn the_entry_survives_what_others_write() {
         "also the file that is no longer in force"
     );
 }
+
+#[tokio::test]
+async fn a_keeper_that_has_ended_writes_nothing_any_more() {
+    // Comparing it takes a while, within which the others come.
+    let program = vec![7; 16 << 20];
+    for pause in 0..12 {
+        let node = Node::new();
+        fs::write(node.dir.0.join("program"), &program).unwrap();
+        node.write("10-pods.conflist", CONFLIST);
+        install(&node.install()).unwrap();
+        let (sender, status) = watch::channel(CniStatus::default());
+        let keeper = tokio::spawn(keep(node.install(), sender));
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        drop(status);
+        keeper.await.unwrap().unwrap();
+        uninstall(Some(&node.bin()), Some(&node.conf())).unwrap();
+        let left = find(Some(&node.bin()), Some(&node.conf())).unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(left, find(Some(&node.bin()), Some(&node.conf())).unwrap());
+        assert_eq!(left, Vec::<PathBuf>::new());
+    }
+}

@@ -11,7 +11,8 @@ const QUIET: Duration = Duration::from_millis(20);
 /// Changes that the watch missed are found by this, and what failed is tried again.
 const RESCAN: Duration = Duration::from_secs(10);
 
-/// Installs the plug-in, and again whenever somebody has undone it, until nobody looks at the status any more.
+/// Installs the plug-in, and again whenever somebody has undone it, until nobody looks at the status any more. Waited for,
+/// it has nothing under way; aborted, it may still write an entry after somebody has taken it out.
 ///
 /// A CNI that insists on its file being its own (Cilium with `cni.exclusive`) undoes every repair: the pauses between
 /// repairs grow then, up to ten seconds, instead of the two rewriting the file for ever.
@@ -48,10 +49,15 @@ pub async fn keep(what: Install, status: watch::Sender<CniStatus>) -> Result<(),
             Err(_) => return Ok(()),
         };
         publish(&status, now);
+        let changed = async {
+            watched.any().await;
+            watched.settle(pause).await;
+        };
         tokio::select! {
-            () = watched.any() => watched.settle(pause).await,
-            () = tokio::time::sleep(RESCAN) => pause = QUIET,
+            biased;
             () = status.closed() => return Ok(()),
+            () = changed => {}
+            () = tokio::time::sleep(RESCAN) => pause = QUIET,
         }
     }
 }
