@@ -31,7 +31,7 @@ const MEMORY: f64 = 100.0;
 /// How much longer a request may take while routes change.
 const SLOWER: f64 = 1.3;
 /// What a machine that does something else meanwhile may make of it.
-const MUCH_SLOWER: f64 = 2.0;
+const MUCH_SLOWER: f64 = 4.0;
 /// Objects that no agent reads, to be written in place of routes.
 const MAPS: u32 = 50;
 
