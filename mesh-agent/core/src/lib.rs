@@ -5,6 +5,7 @@
 //! functions serve the proxy, `heddle why` and the tests.
 
 pub mod analyze;
+mod changes;
 pub mod convert;
 pub mod datapath;
 pub mod model;

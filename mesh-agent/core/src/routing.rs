@@ -21,7 +21,6 @@ use crate::model::snapshot::{Snapshot, Target};
 use crate::model::traffic::{BackendPolicy, Persistence, TrafficPolicy};
 use crate::model::workload::Workload;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,7 +243,7 @@ pub fn explain_request(snapshot: &Snapshot, request: &RequestFacts<'_>) -> Vec<S
 /// wildcard first (T-07).
 #[must_use]
 pub(crate) fn table_for<'a>(
-    routes: &'a HashMap<Arc<str>, Arc<RouteTable>>,
+    routes: &'a imbl::HashMap<Arc<str>, Arc<RouteTable>>,
     host: &str,
 ) -> Option<&'a Arc<RouteTable>> {
     routes.get(host).or_else(|| {

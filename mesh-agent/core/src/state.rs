@@ -1,19 +1,21 @@
 //! The known world: objects in, snapshots out.
 
 mod addresses;
+mod aged;
 mod attached;
 mod authorities;
 mod backend_tls;
 mod backends;
 mod change;
 mod compact;
-mod connections;
 mod delegates;
 mod dirty;
 mod endpoints;
 mod entries;
+mod findings;
 mod gateway_tls;
 mod gateways;
+mod hosts;
 mod ids;
 mod listener_sets;
 mod listeners;
@@ -27,6 +29,7 @@ mod scopes;
 mod services;
 mod shared;
 mod status;
+mod steering;
 mod subsets;
 mod tables;
 mod templates;
@@ -201,6 +204,14 @@ impl State {
                 last_good_in_force: r.in_force,
             })
         };
+        fn key(p: &Problem) -> [&str; 4] {
+            let Rejected {
+                object,
+                field,
+                reason,
+            } = &p.rejected;
+            [&p.origin, object, field, reason]
+        }
         let of_world = |w: &Warning| Problem {
             origin: self
                 .records
@@ -212,18 +223,8 @@ impl State {
         let mut problems: Vec<Problem> = self.loose.values().cloned().collect();
         let troubled = self.troubled.iter().filter_map(|key| self.records.get(key));
         problems.extend(troubled.filter_map(of_record));
-        let warnings = self.world.warnings.iter().chain(&self.world.edge_warnings);
-        problems.extend(warnings.map(of_world));
-        problems.sort_by(|a, b| {
-            let key = |p: &'_ Problem| {
-                (
-                    p.origin.clone(),
-                    p.rejected.object.clone(),
-                    p.rejected.field.clone(),
-                )
-            };
-            key(a).cmp(&key(b))
-        });
+        problems.extend(self.world.warnings().map(of_world));
+        problems.sort_by(|a, b| key(a).cmp(&key(b)));
         problems
     }
 

@@ -1,11 +1,11 @@
 //! What a plan was made from.
 
+use crate::changes::{Difference, changes};
 use crate::model::ObjectName;
 use crate::model::service::{Service, ServicePort};
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 use imbl::{HashSet, OrdMap};
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -55,9 +55,6 @@ impl std::fmt::Debug for Basis {
             .finish_non_exhaustive()
     }
 }
-
-/// Something before and after.
-pub(super) type Difference<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
 
 impl Basis {
     /// The services that are different in `snapshot`.
@@ -137,30 +134,5 @@ impl Basis {
         self.exposures
             .range(SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX))
             .map(|(addr, _)| *addr)
-    }
-}
-
-/// What is different between two lists sorted by `key`; the same allocation is the same.
-fn changes<'a, T>(
-    old: &'a [Arc<T>],
-    new: &'a [Arc<T>],
-    key: impl Fn(&T) -> &ObjectName,
-) -> Vec<Difference<'a, T>> {
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-    let mut changed = Vec::new();
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (None, None) => return changed,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {
-                (_, _) = (old.next(), new.next());
-                continue;
-            }
-            (Some(a), Some(b)) => key(a).cmp(key(b)),
-        };
-        let before = if order.is_le() { old.next() } else { None };
-        let after = if order.is_ge() { new.next() } else { None };
-        changed.push((before, after));
     }
 }

@@ -4,7 +4,6 @@
 use super::ObjectName;
 use super::route::{GatewayName, Origin, RouteApi, Split, Visibility};
 use ipnet::IpNet;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Rules for the connections to a host.
@@ -62,7 +61,7 @@ pub struct ConnectionRoute {
 
 /// Host → tables, oldest first. `*.example.com` is kept as `.example.com`.
 #[derive(Clone, Debug, Default)]
-pub struct ConnectionRoutes(HashMap<Arc<str>, Vec<ConnectionRoute>>);
+pub struct ConnectionRoutes(imbl::HashMap<Arc<str>, Arc<[ConnectionRoute]>>);
 
 impl ConnectionRoutes {
     /// Whether no host has any.
@@ -71,9 +70,13 @@ impl ConnectionRoutes {
         self.0.is_empty()
     }
 
-    /// Adds tables behind those that a host has.
-    pub fn extend(&mut self, host: Arc<str>, routes: impl IntoIterator<Item = ConnectionRoute>) {
-        self.0.entry(host).or_default().extend(routes);
+    /// Gives a host these tables, in place of those that it has.
+    pub fn put(&mut self, host: &Arc<str>, routes: Vec<ConnectionRoute>) {
+        if routes.is_empty() {
+            self.0.remove(host);
+        } else {
+            self.0.insert(Arc::clone(host), routes.into());
+        }
     }
 
     /// The tables for a host: exact before wildcard, the most specific wildcard first (T-07).
@@ -85,6 +88,6 @@ impl ConnectionRoutes {
                 .filter(|(_, c)| *c == '.')
                 .find_map(|(dot, _)| self.0.get(&host[dot..]))
         });
-        found.map(Vec::as_slice)
+        found.map(|routes| &**routes)
     }
 }

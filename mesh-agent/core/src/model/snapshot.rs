@@ -66,21 +66,21 @@ pub struct Snapshot {
     /// Fully qualified host → service.
     pub services_by_host: imbl::HashMap<Arc<str>, Arc<Service>>,
     /// Host → VirtualService that routes it for every client. `*.example.com` is kept as `.example.com`.
-    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    pub routes: imbl::HashMap<Arc<str>, Arc<RouteTable>>,
     /// Client namespace → as `routes`, for VirtualServices that only some namespaces see and that are older than what all
     /// see. For the same host these come first.
-    pub scoped_routes: HashMap<Arc<str>, HashMap<Arc<str>, Arc<RouteTable>>>,
+    pub scoped_routes: imbl::HashMap<Arc<str>, imbl::HashMap<Arc<str>, Arc<RouteTable>>>,
     /// Host → rules for connections whose bytes are carried as they are.
-    pub connections: Arc<ConnectionRoutes>,
+    pub connections: ConnectionRoutes,
     /// Service → routes of Gateway API that are attached to it.
     pub attached: imbl::HashMap<ObjectName, Arc<Attached>>,
     /// Fully qualified host of a service → subsets, one entry for each namespace that has rules for it.
-    pub subsets: HashMap<Arc<str>, Vec<HostSubsets>>,
+    pub subsets: imbl::HashMap<Arc<str>, Arc<[HostSubsets]>>,
     /// Fully qualified host of a service of which BackendTLSPolicies speak → the policy of each of `Service::ports`, for
     /// clients that see no subset rule.
-    pub vouched: HashMap<Arc<str>, Vec<Arc<TrafficPolicy>>>,
+    pub vouched: imbl::HashMap<Arc<str>, Arc<[Arc<TrafficPolicy>]>>,
     /// Service → what an XBackendTrafficPolicy says of it.
-    pub backend_policies: Arc<HashMap<ObjectName, Arc<BackendPolicy>>>,
+    pub backend_policies: imbl::HashMap<ObjectName, Arc<BackendPolicy>>,
     /// Ids of service ports with a policy that the kernel cannot carry out by itself.
     pub steered: imbl::HashSet<u32>,
     /// Node → where it is.
@@ -274,9 +274,6 @@ impl Snapshot {
     /// What an XBackendTrafficPolicy says of a service.
     #[must_use]
     pub fn backend_policy(&self, service: &Service) -> Option<Arc<BackendPolicy>> {
-        if self.backend_policies.is_empty() {
-            return None;
-        }
         self.backend_policies.get(&service.name).cloned()
     }
 

@@ -2,6 +2,7 @@
 
 use super::ObjectKey;
 use super::dirty::Dirty;
+use super::hosts::Hosts;
 use super::parents::Parent;
 use super::tables::{RouteKey, Tables};
 use super::world::Warning;
@@ -47,14 +48,20 @@ struct Finding {
 }
 
 impl Attachments {
-    /// Services to look at, before the services themselves are built.
-    pub(super) fn concerned(&self, tables: &Tables, dirty: &Dirty) -> BTreeSet<ObjectName> {
+    /// Services to look at: their own ports, the routes attached to them, or VirtualServices for one of `hosts` changed.
+    pub(super) fn concerned(
+        &self,
+        tables: &Tables,
+        dirty: &Dirty,
+        hosts: &BTreeSet<Arc<str>>,
+        services: &Hosts,
+        next: &Snapshot,
+    ) -> BTreeSet<ObjectName> {
         let mut concerned = dirty.attached.clone();
-        let touched = dirty.services.iter().filter(|name| tables.has_routes(name));
-        concerned.extend(touched.cloned());
-        if !dirty.routes.is_empty() {
-            concerned.extend(self.services.keys().cloned());
-        }
+        let routed = hosts.iter().flat_map(|host| services.services(next, host));
+        let routed = routed.map(|service| &service.name);
+        let touched = dirty.services.iter().chain(routed);
+        concerned.extend(touched.filter(|name| tables.has_routes(name)).cloned());
         concerned
     }
 

@@ -4,7 +4,9 @@
 //! that verifies must not be switched off by one that does not. A policy that cannot be carried out reaches nobody.
 
 use super::ObjectKey;
+use super::aged::Aged;
 use super::authorities::Lacking;
+use super::findings::Findings;
 use super::tables::Tables;
 use super::world::Warning;
 use crate::model::ObjectName;
@@ -12,35 +14,68 @@ use crate::model::gateway::{Credential, GatewayRole};
 use crate::model::service::Service;
 use crate::model::traffic::{ClientTls, TlsMode, Vouched};
 use crate::translate::BackendTlsSpec;
-use crate::translate::gateway_api::{BackendAuthorities, GROUP, PolicyTarget, precedence};
-use std::collections::HashMap;
+use crate::translate::gateway_api::{BackendAuthorities, GROUP, PolicyTarget};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Which policy has which target: of several for one, the oldest.
 #[derive(Default)]
 pub(super) struct Claims {
-    by_service: HashMap<ObjectName, HashMap<Option<Arc<str>>, ObjectName>>,
+    by_service: Aged<ObjectName>,
+    /// The section of a service, or all of it.
+    by_target: Aged<(ObjectName, Option<Arc<str>>)>,
+    findings: Findings<ObjectName>,
 }
 
 impl Claims {
-    pub(super) fn of(tables: &Tables) -> Self {
-        let mut policies: Vec<_> = tables.backend_tls.iter().collect();
-        policies.sort_by(|a, b| precedence((&a.1.created, a.0), (&b.1.created, b.0)));
-        let mut claims = Self::default();
-        for (name, spec) in policies {
-            for target in &spec.targets {
-                let sections = claims.by_service.entry(service_of(name, target)).or_default();
-                let section = sections.entry(target.section.clone());
-                section.or_insert_with(|| name.clone());
-            }
+    /// Follows changes of policies. Returns the services of which they said something before or say something now.
+    pub(super) fn follow(&mut self, tables: &Tables, changed: &BTreeSet<ObjectName>) -> BTreeSet<ObjectName> {
+        let mut touched = BTreeSet::new();
+        for name in changed {
+            let spec = tables.backend_tls.get(name);
+            let target = |t: &PolicyTarget| (service_of(name, t), t.section.clone());
+            let targets: Option<Vec<_>> = spec.map(|spec| spec.targets.iter().map(target).collect());
+            let created = spec.map(|spec| &spec.created);
+            let services = targets
+                .iter()
+                .flatten()
+                .map(|(service, _)| service.clone())
+                .collect();
+            touched.extend(self.by_service.follow(name, created.map(|at| (at, services))));
+            self.by_target.follow(name, created.zip(targets));
         }
-        claims
+        touched
+    }
+
+    /// Looks again at policies that changed, and at all that name `services`. Of what they refer to something is said only
+    /// where all ConfigMaps with CAs are known (`whole`).
+    pub(super) fn look(
+        &mut self,
+        tables: &Tables,
+        changed: &BTreeSet<ObjectName>,
+        services: &BTreeSet<ObjectName>,
+        whole: bool,
+    ) {
+        let naming = services.iter().flat_map(|service| self.by_service.of(service));
+        let concerned: BTreeSet<&ObjectName> = naming.chain(changed).collect();
+        for name in concerned {
+            let found = self.problems(tables, name, whole);
+            self.findings.put(name, found);
+        }
+    }
+
+    /// What is wrong with policies.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.findings.iter()
     }
 
     /// The policy that has a target.
     pub(super) fn holder(&self, policy: &ObjectName, target: &PolicyTarget) -> Option<&ObjectName> {
-        let sections = self.by_service.get(&service_of(policy, target))?;
-        sections.get(&target.section)
+        self.of(service_of(policy, target), target.section.clone())
+    }
+
+    fn of(&self, service: ObjectName, section: Option<Arc<str>>) -> Option<&ObjectName> {
+        self.by_target.of(&(service, section)).next()
     }
 
     /// Services that any policy names.
@@ -56,17 +91,37 @@ impl Claims {
         service: &Service,
         shown: Option<&Shown>,
     ) -> Vec<Option<ClientTls>> {
-        let sections = match self.by_service.get(&service.name) {
-            Some(sections) if service.external.is_none() => sections,
-            _ => return Vec::new(),
-        };
+        let claimed = self.by_service.of(&service.name).next().is_some();
+        if !claimed || service.external.is_some() {
+            return Vec::new();
+        }
         let of_port = |name: &Arc<str>| {
-            let own = sections.get(&Some(Arc::clone(name)));
-            let policy = own.or_else(|| sections.get(&None))?;
+            let own = self.of(service.name.clone(), Some(Arc::clone(name)));
+            let policy = own.or_else(|| self.of(service.name.clone(), None))?;
             let spec = tables.backend_tls.get(policy)?;
             Some(client_tls(tables, policy, spec, shown))
         };
         service.ports.iter().map(|port| of_port(&port.name)).collect()
+    }
+
+    fn problems(&self, tables: &Tables, name: &ObjectName, whole: bool) -> Vec<Warning> {
+        let Some(spec) = tables.backend_tls.get(name) else {
+            return Vec::new();
+        };
+        let warning = |field: String, reason: String| Warning {
+            key: ObjectKey::of(GROUP, "BackendTLSPolicy", name),
+            field,
+            reason,
+        };
+        let of_target = |(i, target)| {
+            let (_, reason) = effect(tables, self, name, target).err()?;
+            Some(warning(format!("spec.targetRefs[{i}]"), reason))
+        };
+        let mut found: Vec<Warning> = spec.targets.iter().enumerate().filter_map(of_target).collect();
+        if let Some((_, reason)) = authorities(tables, name, spec).lacking.filter(|_| whole) {
+            found.push(warning("spec.validation.caCertificateRefs".into(), reason));
+        }
+        found
     }
 }
 
@@ -134,26 +189,6 @@ pub(super) fn authorities(
     };
     let named = |name: &Arc<str>| ObjectName::new(Arc::clone(&policy.namespace), Arc::clone(name));
     tables.authorities(refs.iter().map(|r| (&r.kind, named(&r.name))), |_| true)
-}
-
-/// What is wrong with policies; of what they refer to only where all ConfigMaps with CAs are known (`whole`).
-pub(super) fn warn(tables: &Tables, claims: &Claims, whole: bool, warnings: &mut Vec<Warning>) {
-    for (name, spec) in &tables.backend_tls {
-        let mut say = |field: String, reason: String| {
-            let key = ObjectKey::of(GROUP, "BackendTLSPolicy", name);
-            warnings.push(Warning { key, field, reason });
-        };
-        for (i, target) in spec.targets.iter().enumerate() {
-            let at = format!("spec.targetRefs[{i}]");
-            if let Err((_, reason)) = effect(tables, claims, name, target) {
-                say(at, reason);
-            }
-        }
-        let lacking = authorities(tables, name, spec).lacking.filter(|_| whole);
-        if let Some((_, reason)) = lacking {
-            say("spec.validation.caCertificateRefs".into(), reason);
-        }
-    }
 }
 
 /// Whether a policy applies to one of its targets, or why it does not.

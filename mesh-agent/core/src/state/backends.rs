@@ -1,30 +1,66 @@
 //! XBackendTrafficPolicies: which one is a service's.
 
 use super::ObjectKey;
+use super::aged::Aged;
+use super::findings::Findings;
 use super::tables::Tables;
 use super::world::Warning;
 use crate::model::ObjectName;
-use crate::model::snapshot::Snapshot;
 use crate::model::traffic::BackendPolicy;
-use crate::translate::gateway_api::{BACKEND_TRAFFIC, EXPERIMENTAL_GROUP, precedence};
-use std::collections::HashMap;
+use crate::translate::BackendTrafficSpec;
+use crate::translate::gateway_api::{BACKEND_TRAFFIC, EXPERIMENTAL_GROUP};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Service → its policy.
-pub(super) type Policies = HashMap<ObjectName, Arc<BackendPolicy>>;
+pub(super) type Policies = imbl::HashMap<ObjectName, Arc<BackendPolicy>>;
 
-/// The policies of services; of several for one service, the oldest.
-pub(super) fn policies(tables: &Tables) -> Policies {
-    let mut by_age: Vec<_> = tables.backend_traffic.iter().collect();
-    by_age.sort_by(|a, b| precedence((&a.1.created, a.0), (&b.1.created, b.0)));
-    let mut policies = Policies::new();
-    for (_, spec) in by_age {
-        for (_, service) in &spec.services {
-            let policy = policies.entry(service.clone());
-            policy.or_insert_with(|| Arc::clone(&spec.policy));
+/// Which policy names which services.
+#[derive(Default)]
+pub(super) struct Backends {
+    by_service: Aged<ObjectName>,
+    findings: Findings<ObjectName>,
+}
+
+impl Backends {
+    /// Follows changes of policies, and looks again at those that name `services`, which came or went. Of several policies
+    /// for one service the oldest applies. Returns the services of which they said something before or say something now.
+    pub(super) fn rebuild(
+        &mut self,
+        tables: &Tables,
+        changed: &BTreeSet<ObjectName>,
+        services: &BTreeSet<ObjectName>,
+        policies: &mut Policies,
+    ) -> BTreeSet<ObjectName> {
+        let mut touched = BTreeSet::new();
+        for name in changed {
+            let spec = tables.backend_traffic.get(name);
+            let names = |spec: &BackendTrafficSpec| spec.services.iter().map(|(_, s)| s.clone()).collect();
+            let now = spec.map(|spec| (&spec.created, names(spec)));
+            touched.extend(self.by_service.follow(name, now));
         }
+        for service in &touched {
+            let oldest = self.by_service.of(service).next();
+            match oldest.and_then(|name| tables.backend_traffic.get(name)) {
+                Some(spec) => _ = policies.insert(service.clone(), Arc::clone(&spec.policy)),
+                None => _ = policies.remove(service),
+            }
+        }
+        let naming = services
+            .iter()
+            .chain(&touched)
+            .flat_map(|s| self.by_service.of(s));
+        let concerned: BTreeSet<&ObjectName> = naming.chain(changed).collect();
+        for name in concerned {
+            self.findings.put(name, problems(tables, policies, name));
+        }
+        touched
     }
-    policies
+
+    /// Policies that do not apply.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.findings.iter()
+    }
 }
 
 /// Why a policy does not apply to a service that it names: reason of its condition, and the words.
@@ -44,31 +80,20 @@ pub(super) fn problem(
     })
 }
 
-/// Reports the policies that do not apply.
-pub(super) fn warn(tables: &Tables, policies: &Policies, warnings: &mut Vec<Warning>) {
-    for (name, spec) in &tables.backend_traffic {
-        for (place, service) in &spec.services {
-            let Some((_, reason)) = problem(tables, policies, name, service) else {
-                continue;
-            };
-            warnings.push(Warning {
-                key: ObjectKey::of(EXPERIMENTAL_GROUP, BACKEND_TRAFFIC, name),
-                field: format!("spec.targetRefs[{place}]"),
-                reason,
-            });
-        }
-    }
-}
-
-/// Adds to `steered` the ports whose requests are counted, or belong to sessions: the kernel sees none.
-pub(super) fn steer(next: &mut Snapshot) {
-    let mut steered = std::mem::take(&mut next.steered);
-    let concerned = next.backend_policies.keys().filter_map(|name| next.service(name));
-    let ports = concerned.flat_map(|service| &service.ports);
-    steered.extend(
-        ports
-            .filter(|port| port.protocol.needs_bytes())
-            .map(|port| port.id),
-    );
-    next.steered = steered;
+/// Of which of its targets a policy does not apply.
+fn problems(tables: &Tables, policies: &Policies, name: &ObjectName) -> Vec<Warning> {
+    let services = tables
+        .backend_traffic
+        .get(name)
+        .into_iter()
+        .flat_map(|spec| &spec.services);
+    let warning = |(place, (_, service)): (usize, &(_, ObjectName))| {
+        let (_, reason) = problem(tables, policies, name, service)?;
+        Some(Warning {
+            key: ObjectKey::of(EXPERIMENTAL_GROUP, BACKEND_TRAFFIC, name),
+            field: format!("spec.targetRefs[{place}]"),
+            reason,
+        })
+    };
+    services.enumerate().filter_map(warning).collect()
 }

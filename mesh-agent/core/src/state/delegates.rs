@@ -6,19 +6,15 @@ use super::world::Warning;
 use crate::model::ObjectName;
 use crate::model::route::{RequestMatch, RouteAction, RouteRule, RouteTable, StringMatch, ValueMatch};
 use crate::translate::{Delegation, Given, VirtualServiceSpec};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The rules of a VirtualService together with those it has from others; its own table if it has none from others.
+/// The rules of a VirtualService together with those it has from others.
 pub(super) fn table(
     tables: &Tables,
     name: &ObjectName,
     spec: &VirtualServiceSpec,
     warnings: &mut Vec<Warning>,
 ) -> Arc<RouteTable> {
-    if spec.delegations.is_empty() {
-        return Arc::clone(&spec.table);
-    }
     let own = &spec.table.rules;
     let mut rules = Vec::new();
     let mut taken = 0;
@@ -42,21 +38,10 @@ pub(super) fn table(
     })
 }
 
-/// Delegates that nobody takes rules from: perhaps the hosts were forgotten.
-pub(super) fn unused(tables: &Tables, warnings: &mut Vec<Warning>) {
-    let wanted: BTreeSet<&ObjectName> = tables
-        .virtual_services
-        .values()
-        .flat_map(|spec| spec.delegations.iter().map(|d| &d.to))
-        .collect();
-    let without_hosts = tables
-        .virtual_services
-        .iter()
-        .filter(|(_, spec)| spec.hosts.is_empty());
-    for (name, _) in without_hosts.filter(|(name, _)| !wanted.contains(name)) {
-        let reason = "is missing, and no VirtualService delegates to this one: it has no effect".into();
-        warnings.push(warning("VirtualService", name, "spec.hosts".into(), reason));
-    }
+/// A delegate that nobody takes rules from: perhaps the hosts were forgotten.
+pub(super) fn unused(name: &ObjectName) -> Warning {
+    let reason = "is missing, and no VirtualService delegates to this one: it has no effect".into();
+    warning("VirtualService", name, "spec.hosts".into(), reason)
 }
 
 fn delegate<'a>(

@@ -28,10 +28,14 @@ pub(super) struct Dirty {
     /// Whether a ReferenceGrant or what such routes refer to changed.
     pub(super) grants: bool,
     /// DestinationRules.
-    pub(super) subsets: bool,
+    pub(super) rules: BTreeSet<ObjectName>,
+    /// BackendTLSPolicies.
+    pub(super) backend_tls: BTreeSet<ObjectName>,
+    /// Secrets and ConfigMaps.
+    pub(super) materials: bool,
     /// Nodes.
     pub(super) nodes: bool,
-    /// Gateways, and what only gateways read.
+    /// Gateways, and what only gateways read besides `materials`.
     pub(super) edge: bool,
     /// PeerAuthentications.
     pub(super) peers: bool,
@@ -40,7 +44,7 @@ pub(super) struct Dirty {
     /// Sidecars.
     pub(super) sidecars: bool,
     /// XBackendTrafficPolicies.
-    pub(super) backends: bool,
+    pub(super) backends: BTreeSet<ObjectName>,
 }
 
 impl Dirty {
@@ -54,13 +58,15 @@ impl Dirty {
             && self.api_routes.is_empty()
             && self.attached.is_empty()
             && !self.grants
-            && !self.subsets
+            && self.rules.is_empty()
+            && self.backend_tls.is_empty()
+            && !self.materials
             && !self.nodes
             && !self.edge
             && !self.peers
             && !self.entries
             && !self.sidecars
-            && !self.backends
+            && self.backends.is_empty()
     }
 
     /// Remembers what a slice was, unless it has changed before.

@@ -19,7 +19,8 @@ pub(super) fn policies(tables: &Tables) -> PeerPolicies {
 }
 
 /// Of two for the same pods the younger has no say, and is told so (T-70).
-pub(super) fn conflicts(tables: &Tables, warnings: &mut Vec<Warning>) {
+pub(super) fn conflicts(tables: &Tables) -> Vec<Warning> {
+    let mut warnings = Vec::new();
     let mut holders = HashMap::new();
     for (name, spec) in by_age(tables) {
         let place = (&name.namespace, &spec.policy.selector);
@@ -35,6 +36,7 @@ pub(super) fn conflicts(tables: &Tables, warnings: &mut Vec<Warning>) {
             ),
         });
     }
+    warnings
 }
 
 fn by_age(tables: &Tables) -> Vec<(&ObjectName, &PeerAuthenticationSpec)> {

@@ -2,6 +2,7 @@
 //! rules of a mesh at every change of one object.
 
 use super::dirty::Dirty;
+use super::findings::Findings;
 use super::routes::warning;
 use super::status;
 use super::tables::{RouteKey, Tables};
@@ -11,7 +12,7 @@ use crate::model::route::{Destination, Origin, WeightedDestination};
 use crate::model::snapshot::Snapshot;
 use crate::translate::VirtualServiceSpec;
 use crate::translate::gateway_api::Target;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub(super) struct References {
 
 /// Objects of kind `K`, which refer to `T`s.
 struct Found<K, T> {
-    warnings: BTreeMap<K, Vec<Warning>>,
+    warnings: Findings<K>,
     names: HashMap<K, Box<[T]>>,
     named_by: HashMap<T, BTreeSet<K>>,
 }
@@ -34,7 +35,7 @@ struct Found<K, T> {
 impl<K, T> Default for Found<K, T> {
     fn default() -> Self {
         Self {
-            warnings: BTreeMap::new(),
+            warnings: Findings::default(),
             names: HashMap::new(),
             named_by: HashMap::new(),
         }
@@ -48,7 +49,7 @@ impl<K: Clone + Ord + Hash, T: Clone + Ord + Hash> Found<K, T> {
     }
 
     fn forget(&mut self, key: &K) {
-        self.warnings.remove(key);
+        self.warnings.put(key, Vec::new());
         for name in self.names.remove(key).into_iter().flatten() {
             if let Some(keys) = self.named_by.get_mut(&name) {
                 keys.remove(key);
@@ -66,13 +67,7 @@ impl<K: Clone + Ord + Hash, T: Clone + Ord + Hash> Found<K, T> {
             keys.insert(key.clone());
         }
         self.names.insert(key.clone(), names.into_iter().collect());
-        if !warnings.is_empty() {
-            self.warnings.insert(key.clone(), warnings);
-        }
-    }
-
-    fn warn(&self, warnings: &mut Vec<Warning>) {
-        warnings.extend(self.warnings.values().flatten().cloned());
+        self.warnings.put(key, warnings);
     }
 }
 
@@ -81,8 +76,10 @@ pub(super) struct Touched {
     virtual_services: BTreeSet<ObjectName>,
     api_routes: BTreeSet<RouteKey>,
     services: BTreeSet<ObjectName>,
-    /// Subsets or hosts of ServiceEntries: any host may mean something else.
-    hosts: bool,
+    /// Hosts with other subsets.
+    hosts: BTreeSet<Arc<str>>,
+    /// ServiceEntries: any host may mean something else.
+    any_host: bool,
 }
 
 impl Touched {
@@ -92,13 +89,19 @@ impl Touched {
             virtual_services: dirty.routes.clone(),
             api_routes: dirty.api_routes.clone(),
             services: dirty.services.clone(),
-            hosts: dirty.subsets || dirty.entries,
+            hosts: BTreeSet::new(),
+            any_host: dirty.entries,
         }
     }
 
     /// Hosts may have come or gone that are no Service's.
     pub(super) fn any_host(&mut self) {
-        self.hosts = true;
+        self.any_host = true;
+    }
+
+    /// These hosts have other subsets.
+    pub(super) fn hosts(&mut self, hosts: BTreeSet<Arc<str>>) {
+        self.hosts = hosts;
     }
 }
 
@@ -107,8 +110,11 @@ impl References {
     pub(super) fn rebuild(&mut self, tables: &Tables, touched: Touched, next: &Snapshot) {
         let domain = &next.settings.cluster_domain;
         let (mut rules, mut routes) = (touched.virtual_services, touched.api_routes);
-        if touched.hosts {
+        if touched.any_host {
             rules.extend(tables.virtual_services.keys().cloned());
+        }
+        for host in &touched.hosts {
+            rules.extend(self.virtual_services.naming(host).cloned());
         }
         for service in &touched.services {
             let host: Arc<str> = format!("{}.{}.svc.{domain}", service.name, service.namespace).into();
@@ -148,14 +154,12 @@ impl References {
         self.api_routes.naming(service)
     }
 
-    /// Reports what is wrong with VirtualServices.
-    pub(super) fn warn_rules(&self, warnings: &mut Vec<Warning>) {
-        self.virtual_services.warn(warnings);
-    }
-
-    /// Reports what is wrong with routes of Gateway API.
-    pub(super) fn warn_routes(&self, warnings: &mut Vec<Warning>) {
-        self.api_routes.warn(warnings);
+    /// What is wrong with VirtualServices and with routes of Gateway API.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.virtual_services
+            .warnings
+            .iter()
+            .chain(self.api_routes.warnings.iter())
     }
 }
 
@@ -248,7 +252,11 @@ fn reference(
         );
     }
     let Some(subset) = &wanted.subset else { return };
-    let rules = snapshot.subsets.get(&wanted.host).into_iter().flatten();
+    let rules = snapshot
+        .subsets
+        .get(&wanted.host)
+        .into_iter()
+        .flat_map(|rules| rules.iter());
     if !rules.flat_map(|r| &r.subsets).any(|s| s.name == *subset) {
         warn(
             "subset",

@@ -105,8 +105,10 @@ impl Tables {
                 changed
             }
             Translated::DestinationRule(spec) => {
-                let changed = put(&mut self.destination_rules, name, *spec);
-                dirty.subsets |= changed;
+                let changed = put(&mut self.destination_rules, name.clone(), *spec);
+                if changed {
+                    dirty.rules.insert(name);
+                }
                 changed
             }
             Translated::Gateway(spec) => {
@@ -121,7 +123,7 @@ impl Tables {
             }
             Translated::Material(spec) => {
                 let changed = put(&mut self.materials, (spec.kind, name), spec);
-                dirty.edge |= changed;
+                dirty.materials |= changed;
                 changed
             }
             Translated::PeerAuthentication(spec) => {
@@ -141,8 +143,10 @@ impl Tables {
                 changed
             }
             Translated::BackendTraffic(spec) => {
-                let changed = put(&mut self.backend_traffic, name, spec);
-                dirty.backends |= changed;
+                let changed = put(&mut self.backend_traffic, name.clone(), spec);
+                if changed {
+                    dirty.backends.insert(name);
+                }
                 changed
             }
             Translated::GatewayClass(spec) => {
@@ -156,8 +160,10 @@ impl Tables {
                 changed
             }
             Translated::BackendTls(spec) => {
-                let changed = put(&mut self.backend_tls, name, spec);
-                dirty.subsets |= changed;
+                let changed = put(&mut self.backend_tls, name.clone(), spec);
+                if changed {
+                    dirty.backend_tls.insert(name);
+                }
                 changed
             }
             Translated::ServiceEntry(spec) => {
@@ -209,12 +215,13 @@ impl Tables {
                 dirty.routes.extend(gone.map(|_| name));
             }
             ("networking.istio.io", "DestinationRule") => {
-                dirty.subsets |= self.destination_rules.remove(&name).is_some();
+                let gone = self.destination_rules.remove(&name);
+                dirty.rules.extend(gone.map(|_| name));
             }
             ("networking.istio.io", "Gateway") => dirty.edge |= self.gateways.remove(&name).is_some(),
             ("networking.k8s.io", "Ingress") => dirty.edge |= self.ingresses.remove(&name).is_some(),
-            ("", "Secret") => dirty.edge |= self.materials.remove(&("Secret", name)).is_some(),
-            ("", "ConfigMap") => dirty.edge |= self.materials.remove(&("ConfigMap", name)).is_some(),
+            ("", "Secret") => dirty.materials |= self.materials.remove(&("Secret", name)).is_some(),
+            ("", "ConfigMap") => dirty.materials |= self.materials.remove(&("ConfigMap", name)).is_some(),
             ("security.istio.io", "PeerAuthentication") => {
                 dirty.peers |= self.peer_authentications.remove(&name).is_some();
             }
@@ -225,7 +232,8 @@ impl Tables {
                 dirty.grants |= self.api_gateways.remove(&name).is_some();
             }
             (EXPERIMENTAL_GROUP, BACKEND_TRAFFIC) => {
-                dirty.backends |= self.backend_traffic.remove(&name).is_some();
+                let gone = self.backend_traffic.remove(&name);
+                dirty.backends.extend(gone.map(|_| name));
             }
             (GROUP_OF_ROUTES, "ListenerSet") => {
                 dirty.grants |= self.listener_sets.remove(&name).is_some();
@@ -234,7 +242,8 @@ impl Tables {
                 dirty.grants |= self.gateway_classes.remove(&name.name).is_some();
             }
             (GROUP_OF_ROUTES, "BackendTLSPolicy") => {
-                dirty.subsets |= self.backend_tls.remove(&name).is_some();
+                let gone = self.backend_tls.remove(&name);
+                dirty.backend_tls.extend(gone.map(|_| name));
             }
             (GROUP_OF_ROUTES, kind) => {
                 if let Some(kind) = RouteKind::named(kind) {

@@ -2,28 +2,34 @@
 
 use super::ObjectKey;
 use super::attached::Attachments;
-use super::backend_tls::{self, Claims};
-use super::backends;
-use super::connections;
+use super::backend_tls::{self, Claims, Shown};
+use super::backends::{self, Backends};
 use super::dirty::Dirty;
 use super::entries::Entries;
 use super::gateways;
+use super::hosts::Hosts;
 use super::listener_sets;
 use super::peers;
 use super::pods::{HeldOut, Pods};
 use super::references::{References, Touched};
-use super::routes;
+use super::routes::Routes;
 use super::scopes;
 use super::services::Services;
-use super::subsets;
+use super::steering;
+use super::subsets::Subsets;
 use super::tables::{RouteKey, Tables};
+use crate::changes::changes;
 use crate::model::ObjectName;
 use crate::model::gateway::GatewayRole;
+use crate::model::service::Service;
 use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::translate::{Rejected, describe};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
+
+/// Something before and after.
+pub(super) type Changed<T> = (Option<Arc<T>>, Option<Arc<T>>);
 
 /// Something wrong between objects; all of them are in force.
 #[derive(Clone)]
@@ -47,24 +53,31 @@ impl Warning {
 pub(super) struct World {
     snapshot: Arc<Snapshot>,
     dirty: Dirty,
-    pub(super) warnings: Vec<Warning>,
-    /// What is wrong between VirtualServices, until one of them changes.
-    route_warnings: Vec<Warning>,
     pods: Pods,
     services: Services,
+    entries: Entries,
+    hosts: Hosts,
+    routes: Routes,
+    attachments: Attachments,
+    subsets: Subsets,
+    /// Which BackendTLSPolicy has which Service.
+    pub(super) claims: Claims,
+    /// What this gateway shows to servers of which such a policy speaks.
+    shown: Option<Shown>,
+    backends: Backends,
+    references: References,
     /// What a gateway process is; none in an agent.
     role: Option<GatewayRole>,
     /// Whether this is a controller's.
     judging: bool,
+    /// What is wrong between services and pods now.
+    warnings: Vec<Warning>,
+    /// What is wrong with PeerAuthentications, until one of them changes.
+    peer_warnings: Vec<Warning>,
     /// What is wrong at the gateway, until it is looked at again.
-    pub(super) edge_warnings: Vec<Warning>,
+    edge_warnings: Vec<Warning>,
     /// What is wrong with ListenerSets, until they are looked at again.
     set_warnings: Vec<Warning>,
-    attachments: Attachments,
-    entries: Entries,
-    references: References,
-    /// Which BackendTLSPolicy has which Service.
-    pub(super) claims: Claims,
 }
 
 impl World {
@@ -76,18 +89,23 @@ impl World {
                 ..Snapshot::default()
             }),
             dirty: Dirty::default(),
-            warnings: Vec::new(),
-            route_warnings: Vec::new(),
             pods: Pods::new(node),
             services: Services::default(),
+            entries: Entries::default(),
+            hosts: Hosts::default(),
+            routes: Routes::default(),
+            attachments: Attachments::default(),
+            subsets: Subsets::default(),
+            claims: Claims::default(),
+            shown: None,
+            backends: Backends::default(),
+            references: References::default(),
             role: None,
             judging: false,
+            warnings: Vec::new(),
+            peer_warnings: Vec::new(),
             edge_warnings: Vec::new(),
             set_warnings: Vec::new(),
-            attachments: Attachments::default(),
-            entries: Entries::default(),
-            references: References::default(),
-            claims: Claims::default(),
         }
     }
 
@@ -146,18 +164,11 @@ impl World {
         let mut next = (*self.snapshot).clone();
         next.version += 1;
         l4_only(tables, &mut dirty, &mut next);
-        let edge_changed = dirty.edge
-            || !dirty.routes.is_empty()
-            || dirty.grants
-            || !dirty.namespaces.is_empty()
-            || self.touches_edge(tables, &dirty);
-        let concerned = self.attachments.concerned(tables, &dirty);
+        let mut touched = Touched::of(&dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
-        let mut touched = Touched::of(&dirty);
-        let services = mem::take(&mut dirty.services);
         self.services
-            .rebuild(tables, &self.pods, services, effects, &mut next);
+            .rebuild(tables, &self.pods, dirty.services.clone(), effects, &mut next);
         if entries {
             touched.any_host();
             self.entries
@@ -166,50 +177,116 @@ impl World {
         if dirty.sidecars {
             scopes::scopes(tables, &mut next);
         }
+        if dirty.nodes {
+            next.nodes = tables.nodes.clone();
+        }
+        if dirty.peers {
+            next.peers = peers::policies(tables);
+            self.peer_warnings = peers::conflicts(tables);
+        }
+        touched.hosts(self.policies(tables, &dirty, entries, &mut next));
+        self.references.rebuild(tables, touched, &next);
+        self.edge(tables, &dirty, &mut next);
         self.warnings = Vec::new();
         self.entries.warn(&mut self.warnings);
         self.services.duplicate_addresses(&next, &mut self.warnings);
         held_out(&self.pods.held_out, &mut self.warnings);
-        if !dirty.routes.is_empty() {
-            self.route_warnings = Vec::new();
-            routes::routes(tables, &mut next, &mut self.route_warnings);
-            connections::routes(tables, &mut next);
-        }
-        self.warnings.extend(self.route_warnings.iter().cloned());
-        next.steered = imbl::HashSet::default();
-        self.attachments
-            .rebuild(tables, concerned, &dirty.attached, &mut next);
         self.attachments.warn(&mut self.warnings);
-        if dirty.nodes {
-            next.nodes = tables.nodes.clone();
-        }
-        if dirty.subsets {
-            self.claims = Claims::of(tables);
-        }
+        self.snapshot = Arc::new(next);
+        Arc::clone(&self.snapshot)
+    }
+
+    /// What is wrong between objects.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.warnings
+            .iter()
+            .chain(self.routes.warnings())
+            .chain(self.subsets.warnings())
+            .chain(self.claims.warnings())
+            .chain(self.backends.warnings())
+            .chain(self.references.warnings())
+            .chain(&self.peer_warnings)
+            .chain(&self.edge_warnings)
+            .chain(&self.set_warnings)
+    }
+
+    /// What is said of services, which `next` has already: routes, subsets, policies. `entries`: whether those that
+    /// ServiceEntries made were built anew. Returns the hosts with other subsets.
+    fn policies(
+        &mut self,
+        tables: &Tables,
+        dirty: &Dirty,
+        entries: bool,
+        next: &mut Snapshot,
+    ) -> BTreeSet<Arc<str>> {
+        let changed: Vec<Changed<Service>> = changes(&self.snapshot.services, &next.services, |s| &s.name)
+            .into_iter()
+            .map(|(old, new)| (old.cloned(), new.cloned()))
+            .collect();
+        let mut hosts = BTreeSet::new();
+        self.hosts.follow(&changed, &mut hosts);
+        let keys = self.routes.rebuild(tables, &dirty.routes, next);
+        let routed = keys
+            .iter()
+            .flat_map(|key| self.hosts.matching(key))
+            .cloned()
+            .collect();
+        let concerned = self
+            .attachments
+            .concerned(tables, dirty, &routed, &self.hosts, next);
+        self.attachments.rebuild(tables, concerned, &dirty.attached, next);
+        self.subsets.follow(tables, &dirty.rules, &self.hosts, &mut hosts);
+        let mut vouched = self.claims.follow(tables, &dirty.backend_tls);
         let shown = backend_tls::shown(tables, self.role.as_ref());
-        subsets::subsets(
+        if dirty.materials || shown != self.shown {
+            vouched.extend(self.claims.services().cloned());
+            self.shown = shown;
+        }
+        let host = |name: &ObjectName| Some(Arc::clone(&next.service(name)?.host));
+        hosts.extend(vouched.iter().filter_map(host));
+        if entries {
+            // Another of several may be the one that everybody sees.
+            let external = next.services.iter().filter(|s| s.external.is_some());
+            hosts.extend(external.map(|s| Arc::clone(&s.host)));
+        }
+        self.subsets.rebuild(
             tables,
             &self.claims,
-            shown.as_ref(),
-            &mut next,
-            &mut self.warnings,
+            self.shown.as_ref(),
+            &self.hosts,
+            &hosts,
+            next,
         );
+        self.subsets.look(tables, &hosts, entries, next);
         // Files may be a part of what there is.
         let whole = self.reads_material() || (self.of_one_node() && !tables.blind);
-        backend_tls::warn(tables, &self.claims, whole, &mut self.warnings);
-        connections::steer(&mut next);
-        if dirty.backends {
-            next.backend_policies = Arc::new(backends::policies(tables));
+        vouched.extend(dirty.services.iter().cloned());
+        self.claims.look(tables, &dirty.backend_tls, &vouched, whole);
+        let limited = self.backends.rebuild(
+            tables,
+            &dirty.backends,
+            &dirty.services,
+            &mut next.backend_policies,
+        );
+        let mut spoken_of: BTreeSet<Arc<str>> = hosts.union(&routed).cloned().collect();
+        let host = |name: &ObjectName| Some(Arc::clone(&next.service(name)?.host));
+        spoken_of.extend(limited.iter().filter_map(host));
+        steering::steer(&changed, &self.hosts, &spoken_of, next);
+        hosts
+    }
+
+    /// What a gateway serves, and what is wrong with what only gateways read.
+    fn edge(&mut self, tables: &Tables, dirty: &Dirty, next: &mut Snapshot) {
+        let changed = dirty.edge
+            || dirty.materials
+            || !dirty.routes.is_empty()
+            || dirty.grants
+            || !dirty.namespaces.is_empty()
+            || self.touches_edge(tables, dirty);
+        if !changed {
+            return;
         }
-        backends::warn(tables, &next.backend_policies, &mut self.warnings);
-        backends::steer(&mut next);
-        if dirty.peers {
-            next.peers = peers::policies(tables);
-        }
-        peers::conflicts(tables, &mut self.warnings);
-        self.references.rebuild(tables, touched, &next);
-        self.references.warn_rules(&mut self.warnings);
-        if let Some(role) = self.role.as_ref().filter(|_| edge_changed) {
+        if let Some(role) = &self.role {
             self.edge_warnings = Vec::new();
             next.edge = Arc::new(gateways::edge(
                 role,
@@ -218,14 +295,8 @@ impl World {
                 &mut self.edge_warnings,
             ));
         }
-        if edge_changed {
-            self.set_warnings = Vec::new();
-            listener_sets::warn(tables, &mut self.set_warnings);
-        }
-        self.warnings.extend(self.set_warnings.iter().cloned());
-        self.references.warn_routes(&mut self.warnings);
-        self.snapshot = Arc::new(next);
-        Arc::clone(&self.snapshot)
+        self.set_warnings = Vec::new();
+        listener_sets::warn(tables, &mut self.set_warnings);
     }
 
     /// Services of the gateway's own namespace say where it listens.
