@@ -11,7 +11,7 @@ use crate::pod;
 use crate::table::Table;
 use anyhow::{Context, Result, ensure};
 use http::Method;
-use mesh_tests::cluster::{Cluster, ECHO, Namespace, script};
+use mesh_tests::cluster::{Cluster, ECHO, Namespace, machine_exec};
 use mesh_tests::eventually;
 use mesh_tests::podkit::last_json;
 use mesh_tests::process::Place;
@@ -68,12 +68,7 @@ fn stand_back() -> Result<()> {
     let least = "set -e; cd /sys/fs/cgroup; if [ -e cpu/cpu.shares ]; then echo 2 >cpu/cpu.shares; else echo 1 >cpu.weight; fi";
     let work =
         std::env::var_os("KC_WORK").context("the control plane is not a machine of this cluster's own")?;
-    let output = script(Path::new(&work))
-        .args(["in", "cp", "sh", "-c", least])
-        .output()?;
-    let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", words.trim());
-    Ok(())
+    machine_exec(Path::new(&work), "cp", &["sh", "-c", least]).map(drop)
 }
 
 /// A client and two versions of a server, with a route that leads to one of them.
