@@ -169,10 +169,7 @@ fn starts_anew_and_says_what_it_may_not_read(release: &Release, node: &str) {
 #[test]
 fn an_agent_that_may_not_read_a_kind_is_not_ready_and_says_which_and_the_others_go_on() {
     let cluster = Cluster::current().unwrap();
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &[]);
     app.forgive();
     let role = Role::read(&release, "clusterrole", "heddle-agent");
     role.set(&without_services(&role));
