@@ -9,27 +9,15 @@
 use mesh_tests::cluster::{CLIENT, Cluster, ECHO};
 use mesh_tests::cluster_app::{App, install, statuses};
 use mesh_tests::eventually;
-use mesh_tests::process::built;
 use mesh_tests::release::Release;
 use serde_json::{Value, json};
-use std::process::Command;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What `heddle check` says, as JSON.
 fn check(release: &Release) -> String {
-    let output = Command::new(built("heddle").unwrap())
-        .args([
-            "check",
-            "--output",
-            "json",
-            "--mesh-namespace",
-            &release.space.name,
-        ])
-        .env("KUBECONFIG", release.cluster.kubeconfig())
-        .output()
-        .unwrap();
+    let output = release.check().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

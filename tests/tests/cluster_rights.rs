@@ -8,10 +8,8 @@
 use mesh_tests::cluster::Cluster;
 use mesh_tests::cluster_app::{App, install, statuses};
 use mesh_tests::eventually;
-use mesh_tests::process::built;
 use mesh_tests::release::{Release, marks_of};
 use serde_json::{Value, json};
-use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -19,17 +17,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What `heddle check` says is wrong, one line each.
 fn wrong(release: &Release) -> Vec<String> {
-    let output = Command::new(built("heddle").unwrap())
-        .args([
-            "check",
-            "--output",
-            "json",
-            "--mesh-namespace",
-            &release.space.name,
-        ])
-        .env("KUBECONFIG", release.cluster.kubeconfig())
-        .output()
-        .unwrap();
+    let output = release.check().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
     });
