@@ -1,9 +1,8 @@
 //! CAs that users bring: any kind of key, any form of file, intermediates.
 
-use super::{ALICE, CertificateAuthority, Issuer, TempDir, id, open, system_clock};
+use super::{Issuer, TempDir, alices, open, system_clock};
 use crate::testing::handshake;
 use crate::tls::identity_tls;
-use futures_util::FutureExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
@@ -21,11 +20,7 @@ fn params(name: &str) -> CertificateParams {
 
 /// What the CA in `dir` issues convinces both sides of a handshake.
 fn convinces(issuer: &Issuer) -> Vec<CertificateDer<'static>> {
-    let issued = issuer
-        .issue(&id(ALICE), system_clock()())
-        .now_or_never()
-        .unwrap()
-        .unwrap();
+    let issued = alices(issuer, system_clock()());
     let chain = issued.material.chain.clone();
     let tls = identity_tls(issued.material).unwrap();
     handshake(&tls, &tls);
