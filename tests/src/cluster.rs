@@ -2,7 +2,7 @@
 //! names.
 
 use crate::eventually;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -167,7 +167,7 @@ impl Cluster {
     /// # Errors
     /// The cluster is the user's, or the command fails.
     pub fn node_exec(&self, node: &str, command: &[&str]) -> Result<String> {
-        run(self.own()?.args(["in", node]).args(command))
+        machine_exec(self.own_work()?, node, command)
     }
 
     /// Pulls a node's plug.
@@ -330,12 +330,13 @@ impl Cluster {
     }
 
     fn own(&self) -> Result<Command> {
-        match &self.work {
-            Some(work) => Ok(script(work)),
-            None => {
-                bail!("this needs a cluster of `cargo xtask cluster`, and HEDDLE_KUBECONFIG names another")
-            }
-        }
+        self.own_work().map(script)
+    }
+
+    fn own_work(&self) -> Result<&Path> {
+        self.work
+            .as_deref()
+            .context("this needs a cluster of `cargo xtask cluster`, and HEDDLE_KUBECONFIG names another")
     }
 }
 
@@ -430,6 +431,14 @@ fn build() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster"),
         PathBuf::from,
     )
+}
+
+/// As [`Cluster::node_exec`], of the cluster with its state in `work`: also where HEDDLE_KUBECONFIG names another way to it.
+///
+/// # Errors
+/// The command fails; the message has its words.
+pub fn machine_exec(work: &Path, machine: &str, command: &[&str]) -> Result<String> {
+    run(script(work).args(["in", machine]).args(command))
 }
 
 /// The script that makes clusters, told of the one in `work`.

@@ -13,6 +13,7 @@ use crate::release::Release;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
+const SOON: Duration = Duration::from_secs(20);
 const MINUTE: Duration = Duration::from_secs(60);
 const ROLLOUT: Duration = Duration::from_secs(180);
 
@@ -74,6 +75,16 @@ impl App {
         // Until now the service had no endpoints.
         app.forgive();
         app
+    }
+
+    /// Starts it, and takes it into a mesh that is installed with these arguments; every pod is captured.
+    #[must_use]
+    pub fn in_mesh(cluster: &Cluster, args: &[&str]) -> (Self, Release) {
+        let app = Self::open(cluster);
+        let release = install(cluster, args);
+        app.label("heddle.io/mesh=enabled");
+        app.await_captured(&release, SOON);
+        (app, release)
     }
 
     /// Requests so far, and a line for each that failed.

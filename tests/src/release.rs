@@ -2,8 +2,10 @@
 
 use crate::cluster::{Cluster, Namespace, items};
 use crate::eventually;
+use crate::process::built;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 const NAME: &str = "heddle";
@@ -46,6 +48,19 @@ impl Release {
     /// helm's words.
     pub fn upgrade(&self, args: &[&str]) -> Result<()> {
         self.helm("upgrade", args)
+    }
+
+    /// `heddle check` of it, which says as JSON what it finds.
+    ///
+    /// # Errors
+    /// The program is not built.
+    pub fn check(&self) -> Result<Output> {
+        Command::new(built("heddle")?)
+            .args(["check", "--output", "json"])
+            .args(["--mesh-namespace", &self.space.name])
+            .env("KUBECONFIG", self.cluster.kubeconfig())
+            .output()
+            .context("heddle check")
     }
 
     /// `helm rollback`.

@@ -6,13 +6,12 @@
 )]
 
 use mesh_tests::cluster::{Cluster, PodAt};
-use mesh_tests::cluster_app::{App, install, statuses};
+use mesh_tests::cluster_app::{App, statuses};
 use mesh_tests::eventually;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-const SOON: Duration = Duration::from_secs(20);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// For how long the API server stays away; `HEDDLE_TEST_AWAY_SECONDS=600` is what the mesh is meant to survive.
@@ -28,10 +27,7 @@ fn endpoints_that_die_while_the_api_server_is_away_are_left_by_connect_failures(
         eprintln!("NOT RUN: needs a cluster of `cargo xtask cluster`");
         return;
     }
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &[]);
     app.nothing_lost("enrolment");
 
     let load_on = app.space.pods("load").unwrap()[0].node.clone();
@@ -78,10 +74,7 @@ fn endpoints_that_die_while_the_api_server_is_away_are_left_by_connect_failures(
 #[test]
 fn a_ca_that_is_away_through_a_renewal_costs_nothing_and_is_asked_again() {
     let cluster = Cluster::current().unwrap();
-    let app = App::open(&cluster);
-    let release = install(&cluster, &["--set", "ca.certTtlSeconds=100"]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &["--set", "ca.certTtlSeconds=100"]);
     app.forgive();
     let certificates = || -> Vec<Value> {
         let statuses = statuses(&release);
@@ -137,10 +130,7 @@ fn after_a_version_that_is_gone_what_went_goes_and_what_is_there_stays() {
         eprintln!("NOT RUN: needs a cluster of `cargo xtask cluster`");
         return;
     }
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &[]);
     let service = |name: &str| {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"selector": {"app": "echo"}, "ports": [{"name": "http", "port": 8080}]}})

@@ -7,7 +7,7 @@
 )]
 
 use mesh_tests::cluster::Cluster;
-use mesh_tests::cluster_app::{App, install};
+use mesh_tests::cluster_app::App;
 use mesh_tests::cluster_crds::gateway_crds;
 use mesh_tests::eventually;
 use mesh_tests::gateway::Authority;
@@ -164,9 +164,8 @@ fn passed(since: &mut std::time::Instant, what: &str) {
 fn a_gateway_is_deployed_reached_changed_explained_and_gone_with_its_object() {
     let cluster = Cluster::current().unwrap();
     let mut since = std::time::Instant::now();
-    let app = App::open(&cluster);
     // Without load balancers an address of the cluster will do.
-    let release = install(
+    let (app, release) = App::in_mesh(
         &cluster,
         &[
             "--set",
@@ -176,8 +175,6 @@ fn a_gateway_is_deployed_reached_changed_explained_and_gone_with_its_object() {
         ],
     );
     let mesh = release.space.name.clone();
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
     let stage = Stage {
         app,
         cluster: cluster.clone(),

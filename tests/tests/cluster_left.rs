@@ -6,7 +6,7 @@
 )]
 
 use mesh_tests::cluster::{CLIENT, Cluster};
-use mesh_tests::cluster_app::{App, install};
+use mesh_tests::cluster_app::App;
 use mesh_tests::eventually;
 use mesh_tests::release::marks_of;
 use serde_json::json;
@@ -25,10 +25,7 @@ fn a_node_whose_agent_was_dead_at_the_uninstall_frees_itself_at_the_next_pod() {
     let nodes = cluster.ready_nodes().unwrap();
     let node = nodes.last().unwrap();
     let before = marks_of(&cluster, node, "").unwrap();
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &[]);
 
     // Dead, and nobody there to start it or to tell it of the uninstall.
     let kill = "kill -9 $(pgrep -f '^[^ ]*mesh-agent run')";

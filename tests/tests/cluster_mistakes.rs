@@ -9,38 +9,22 @@
 use mesh_tests::cluster::{CLIENT, Cluster, ECHO};
 use mesh_tests::cluster_app::{App, install, statuses};
 use mesh_tests::eventually;
-use mesh_tests::process::built;
 use mesh_tests::release::Release;
 use serde_json::{Value, json};
-use std::process::Command;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What `heddle check` says, as JSON.
 fn check(release: &Release) -> String {
-    let output = Command::new(built("heddle").unwrap())
-        .args([
-            "check",
-            "--output",
-            "json",
-            "--mesh-namespace",
-            &release.space.name,
-        ])
-        .env("KUBECONFIG", release.cluster.kubeconfig())
-        .output()
-        .unwrap();
+    let output = release.check().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]
 fn a_second_agent_on_a_node_refuses_to_start_and_the_first_goes_on() {
     let cluster = Cluster::current().unwrap();
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &[]);
     app.settle(&release);
     let get = ["-n", &release.space.name, "get", "daemonset", "heddle-agent"];
     let mut spec = cluster.json(&get).unwrap()["spec"]["template"]["spec"].clone();
@@ -84,10 +68,7 @@ fn a_cni_configuration_that_is_no_json_is_named_and_the_nodes_pods_go_on() {
         eprintln!("NOT RUN: this writes into a node, which only those of `cargo xtask cluster` allow");
         return;
     }
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &[]);
     app.settle(&release);
     let node = app.space.pods("load").unwrap()[0].node.clone();
     let conflist = "/etc/cni/net.d/10-pods.conflist";
@@ -138,10 +119,7 @@ fn a_crd_of_an_unknown_version_is_named_and_the_mesh_goes_on() {
     if there {
         cluster.kubectl(&["delete", "crd", crd]).unwrap();
     }
-    let app = App::open(&cluster);
-    let release = install(&cluster, &["--set", "crds.istio=false"]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &["--set", "crds.istio=false"]);
     app.settle(&release);
     let definition = format!(
         "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: {crd}}}\nspec:\n  \

@@ -8,10 +8,8 @@
 use mesh_tests::cluster::Cluster;
 use mesh_tests::cluster_app::{App, install, statuses};
 use mesh_tests::eventually;
-use mesh_tests::process::built;
 use mesh_tests::release::{Release, marks_of};
 use serde_json::{Value, json};
-use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -19,17 +17,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What `heddle check` says is wrong, one line each.
 fn wrong(release: &Release) -> Vec<String> {
-    let output = Command::new(built("heddle").unwrap())
-        .args([
-            "check",
-            "--output",
-            "json",
-            "--mesh-namespace",
-            &release.space.name,
-        ])
-        .env("KUBECONFIG", release.cluster.kubeconfig())
-        .output()
-        .unwrap();
+    let output = release.check().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
     });
@@ -169,10 +157,7 @@ fn starts_anew_and_says_what_it_may_not_read(release: &Release, node: &str) {
 #[test]
 fn an_agent_that_may_not_read_a_kind_is_not_ready_and_says_which_and_the_others_go_on() {
     let cluster = Cluster::current().unwrap();
-    let app = App::open(&cluster);
-    let release = install(&cluster, &[]);
-    app.label("heddle.io/mesh=enabled");
-    app.await_captured(&release, SOON);
+    let (app, release) = App::in_mesh(&cluster, &[]);
     app.forgive();
     let role = Role::read(&release, "clusterrole", "heddle-agent");
     role.set(&without_services(&role));

@@ -39,6 +39,25 @@ fn load(mesh: &Mesh, service: &str, family: usize, keepalive: bool) -> Proc {
     mesh.pod("client").start_podkit(&args).unwrap()
 }
 
+/// A connection of the client's that has begun and goes on for a minute; before it, where it leads.
+fn chat(mesh: &Mesh) -> (String, Proc) {
+    let to = mesh.service("echo").vips()[0].to_string();
+    let chat = mesh
+        .pod("client")
+        .start_podkit(&["chat", "--to", &to, "--seconds", "60"])
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    (to, chat)
+}
+
+/// Whether the client can connect, and the process that answers on the first node is the one started there last.
+fn serves(mesh: &Mesh, to: &str) -> Option<()> {
+    let answer = mesh.pod("client").podkit(&["connect", "--to", to]).ok()?;
+    let status = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
+    let here = status["agent"]["pid"] == mesh.agents[0].proc.pid() && status["agent"]["ready"] == true;
+    (here && answer["ok"] == true).then_some(())
+}
+
 /// Starts a successor on a node and waits until its predecessor has drained and ended.
 fn upgrade(mesh: &mut Mesh, node: usize) {
     let successor = mesh.agents[node].spec.start().unwrap();
@@ -80,12 +99,7 @@ fn an_upgrade_refuses_no_connection_and_loses_no_request() {
 #[test]
 fn a_long_connection_lives_until_the_old_agents_drain_deadline() {
     let mut mesh = builder().start().unwrap();
-    let to = mesh.service("echo").vips()[0].to_string();
-    let mut chat = mesh
-        .pod("client")
-        .start_podkit(&["chat", "--to", &to, "--seconds", "60"])
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let (_, mut chat) = chat(&mesh);
     let successor = mesh.agents[0].spec.start().unwrap();
     let mut old = std::mem::replace(&mut mesh.agents[0], successor);
     std::thread::sleep(DRAIN - Duration::from_secs(2));
@@ -103,22 +117,14 @@ fn a_long_connection_lives_until_the_old_agents_drain_deadline() {
 #[test]
 fn an_agent_that_was_told_to_end_makes_room_for_the_next_one_while_it_drains() {
     let mut mesh = builder().start().unwrap();
-    let to = mesh.service("echo").vips()[0].to_string();
-    let mut chat = mesh
-        .pod("client")
-        .start_podkit(&["chat", "--to", &to, "--seconds", "60"])
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let (to, mut chat) = chat(&mesh);
     let told = Instant::now();
     mesh.agents[0].proc.signal(Signal::SIGTERM).unwrap();
     // Asked while the other still holds the node, it must notice that there is nobody to ask any more.
     let next = mesh.agents[0].spec.start().unwrap();
     let mut old = std::mem::replace(&mut mesh.agents[0], next);
     mesh_tests::eventually("the next agent to serve", DRAIN - Duration::from_secs(1), || {
-        let answer = mesh.pod("client").podkit(&["connect", "--to", &to]).ok()?;
-        let status = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
-        let here = status["agent"]["pid"] == mesh.agents[0].proc.pid() && status["agent"]["ready"] == true;
-        (here && answer["ok"] == true).then_some(())
+        serves(&mesh, &to)
     })
     .unwrap();
     assert!(told.elapsed() < DRAIN, "it came after the drain");
@@ -143,10 +149,7 @@ fn a_successor_that_dies_on_the_way_leaves_a_node_that_the_next_start_repairs() 
                 let again = mesh.agents[0].spec.start().unwrap();
                 mesh.agents[0] = again;
             }
-            let answer = mesh.pod("client").podkit(&["connect", "--to", &to]).ok()?;
-            let mine = mesh.agents[0].spec.heddle_json(&["status"]).ok()?;
-            let here = mine["agent"]["pid"] == mesh.agents[0].proc.pid() && mine["agent"]["ready"] == true;
-            (here && answer["ok"] == true).then_some(())
+            serves(&mesh, &to)
         })
         .unwrap();
         drop(old);

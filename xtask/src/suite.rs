@@ -175,10 +175,7 @@ fn on_cluster(tally: &mut Tally, options: &Options) -> Result<()> {
     }
     ran?;
     conformance(tally);
-    match bench::routes::held() {
-        Ok(()) => tally.passed += 1,
-        Err(error) => tally.fail(&format!("{error:#}")),
-    }
+    tally.count(bench::routes::held());
     Ok(())
 }
 
@@ -229,12 +226,17 @@ impl Tally {
         self.broken.push(what.to_owned());
     }
 
-    /// A check that passes or fails as a whole.
-    fn check(&mut self, what: &str, command: &mut Command) {
-        match shell::run(what, command) {
+    /// What passes or fails as a whole.
+    fn count(&mut self, outcome: Result<()>) {
+        match outcome {
             Ok(()) => self.passed += 1,
             Err(error) => self.fail(&format!("{error:#}")),
         }
+    }
+
+    /// A program that passes or fails as a whole.
+    fn check(&mut self, what: &str, command: &mut Command) {
+        self.count(shell::run(what, command));
     }
 
     /// A run of cargo test, whose totals are summed from its own lines as they come.

@@ -15,7 +15,7 @@ mod route_rule;
 mod workloads;
 
 use crate::state::ObjectKey;
-use crate::translate::value::FieldError;
+use crate::translate::value::{FieldError, decode, spec_of};
 use crate::translate::{Head, Rejected, describe};
 use hosts::Hosts;
 use serde_json::{Map, Value, json};
@@ -302,9 +302,7 @@ fn label(text: &str) -> String {
 
 /// Decodes `spec`.
 fn spec<'de, T: serde::Deserialize<'de>>(object: &'de Value) -> Result<T, FieldError> {
-    let spec = object.get("spec").filter(|s| !s.is_null());
-    let spec = spec.ok_or_else(|| FieldError::new("spec", "is missing"))?;
-    crate::translate::value::decode(spec, "spec")
+    decode(spec_of(object)?, "spec")
 }
 
 #[cfg(test)]

@@ -79,7 +79,8 @@ pub(super) fn apply(state: &mut State, changes: Vec<Change>) -> (bool, bool) {
 }
 
 /// Takes the first listing in while another agent serves, and says meanwhile what it waits for; whether it is complete.
-/// Not complete if the other agent leaves before: then there is nobody to wait for. Not kept until it is needed: as the API server sent them, all objects are many times as large as what is known of them.
+/// Not complete if the other agent leaves before: then there is nobody to wait for. Not kept until it is needed: as the API
+/// server sent them, all objects are many times as large as what is known of them.
 pub(super) async fn first_listing(
     config: &AgentConfig,
     source: &mut Source,

@@ -1,4 +1,5 @@
-//! What an agent does to its node when it ends for good: an agent that is replaced leaves everything in place.
+//! How an agent that is told to end lets go of its node: one that ends for good takes everything along, any other leaves it
+//! in place and makes room for the next one.
 
 use super::config::AgentConfig;
 use super::control::World;

@@ -4,7 +4,7 @@
 use super::config::AgentConfig;
 use super::control::World;
 use crate::cni::SOCKET_NAME;
-use crate::cni::install::{self, CniStatus, Install};
+use crate::cni::install::{self, CniStatus};
 use crate::cni::server::{CniRequest, CniServer};
 use crate::sys::NetnsFiles;
 use anyhow::Context;
@@ -49,38 +49,28 @@ impl Plugin {
         });
         Ok(Some(Self { keeper, status }))
     }
-
-    /// Looks after the plug-in no longer. It stays for the next agent, so that pods that start meanwhile wait.
-    pub async fn leave(self) {
-        // Nobody looks at it any more: the keeper ends, after what it has under way.
-        drop(self.status);
-        if let Err(error) = self.keeper.await {
-            tracing::error!(%error, "the CNI plug-in was not looked after");
-        }
-    }
 }
 
-/// Leaves the plug-in, if this agent has it.
+/// Looks after the plug-in no longer, if this agent has it. It stays for the next agent, so that pods that start meanwhile
+/// wait.
 pub(super) async fn leave(world: &RefCell<World>) {
-    let plugin = world.borrow_mut().plugin.take();
-    if let Some(plugin) = plugin {
-        plugin.leave().await;
+    let Some(Plugin { keeper, status }) = world.borrow_mut().plugin.take() else {
+        return;
+    };
+    // Nobody looks at it any more: the keeper ends, after what it has under way.
+    drop(status);
+    if let Err(error) = keeper.await {
+        tracing::error!(%error, "the CNI plug-in was not looked after");
     }
 }
 
 /// Takes the plug-in off the node, with the installation. It may be there though this agent never served: an earlier one
 /// has put it there.
 pub(super) fn uninstall(config: &AgentConfig) {
-    let install = config
-        .cni
-        .install(&config.state_dir, &config.bpf_dir, &config.namespace);
-    let Some(Install {
-        bin_dir, conf_dir, ..
-    }) = install
-    else {
+    let (Some(bin_dir), Some(conf_dir)) = (&config.cni.cni_bin_dir, &config.cni.cni_conf_dir) else {
         return;
     };
-    match install::uninstall(Some(&bin_dir), Some(&conf_dir)) {
+    match install::uninstall(Some(bin_dir), Some(conf_dir)) {
         Ok(changed) => tracing::info!(?changed, "the CNI plug-in is uninstalled"),
         Err(error) => tracing::error!(%error, "the CNI plug-in cannot be uninstalled"),
     }

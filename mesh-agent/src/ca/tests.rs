@@ -20,6 +20,11 @@ fn open(dir: &TempDir) -> Result<Issuer, CaError> {
     Issuer::open(&dir.0, "cluster.local", Duration::from_secs(DAY))
 }
 
+/// Alice's certificate of `now`, which a CA that has its key gives at once.
+fn alices(issuer: &Issuer, now: u64) -> Issued {
+    issuer.issue(&id(ALICE), now).now_or_never().unwrap().unwrap()
+}
+
 #[test]
 fn agents_that_start_at_the_same_moment_agree_on_one_root() {
     for _ in 0..10 {
@@ -29,14 +34,7 @@ fn agents_that_start_at_the_same_moment_agree_on_one_root() {
         let roots: Vec<_> = std::thread::scope(|scope| {
             let race = || {
                 start.wait();
-                open(&dir)
-                    .unwrap()
-                    .issue(&id(ALICE), now)
-                    .now_or_never()
-                    .unwrap()
-                    .unwrap()
-                    .material
-                    .roots
+                alices(&open(&dir).unwrap(), now).material.roots
             };
             let racers: Vec<_> = (0..8).map(|_| scope.spawn(race)).collect();
             racers.into_iter().map(|racer| racer.join().unwrap()).collect()
@@ -61,12 +59,7 @@ fn agents_that_start_at_the_same_moment_agree_on_one_root() {
 fn a_leaf_proves_one_identity_for_both_sides_and_a_day() {
     let dir = TempDir::new();
     let now = system_clock()();
-    let issued = open(&dir)
-        .unwrap()
-        .issue(&id(ALICE), now)
-        .now_or_never()
-        .unwrap()
-        .unwrap();
+    let issued = alices(&open(&dir).unwrap(), now);
     assert_eq!(
         (issued.not_before, issued.material.not_after),
         (now - 120, now + DAY)
@@ -94,23 +87,11 @@ fn every_root_in_the_file_is_trusted_from_the_next_certificate_on() {
     let issuer = open(&dir).unwrap();
     open(&other).unwrap();
     let now = system_clock()();
-    let alone = issuer
-        .issue(&id(ALICE), now)
-        .now_or_never()
-        .unwrap()
-        .unwrap()
-        .material
-        .roots;
+    let alone = alices(&issuer, now).material.roots;
     let next = std::fs::read_to_string(other.0.join("ca.crt")).unwrap();
     let both = next + &std::fs::read_to_string(dir.0.join("ca.crt")).unwrap();
     std::fs::write(dir.0.join("ca.crt"), both).unwrap();
-    let roots = issuer
-        .issue(&id(ALICE), now)
-        .now_or_never()
-        .unwrap()
-        .unwrap()
-        .material
-        .roots;
+    let roots = alices(&issuer, now).material.roots;
     assert_eq!((roots.len(), &roots[1]), (2, &alone[0]));
 }
 

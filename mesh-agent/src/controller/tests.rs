@@ -8,11 +8,10 @@ use crate::ca::{
 };
 use crate::contract::{CertificateError, Certificates, certificate};
 use crate::drain::drain;
-use crate::testing::{TempDir, id};
+use crate::testing::{TempDir, handshake, id};
 use crate::tls::{IdentityMaterial, identity_tls, peer_identity};
 use api::Api;
 use clap::Parser;
-use rustls::{ClientConnection, ServerConnection};
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -167,32 +166,10 @@ impl Asker {
     }
 }
 
-/// A handshake of two certificates as the mesh makes it.
+/// Whom the server sees after a handshake of two certificates as the mesh makes it.
 fn shake(client: IdentityMaterial, server: IdentityMaterial) -> String {
     let (client, server) = (identity_tls(client).unwrap(), identity_tls(server).unwrap());
-    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
-    let mut client = ClientConnection::new(client.client, name).unwrap();
-    let mut server = ServerConnection::new(server.server).unwrap();
-    while client.is_handshaking() || server.is_handshaking() {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        let mut rest = &wire[..];
-        while !rest.is_empty() {
-            server.read_tls(&mut rest).unwrap();
-            server.process_new_packets().unwrap();
-        }
-        wire.clear();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut rest = &wire[..];
-        while !rest.is_empty() {
-            client.read_tls(&mut rest).unwrap();
-            client.process_new_packets().unwrap();
-        }
-    }
+    let server = handshake(&client, &server);
     peer_identity(server.peer_certificates().unwrap())
         .unwrap()
         .to_string()

@@ -208,15 +208,7 @@ impl Inbound {
         } else {
             self.protocol
         };
-        let shared = Arc::clone(&self.worker.shared);
-        let patience = shared.config.detect_patience;
-        let found = detect::detect(&mut io, protocol, self.target, &shared.learned, patience).await;
-        self.worker
-            .telemetry()
-            .proxy
-            .detections
-            .get_or_create(&[("outcome", found.outcome)])
-            .inc();
+        let found = self.worker.detect(&mut io, protocol, self.target).await;
         match found.protocol {
             Detected::Opaque if found.outcome == "silent" && protocol != Protocol::Auto => {}
             Detected::Opaque if found.outcome == "silent" && found.prefix.is_empty() => {

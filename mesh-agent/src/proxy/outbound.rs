@@ -81,15 +81,7 @@ pub(super) async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, mut stream: Tc
         };
         return conn.carry(&target, Io::Tcp(stream), prefix, &hello).await;
     }
-    let shared = Arc::clone(&conn.worker.shared);
-    let patience = shared.config.detect_patience;
-    let found = detect::detect(&mut stream, protocol, conn.original, &shared.learned, patience).await;
-    conn.worker
-        .telemetry()
-        .proxy
-        .detections
-        .get_or_create(&[("outcome", found.outcome)])
-        .inc();
+    let found = conn.worker.detect(&mut stream, protocol, conn.original).await;
     match found.protocol {
         Detected::Opaque if found.outcome == "silent" && protocol != Protocol::Auto => {}
         Detected::Opaque if found.prefix.is_empty() && found.outcome == "silent" => {

@@ -1,6 +1,7 @@
 //! One worker: a thread with a current-thread runtime, and everything its connections share without locks.
 
 use super::accept::{self, Role};
+use super::detect::{self, Detection};
 use super::http::Pools;
 use super::tunnel::{TunnelClient, TunnelConfig};
 use super::{LocalPod, Shared};
@@ -9,6 +10,7 @@ use crate::telemetry::meter::Meter;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use futures_util::FutureExt as _;
+use mesh_core::model::service::Protocol;
 use mesh_core::model::snapshot::Snapshot;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -81,6 +84,20 @@ impl Worker {
     /// Settings of tunnels, both ends.
     pub(super) fn tunnel_config(&self) -> TunnelConfig {
         tunnel_config(&self.shared)
+    }
+
+    /// As [`detect`](detect::detect), with what connections to `dst` have taught; the outcome is counted.
+    pub(super) async fn detect<T: AsyncRead + Unpin>(
+        &self,
+        io: &mut T,
+        protocol: Protocol,
+        dst: SocketAddr,
+    ) -> Detection {
+        let patience = self.shared.config.detect_patience;
+        let found = detect::detect(io, protocol, dst, &self.shared.learned, patience).await;
+        let labels = [("outcome", found.outcome)];
+        self.telemetry().proxy.detections.get_or_create(&labels).inc();
+        found
     }
 
     /// What is in flight to `addr` from this worker.

@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for Unsupported {
 }
 
 /// `spec` of an object.
-pub(super) fn spec_of(value: &Value) -> Result<&Value, FieldError> {
+pub(crate) fn spec_of(value: &Value) -> Result<&Value, FieldError> {
     let spec = value.get("spec").filter(|spec| !spec.is_null());
     spec.ok_or_else(|| FieldError::new("spec", "is missing"))
 }

@@ -1,14 +1,13 @@
 //! CAs that users bring: any kind of key, any form of file, intermediates.
 
-use super::{ALICE, CertificateAuthority, Issuer, TempDir, id, open, system_clock};
+use super::{Issuer, TempDir, alices, open, system_clock};
+use crate::testing::handshake;
 use crate::tls::identity_tls;
-use futures_util::FutureExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
 };
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConnection, ServerConnection};
+use rustls::pki_types::CertificateDer;
 use x509_parser::der_parser::parse_der;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -21,36 +20,10 @@ fn params(name: &str) -> CertificateParams {
 
 /// What the CA in `dir` issues convinces both sides of a handshake.
 fn convinces(issuer: &Issuer) -> Vec<CertificateDer<'static>> {
-    let issued = issuer
-        .issue(&id(ALICE), system_clock()())
-        .now_or_never()
-        .unwrap()
-        .unwrap();
+    let issued = alices(issuer, system_clock()());
     let chain = issued.material.chain.clone();
     let tls = identity_tls(issued.material).unwrap();
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    let mut client = ClientConnection::new(tls.client, name).unwrap();
-    let mut server = ServerConnection::new(tls.server).unwrap();
-    while client.is_handshaking() || server.is_handshaking() {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        let mut rest = &wire[..];
-        while !rest.is_empty() {
-            server.read_tls(&mut rest).unwrap();
-            server.process_new_packets().unwrap();
-        }
-        wire.clear();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut rest = &wire[..];
-        while !rest.is_empty() {
-            client.read_tls(&mut rest).unwrap();
-            client.process_new_packets().unwrap();
-        }
-    }
+    handshake(&tls, &tls);
     chain
 }
 

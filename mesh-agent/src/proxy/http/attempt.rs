@@ -1,34 +1,14 @@
 //! One try of a request at one endpoint.
 
-use super::super::upstream::{ConnectError, Origin, Path};
+use super::super::upstream::ConnectError;
 use super::super::worker::Worker;
 use super::body::RequestBody;
 use super::pool::{self, Lease, Wanted};
 use super::upgrade::Switched;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use mesh_core::model::identity::SpiffeId;
-use mesh_core::model::traffic::TrafficPolicy;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use tokio::sync::oneshot;
-
-/// Where and how.
-pub(super) struct Try<'a> {
-    pub(super) path: &'a Path,
-    pub(super) addr: SocketAddr,
-    pub(super) origin: &'a Origin,
-    pub(super) peer: Option<&'a SpiffeId>,
-    pub(super) host: Option<&'a Arc<str>>,
-    pub(super) http2: bool,
-    /// How connections to the endpoint are made; `None` = as the mesh does.
-    pub(super) policy: Option<&'a Arc<TrafficPolicy>>,
-    /// What the server is called, where it must prove it.
-    pub(super) server_name: &'a str,
-    /// The request asks for another protocol.
-    pub(super) switch: bool,
-}
 
 /// A response's head, and what it came by.
 pub(super) struct Reply {
@@ -53,32 +33,24 @@ pub(super) enum NoReply {
     },
 }
 
-/// Sends the request and waits for the head of the response. Cancelled, it closes the connection or stream.
+/// Sends the request and waits for the head of the response. Cancelled, it closes the connection or stream. `switch`: the
+/// request asks for another protocol.
 pub(super) async fn send(
     worker: &Rc<Worker>,
-    wanted: &Try<'_>,
+    wanted: &Wanted<'_>,
+    switch: bool,
     request: Request<RequestBody>,
 ) -> Result<Reply, NoReply> {
-    let connection = Wanted {
-        path: wanted.path,
-        addr: wanted.addr,
-        origin: wanted.origin,
-        peer: wanted.peer,
-        host: wanted.host,
-        http2: wanted.http2,
-        policy: wanted.policy,
-        server_name: wanted.server_name,
-    };
     let mut request = request;
     loop {
-        let (mut lease, reused) = match pool::lease(worker, &connection).await {
+        let (mut lease, reused) = match pool::lease(worker, wanted).await {
             Ok(leased) => leased,
             Err(error) => return Err(NoReply::Connect(error, Box::new(request))),
         };
         let mut switched = None;
         let sent = match &mut lease {
             Lease::Http1(_, _, conn) => {
-                switched = wanted.switch.then(|| conn.expect_switch());
+                switched = switch.then(|| conn.expect_switch());
                 conn.sender().try_send_request(request).await
             }
             Lease::Http2(stream) => stream.sender().try_send_request(request).await,

@@ -5,10 +5,11 @@ use super::super::pair::{Outgoing, Pair};
 use super::super::policy::{self, Overflow, Permit, RetryPermit, Wish};
 use super::super::upstream::Path;
 use super::answer::{self, Fault};
-use super::attempt::{self, NoReply, Reply, Try};
+use super::attempt::{self, NoReply, Reply};
 use super::body::{RequestBody, ResponseBody};
 use super::headers;
 use super::plan::Plan;
+use super::pool::Wanted;
 use super::record::Record;
 use super::retry::{self, Failed, Replay};
 use super::{Context, Side};
@@ -330,7 +331,7 @@ impl Exchange {
                 (&local, conn.target, conn.origin(), conn.peer.as_ref())
             }
         };
-        let wanted = Try {
+        let wanted = Wanted {
             path,
             addr,
             origin: &origin,
@@ -339,9 +340,8 @@ impl Exchange {
             http2: self.http2,
             policy: hop.map(|h| &h.policy),
             server_name: &self.server_name,
-            switch: self.switches(),
         };
-        let sending = attempt::send(self.context.side.worker(), &wanted, request);
+        let sending = attempt::send(self.context.side.worker(), &wanted, self.switches(), request);
         let sent = match policy.and_then(|p| p.per_try_timeout) {
             None => sending.await,
             Some(limit) => match tokio::time::timeout(limit, sending).await {

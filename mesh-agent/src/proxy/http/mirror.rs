@@ -2,8 +2,9 @@
 
 use super::super::outbound::{Hop, Outbound};
 use super::super::worker::Worker;
-use super::attempt::{self, Try};
+use super::attempt;
 use super::body::RequestBody;
+use super::pool::Wanted;
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{HeaderMap, Request};
@@ -73,7 +74,7 @@ pub(super) fn send(conn: &Rc<Outbound>, hop: Hop, request: Request<RequestBody>,
         let place = place;
         let origin = conn.origin();
         let exchange = async {
-            let wanted = Try {
+            let wanted = Wanted {
                 path: &hop.path,
                 addr: hop.endpoint.addr,
                 origin: &origin,
@@ -82,9 +83,8 @@ pub(super) fn send(conn: &Rc<Outbound>, hop: Hop, request: Request<RequestBody>,
                 http2,
                 policy: Some(&hop.policy),
                 server_name: &hop.service.host,
-                switch: false,
             };
-            let Ok(reply) = attempt::send(&place.0, &wanted, request).await else {
+            let Ok(reply) = attempt::send(&place.0, &wanted, false, request).await else {
                 return false;
             };
             let mut body = reply.response.into_body();

@@ -232,7 +232,9 @@ pub(super) struct Wanted<'a> {
     pub(super) peer: Option<&'a SpiffeId>,
     pub(super) host: Option<&'a Arc<str>>,
     pub(super) http2: bool,
+    /// How connections to the endpoint are made; `None` = as the mesh does.
     pub(super) policy: Option<&'a Arc<TrafficPolicy>>,
+    /// What the server is called, where it must prove it.
     pub(super) server_name: &'a str,
 }
 

@@ -147,7 +147,7 @@ fn memory(cell: &Cell) -> Result<Sample> {
         "--connections",
         "1000",
         "--seconds",
-        "3",
+        "2",
         "--host",
         "bench",
     ])?;
@@ -156,8 +156,6 @@ fn memory(cell: &Cell) -> Result<Sample> {
     })?;
     let said = last_json(&hold.stdout())?;
     ensure!(said["failed"] == 0, "{said}");
-    // What the handshakes needed is garbage by now, of every target.
-    std::thread::sleep(Duration::from_secs(1));
     let rss = rss(&cell.proxies);
     hold.wait(Duration::from_secs(10))?;
     Ok(Sample {

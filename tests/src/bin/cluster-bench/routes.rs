@@ -11,7 +11,7 @@ use crate::pod;
 use crate::table::Table;
 use anyhow::{Context, Result, ensure};
 use http::Method;
-use mesh_tests::cluster::{Cluster, ECHO, Namespace, script};
+use mesh_tests::cluster::{Cluster, ECHO, Namespace, machine_exec};
 use mesh_tests::eventually;
 use mesh_tests::podkit::last_json;
 use mesh_tests::process::Place;
@@ -68,12 +68,7 @@ fn stand_back() -> Result<()> {
     let least = "set -e; cd /sys/fs/cgroup; if [ -e cpu/cpu.shares ]; then echo 2 >cpu/cpu.shares; else echo 1 >cpu.weight; fi";
     let work =
         std::env::var_os("KC_WORK").context("the control plane is not a machine of this cluster's own")?;
-    let output = script(Path::new(&work))
-        .args(["in", "cp", "sh", "-c", least])
-        .output()?;
-    let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", words.trim());
-    Ok(())
+    machine_exec(Path::new(&work), "cp", &["sh", "-c", least]).map(drop)
 }
 
 /// A client and two versions of a server, with a route that leads to one of them.
@@ -152,22 +147,19 @@ impl Stage {
         self.load(2)?.wait()?;
         let idle = self.load(seconds)?.wait()?;
         let (mut times, mut failed) = (Vec::new(), idle.failed);
-        let (mut calm, mut busy) = (Vec::new(), Vec::new());
+        // Of the quietest round: what else runs on the machine only ever makes one slower.
+        let (mut calm, mut busy) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..size.rounds {
-            let (seen, _) = self.meanwhile(api, size, seconds, Written::ConfigMaps)?;
-            failed += seen.failed;
-            calm.push(seen.p99);
-            let while_maps = seen.p99;
-            let (seen, sent) = self.meanwhile(api, size, seconds, Written::Routes)?;
-            times.extend(in_force(&seen.trace, &sent)?);
-            failed += seen.failed;
-            busy.push(seen.p99);
+            let (maps, _) = self.meanwhile(api, size, seconds, Written::ConfigMaps)?;
+            let (routes, sent) = self.meanwhile(api, size, seconds, Written::Routes)?;
+            times.extend(in_force(&routes.trace, &sent)?);
+            failed += maps.failed + routes.failed;
+            (calm, busy) = (calm.min(maps.p99), busy.min(routes.p99));
             table.words(format!(
-                "a round: p99 {while_maps:.3} ms while ConfigMaps are written, {:.3} ms while routes are",
-                seen.p99
+                "a round: p99 {:.3} ms while ConfigMaps are written, {:.3} ms while routes are",
+                maps.p99, routes.p99
             ));
         }
-        let (calm, busy) = (quietest(calm), quietest(busy));
         table.percentiles(
             "HTTPRoute change → first answer that follows it, from the write's sending",
             &mut times,
@@ -324,11 +316,6 @@ fn in_force(trace: &str, sent: &[(f64, u32)]) -> Result<Vec<f64>> {
             Ok(first - at)
         })
         .collect()
-}
-
-/// Of rounds: what else runs on the machine only ever makes a round slower.
-fn quietest(rounds: Vec<f64>) -> f64 {
-    rounds.into_iter().fold(f64::INFINITY, f64::min)
 }
 
 fn unix_ms() -> Result<f64> {

@@ -25,12 +25,7 @@ fn compile(
     for (index, raw) in rules.into_iter().flatten().enumerate() {
         let at = format!("spec.rules[{index}]");
         let name = rule_name(&at, raw.name, &mut names)?;
-        let blocks = raw.matches.unwrap_or_default();
-        let blocks: Vec<_> = blocks
-            .into_iter()
-            .enumerate()
-            .map(|(i, block)| matches::grpc(&format!("{at}.matches[{i}]"), block))
-            .collect::<Result<_, _>>()?;
+        let blocks = matches::of_rule(&at, raw.matches, matches::grpc)?;
         let filters = filters::rule_filters(&at, raw.filters.unwrap_or_default(), scope)?;
         let action = Action {
             filters,

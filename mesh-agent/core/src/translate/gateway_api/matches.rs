@@ -24,6 +24,18 @@ pub(super) fn rank_of_everything(kind: RouteKind) -> Rank {
     }
 }
 
+/// All `matches` of the rule at `at`, each by `one`.
+pub(super) fn of_rule<R, M>(
+    at: &str,
+    raw: Option<Vec<R>>,
+    one: fn(&str, R) -> Result<M, FieldError>,
+) -> Result<Vec<M>, FieldError> {
+    let blocks = raw.into_iter().flatten().enumerate();
+    blocks
+        .map(|(i, block)| one(&format!("{at}.matches[{i}]"), block))
+        .collect()
+}
+
 /// One of an HTTPRoute's `matches`.
 pub(super) fn http(at: &str, raw: raw::HttpMatch) -> Result<(Rank, RequestMatch), FieldError> {
     let (class, length, uri) = path(&format!("{at}.path"), raw.path)?;
