@@ -20,6 +20,7 @@ use crate::app::certificates;
 use crate::ca::CertificateStore;
 use crate::contract::{Certificates, EdgeTls, NoCredentials, NoNames, PodHandle, SocketRecords};
 use crate::drain;
+use crate::problems;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::source::kube::material::{Followed, News};
 use crate::source::{files, kube, names};
@@ -186,7 +187,7 @@ impl Gateway {
         if self.state.listing() {
             return;
         }
-        self.report_problems();
+        problems::follow(&mut self.problems, self.state.problems());
         self.scope.want(&self.followed, &self.state);
         // A listener must not be closed for a certificate that is only not known yet.
         let complete = !self.listed && self.followed.complete();
@@ -199,13 +200,7 @@ impl Gateway {
             self.terminations.follow(&snapshot.edge);
             self.snapshots.store(Arc::clone(&snapshot));
             self.ports.follow(&snapshot.edge);
-            self.names.send_if_modified(|names| {
-                let changed = *names != snapshot.registry.names;
-                if changed {
-                    names.clone_from(&snapshot.registry.names);
-                }
-                changed
-            });
+            names::want(&self.names, &snapshot.registry.names);
         }
         self.in_force = self.state.versions().clone();
         if complete {
@@ -219,22 +214,6 @@ impl Gateway {
         let snapshot = self.snapshots.load_full();
         self.terminations.reread(&snapshot.edge);
         self.ports.follow(&snapshot.edge);
-    }
-
-    fn report_problems(&mut self) {
-        let problems = self.state.problems();
-        for problem in problems.iter().filter(|p| !self.problems.contains(p)) {
-            let rejected = &problem.rejected;
-            tracing::warn!(
-                origin = problem.origin,
-                object = rejected.object,
-                field = rejected.field,
-                reason = rejected.reason,
-                last_good_in_force = problem.last_good_in_force,
-                "config problem"
-            );
-        }
-        self.problems = problems;
     }
 }
 

@@ -17,6 +17,7 @@ mod errors;
 pub mod gateway;
 mod pages;
 pub mod pods;
+mod problems;
 pub mod proxy;
 pub mod sandbox;
 pub mod source;

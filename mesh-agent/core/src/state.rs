@@ -55,7 +55,7 @@ pub use pods::HeldOut;
 pub use versions::{ObjectVersion, Proof, Versions, is_rule, kind_of, proofs};
 
 /// A problem with one object, kept until the object is right or gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Where it was read.
     pub origin: String,

@@ -45,7 +45,7 @@ pub use virtual_service::{Delegation, Given, VirtualServiceSpec};
 pub use workload_entry::{EntryAddress, WorkloadEntrySpec};
 
 /// An object or a field that cannot be honoured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejected {
     /// `Kind namespace/name`, or as much of it as could be read.
     pub object: String,

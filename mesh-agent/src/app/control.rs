@@ -19,6 +19,7 @@ use crate::cni::server::CniRequest;
 use crate::contract::{Certificates, EdgeTls, NoCredentials};
 use crate::dns::{Dns, DnsDeps};
 use crate::drain;
+use crate::problems;
 use crate::proxy::{Proxy, ProxyConfig, ProxyDeps};
 use crate::sandbox::Scanner;
 use crate::source::kube::SourceFigures;
@@ -149,29 +150,13 @@ impl World {
         if self.state.listing() {
             return;
         }
-        self.report_problems();
+        problems::follow(&mut self.problems, self.state.problems());
         if changed || !self.settled {
             self.publish();
         } else {
             // What came means the same as what is published.
             self.in_force = self.state.versions().clone();
         }
-    }
-
-    fn report_problems(&mut self) {
-        let problems = self.state.problems();
-        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
-            let rejected = &problem.rejected;
-            tracing::warn!(
-                origin = problem.origin,
-                object = rejected.object,
-                field = rejected.field,
-                reason = rejected.reason,
-                last_good_in_force = problem.last_good_in_force,
-                "config problem"
-            );
-        }
-        self.problems = problems;
     }
 
     /// Has the state know the sandboxes of this node's pods. Returns whether any was new.
@@ -238,14 +223,7 @@ impl World {
             .node
             .reconcile(&snapshot, || snapshots.store(Arc::clone(&snapshot)));
         self.in_force = self.state.versions().clone();
-        self.names.send_if_modified(|names| {
-            let new = &snapshot.registry.names;
-            let changed = names != new;
-            if changed {
-                names.clone_from(new);
-            }
-            changed
-        });
+        names::want(&self.names, &snapshot.registry.names);
         let captured = snapshot
             .workloads
             .iter()

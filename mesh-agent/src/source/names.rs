@@ -13,6 +13,17 @@ use tokio::task::JoinHandle;
 /// Names that are wanted now.
 pub type Names = BTreeSet<Arc<str>>;
 
+/// Has these names resolved, and no others.
+pub fn want(wanted: &watch::Sender<Names>, now: &Names) {
+    wanted.send_if_modified(|wanted| {
+        let changed = wanted != now;
+        if changed {
+            wanted.clone_from(now);
+        }
+        changed
+    });
+}
+
 /// The shortest and longest time between two questions for one name, whatever its TTL: Envoy's `dns_refresh_rate` of
 /// Istio is 60 s at most.
 const SOONEST: Duration = Duration::from_secs(1);

@@ -44,6 +44,15 @@ impl Default for MeshSettings {
     }
 }
 
+impl MeshSettings {
+    /// The fully qualified host of a Kubernetes Service.
+    #[must_use]
+    pub fn host_of(&self, service: &ObjectName) -> Arc<str> {
+        let domain = &self.cluster_domain;
+        format!("{}.{}.svc.{domain}", service.name, service.namespace).into()
+    }
+}
+
 /// See the module's description. Cheap to clone through `Arc`, and still cheap by itself: what is large is shared.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {

@@ -2,13 +2,14 @@
 
 use crate::model::ObjectName;
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
 /// Which objects speak of each `K`: hosts, services. Of one age the first by name comes first.
 pub(super) struct Aged<K> {
-    holders: HashMap<K, BTreeSet<Holder>>,
+    /// Sorted. Mostly one: a tree would take ten times the memory.
+    holders: HashMap<K, Vec<Holder>>,
     known: HashMap<ObjectName, (Arc<str>, Box<[K]>)>,
 }
 
@@ -33,7 +34,7 @@ impl<K: Clone + Eq + Hash> Aged<K> {
             let holder = (created, name.clone());
             for key in keys {
                 if let Some(holders) = self.holders.get_mut(&key) {
-                    holders.remove(&holder);
+                    holders.retain(|other| *other != holder);
                     if holders.is_empty() {
                         self.holders.remove(&key);
                     }
@@ -41,14 +42,17 @@ impl<K: Clone + Eq + Hash> Aged<K> {
                 touched.push(key);
             }
         }
-        if let Some((created, keys)) = now {
+        if let Some((created, keys)) = now.filter(|(_, keys)| !keys.is_empty()) {
+            let holder = (Arc::clone(created), name.clone());
             for key in &keys {
-                let holders = self.holders.entry(key.clone()).or_default();
-                holders.insert((Arc::clone(created), name.clone()));
+                let holders = self.holders.entry(key.clone());
+                let holders = holders.or_insert_with(|| Vec::with_capacity(1));
+                if let Err(place) = holders.binary_search(&holder) {
+                    holders.insert(place, holder.clone());
+                }
             }
             touched.extend(keys.iter().cloned());
-            self.known
-                .insert(name.clone(), (Arc::clone(created), keys.into()));
+            self.known.insert(name.clone(), (holder.0, keys.into()));
         }
         touched
     }

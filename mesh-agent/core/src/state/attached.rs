@@ -276,10 +276,7 @@ fn merged(service: &ObjectName, routes: &[Route<'_>]) -> RouteTable {
 
 /// The VirtualServices that clients find by the service's host.
 fn rivals(tables: &Tables, next: &Snapshot, service: &ObjectName) -> Vec<Rival> {
-    let host = format!(
-        "{}.{}.svc.{}",
-        service.name, service.namespace, next.settings.cluster_domain
-    );
+    let host = next.settings.host_of(service);
     let found = |clients: Option<&Arc<str>>, object: &ObjectName| {
         Some(Rival {
             clients: clients.cloned(),

@@ -39,7 +39,7 @@ pub(super) fn edge(
                 ));
             }
         }
-        drafts.extend(ingress::drafts(role, tables, &settings.cluster_domain, warnings));
+        drafts.extend(ingress::drafts(role, tables, settings, warnings));
     }
     assemble(drafts, warnings)
 }

@@ -108,7 +108,6 @@ impl Touched {
 impl References {
     /// Looks at what the change touches again. `next` has its services and subsets already.
     pub(super) fn rebuild(&mut self, tables: &Tables, touched: Touched, next: &Snapshot) {
-        let domain = &next.settings.cluster_domain;
         let (mut rules, mut routes) = (touched.virtual_services, touched.api_routes);
         if touched.any_host {
             rules.extend(tables.virtual_services.keys().cloned());
@@ -117,7 +116,7 @@ impl References {
             rules.extend(self.virtual_services.naming(host).cloned());
         }
         for service in &touched.services {
-            let host: Arc<str> = format!("{}.{}.svc.{domain}", service.name, service.namespace).into();
+            let host = next.settings.host_of(service);
             rules.extend(self.virtual_services.naming(&host).cloned());
             routes.extend(self.api_routes.naming(service).cloned());
         }

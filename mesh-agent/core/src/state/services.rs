@@ -117,13 +117,9 @@ impl Services {
         } else {
             self.by_address.remove(name);
         }
-        let domain = &next.settings.cluster_domain;
         Service {
             name: name.clone(),
-            host: old.map_or_else(
-                || format!("{}.{}.svc.{domain}", name.name, name.namespace).into(),
-                |old| Arc::clone(&old.host),
-            ),
+            host: old.map_or_else(|| next.settings.host_of(name), |old| Arc::clone(&old.host)),
             vips: spec.vips.clone(),
             ports,
             distribution: spec.distribution,

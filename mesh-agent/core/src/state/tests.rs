@@ -2,6 +2,7 @@ mod history;
 mod hostile;
 mod peers;
 mod remote;
+mod traffic;
 mod virtual_services;
 
 use super::*;
@@ -353,6 +354,29 @@ fn l4_only_turns_everything_but_tls_into_tcp() {
             .all(|p| p.protocol == Protocol::Tcp)
     );
     assert!(snapshot.l4_only.contains("weather"));
+}
+
+#[test]
+fn a_change_leaves_what_is_said_of_other_services_as_it_is() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: data, namespace: weather}\nspec: {host: database}";
+    let mut state = state(&format!(
+        "{WEATHER}\n---\n{}\n---\n{rule}",
+        virtual_service("routes", ROUTE)
+    ));
+    let before = state.snapshot();
+    let (forecast, database) = (
+        "forecast.weather.svc.cluster.local",
+        "database.weather.svc.cluster.local",
+    );
+    let changed = rule.replace(
+        "{host: database}",
+        "{host: database, trafficPolicy: {tls: {mode: DISABLE}}}",
+    );
+    assert!(apply(&mut state, documents(&changed).remove(0), "x"));
+    let after = state.snapshot();
+    assert!(!Arc::ptr_eq(&before.subsets[database], &after.subsets[database]));
+    assert!(Arc::ptr_eq(&before.subsets[forecast], &after.subsets[forecast]));
+    assert!(Arc::ptr_eq(&before.routes[forecast], &after.routes[forecast]));
 }
 
 /// Everything in a snapshot that has an order of its own.

@@ -166,7 +166,9 @@ impl World {
         l4_only(tables, &mut dirty, &mut next);
         let mut touched = Touched::of(&dirty);
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
-        let entries = dirty.entries || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns));
+        let entries = dirty.entries
+            || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns))
+            || self.entries.give_way_otherwise(tables, &dirty.services, &next);
         self.services
             .rebuild(tables, &self.pods, dirty.services.clone(), effects, &mut next);
         if entries {

@@ -8,6 +8,7 @@ use crate::model::route::{
     Backend, Destination, Origin, RequestMatch, RouteAction, RouteApi, RouteRule, RouteTable, Split,
     StringMatch, WeightedDestination,
 };
+use crate::model::snapshot::MeshSettings;
 use crate::state::tables::Tables;
 use crate::state::world::Warning;
 use crate::translate::{CertificateRef, IngressPath, IngressSpec, PortRef, ServerTlsSpec};
@@ -23,13 +24,13 @@ pub(super) fn is_concerned(role: &GatewayRole) -> bool {
 pub(super) fn drafts(
     role: &GatewayRole,
     tables: &Tables,
-    domain: &str,
+    settings: &MeshSettings,
     warnings: &mut Vec<Warning>,
 ) -> Vec<Draft> {
     if !is_concerned(role) {
         return Vec::new();
     }
-    let by_host = tables_by_host(tables, domain);
+    let by_host = tables_by_host(tables, settings);
     let mut drafts = Vec::new();
     let mut oldest: Vec<_> = tables.ingresses.iter().collect();
     oldest.sort_by_key(|(name, spec)| (&spec.created, *name));
@@ -157,7 +158,7 @@ fn specificity(by_host: &BTreeMap<Arc<str>, Arc<RouteTable>>, table: &Arc<RouteT
 type Dated<'a> = (&'a ObjectName, &'a Arc<str>, &'a IngressPath);
 
 /// All paths of all Ingresses: exact before prefix, long before short, old before young.
-fn tables_by_host(tables: &Tables, domain: &str) -> BTreeMap<Arc<str>, Arc<RouteTable>> {
+fn tables_by_host(tables: &Tables, settings: &MeshSettings) -> BTreeMap<Arc<str>, Arc<RouteTable>> {
     let mut all: BTreeMap<&Arc<str>, Vec<Dated<'_>>> = BTreeMap::new();
     for (name, spec) in &tables.ingresses {
         for path in &spec.paths {
@@ -176,7 +177,7 @@ fn tables_by_host(tables: &Tables, domain: &str) -> BTreeMap<Arc<str>, Arc<Route
             object,
             rules: paths
                 .into_iter()
-                .map(|(name, _, path)| rule(tables, domain, name, path))
+                .map(|(name, _, path)| rule(tables, settings, name, path))
                 .collect(),
         })
     };
@@ -185,7 +186,7 @@ fn tables_by_host(tables: &Tables, domain: &str) -> BTreeMap<Arc<str>, Arc<Route
         .collect()
 }
 
-fn rule(tables: &Tables, domain: &str, name: &ObjectName, path: &IngressPath) -> RouteRule {
+fn rule(tables: &Tables, settings: &MeshSettings, name: &ObjectName, path: &IngressPath) -> RouteRule {
     let service = ObjectName::new(Arc::clone(&name.namespace), Arc::clone(&path.service));
     let port = match &path.port {
         PortRef::Number(number) => Some(*number),
@@ -196,7 +197,7 @@ fn rule(tables: &Tables, domain: &str, name: &ObjectName, path: &IngressPath) ->
     };
     let backend = match port {
         Some(port) => Backend::Host(Destination {
-            host: format!("{}.{}.svc.{domain}", service.name, service.namespace).into(),
+            host: settings.host_of(&service),
             subset: None,
             port: Some(port),
         }),

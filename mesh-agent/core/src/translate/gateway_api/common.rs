@@ -169,8 +169,7 @@ fn service(
         let reason = "a Service needs a port from 1 to 65535";
         return Err(FieldError::new(format!("{at}.port"), reason));
     };
-    let domain = &scope.settings.cluster_domain;
-    let host: Arc<str> = format!("{}.{}.svc.{domain}", name.name, name.namespace).into();
+    let host = scope.settings.host_of(&name);
     let target = Target::Service {
         name,
         host: Arc::clone(&host),
