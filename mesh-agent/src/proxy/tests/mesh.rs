@@ -280,18 +280,18 @@ impl Mesh {
         if let Some(policy) = plan.policy {
             snapshot.subsets.insert(
                 "web.weather.svc.cluster.local".into(),
-                vec![HostSubsets {
+                Arc::from([HostSubsets {
                     namespace: "weather".into(),
                     export_to: Visibility::All,
                     selector: None,
                     subsets: Vec::new(),
                     policies: vec![Arc::new(policy)],
-                }],
+                }]),
             );
         }
         if let Some(backend) = plan.backend {
             let policies = [(ObjectName::new("weather", "web"), Arc::new(backend))];
-            snapshot.backend_policies = Arc::new(policies.into());
+            snapshot.backend_policies = policies.into_iter().collect();
         }
         let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
         let telemetry = Telemetry::new(&TelemetryConfig::default());
@@ -362,8 +362,8 @@ impl Mesh {
             seen_by: Visibility::All,
             table: Arc::new(table),
         };
-        routes.extend("web.weather.svc.cluster.local".into(), [route]);
-        snapshot.connections = Arc::new(routes);
+        routes.put(&"web.weather.svc.cluster.local".into(), vec![route]);
+        snapshot.connections = routes;
         self.snapshots.store(Arc::new(snapshot));
     }
 

@@ -58,7 +58,9 @@ fn mesh(protocol: Protocol, addr: SocketAddr, policy: TrafficPolicy) -> Mesh {
     });
     let mut snapshot = mesh_core::model::snapshot::Snapshot::clone(&mesh.snapshots.load());
     let host = "web.weather.svc.cluster.local";
-    snapshot.vouched.insert(host.into(), vec![Arc::new(policy)]);
+    snapshot
+        .vouched
+        .insert(host.into(), Arc::from([Arc::new(policy)]));
     mesh.snapshots.store(Arc::new(snapshot));
     mesh
 }

@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces";
+const GROUP: &str = "gateway.networking.k8s.io";
+/// Of objects with the schema of HTTPRoutes that no agent reads.
+const UNREAD_GROUP: &str = "bench.heddle.io";
 const START: Duration = Duration::from_secs(180);
 /// Requests a second, on kept connections.
 const RATE: &str = "1000";
@@ -32,8 +34,6 @@ const MEMORY: f64 = 100.0;
 const SLOWER: f64 = 1.3;
 /// What a machine that does something else meanwhile may make of it.
 const MUCH_SLOWER: f64 = 4.0;
-/// Objects that no agent reads, to be written in place of routes.
-const MAPS: u32 = 50;
 
 pub(crate) fn measure(
     cluster: &Cluster,
@@ -91,11 +91,10 @@ fn stage(
     if let Some(crd) = crd {
         let file = crd.to_str().context("the CRD's path is not UTF-8")?;
         cluster.kubectl(&["apply", "--server-side", "-f", file])?;
-        let kind = "crd/httproutes.gateway.networking.k8s.io";
-        let wait = ["wait", "--for=condition=Established", "--timeout=10s", kind];
-        // It fails at once where the CRD has no condition yet.
-        eventually("the CRD of HTTPRoute", START, || cluster.kubectl(&wait).ok())?;
     }
+    served(cluster, GROUP)?;
+    cluster.apply(&unread_crd(cluster)?.to_string())?;
+    served(cluster, UNREAD_GROUP)?;
     let space = cluster.namespace("bench-routes")?;
     crate::enrol::mesh(api, &space.name, Some("enabled"))?;
     space.apply(&application(node))?;
@@ -110,15 +109,15 @@ fn stage(
     let address = service["spec"]["clusterIP"]
         .as_str()
         .context("the service has no address")?;
-    let routes = (0..size.mesh.services).map(|service| {
-        let path = format!("{ROUTES}/{}/httproutes", namespace(service));
-        (path, of_service(service, 0))
-    });
-    api.create_all(routes)?;
-    let maps = format!("/api/v1/namespaces/{}/configmaps", space.name);
-    api.create_all((0..MAPS).map(|number| (maps.clone(), map(number, 0))))?;
-    let path = format!("{ROUTES}/{}/httproutes", space.name);
-    api.block_on(send(&api.client(), Method::POST, &path, &live(&space.name, 1)))?;
+    for written in [Written::Unread, Written::Routes] {
+        let live = (written.path(&space.name), live(&space.name, 1));
+        let routes = (0..size.mesh.services)
+            .map(|service| (written.path(&namespace(service)), of_service(service, 0)));
+        let all = routes
+            .chain([live])
+            .map(|(path, route)| (path, written.object(route)));
+        api.create_all(all)?;
+    }
     let wanted = f64::from(size.mesh.services + 1);
     eventually("the agent to have every route", START, || {
         (agent.objects(api, "HTTPRoute").ok()? >= wanted).then_some(())
@@ -133,11 +132,49 @@ fn stage(
     })
 }
 
+fn served(cluster: &Cluster, group: &str) -> Result<()> {
+    let kind = format!("crd/httproutes.{group}");
+    let wait = ["wait", "--for=condition=Established", "--timeout=10s", &kind];
+    // It fails at once where the CRD has no condition yet.
+    eventually(&kind, START, || cluster.kubectl(&wait).ok()).map(drop)
+}
+
+/// The CRD of HTTPRoute under another group.
+fn unread_crd(cluster: &Cluster) -> Result<Value> {
+    let crd = cluster.json(&["get", &format!("crd/httproutes.{GROUP}")])?;
+    let mut spec = crd["spec"].clone();
+    spec["group"] = UNREAD_GROUP.into();
+    Ok(
+        json!({"apiVersion": crd["apiVersion"], "kind": crd["kind"], "spec": spec,
+        "metadata": {"name": format!("httproutes.{UNREAD_GROUP}")}}),
+    )
+}
+
 /// What is written while a client asks: the API server shares the machine, and its work is not the agent's.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Written {
-    ConfigMaps,
+    /// Objects that cost the API server as much.
+    Unread,
     Routes,
+}
+
+impl Written {
+    fn group(self) -> &'static str {
+        match self {
+            Self::Unread => UNREAD_GROUP,
+            Self::Routes => GROUP,
+        }
+    }
+
+    /// Where those of a namespace are.
+    fn path(self, namespace: &str) -> String {
+        format!("/apis/{}/v1/namespaces/{namespace}/httproutes", self.group())
+    }
+
+    fn object(self, mut route: Value) -> Value {
+        route["apiVersion"] = format!("{}/v1", self.group()).into();
+        route
+    }
 }
 
 impl Stage {
@@ -150,14 +187,14 @@ impl Stage {
         // Of the quietest round: what else runs on the machine only ever makes one slower.
         let (mut calm, mut busy) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..size.rounds {
-            let (maps, _) = self.meanwhile(api, size, seconds, Written::ConfigMaps)?;
+            let (unread, _) = self.meanwhile(api, size, seconds, Written::Unread)?;
             let (routes, sent) = self.meanwhile(api, size, seconds, Written::Routes)?;
             times.extend(in_force(&routes.trace, &sent)?);
-            failed += maps.failed + routes.failed;
-            (calm, busy) = (calm.min(maps.p99), busy.min(routes.p99));
+            failed += unread.failed + routes.failed;
+            (calm, busy) = (calm.min(unread.p99), busy.min(routes.p99));
             table.words(format!(
-                "a round: p99 {:.3} ms while ConfigMaps are written, {:.3} ms while routes are",
-                maps.p99, routes.p99
+                "a round: p99 {:.3} ms while objects are written that nobody reads, {:.3} ms while routes are",
+                unread.p99, routes.p99
             ));
         }
         table.percentiles(
@@ -169,7 +206,7 @@ impl Stage {
         );
         table.fact("requests of a client, p99, nothing is written", idle.p99, "ms");
         table.fact(
-            "requests of a client, p99, as many ConfigMaps are, quietest round",
+            "requests of a client, p99, as many are written that nobody reads, quietest round",
             calm,
             "ms",
         );
@@ -179,7 +216,7 @@ impl Stage {
             "ms",
         );
         table.rough(
-            "requests of a client, p99, routes / ConfigMaps",
+            "requests of a client, p99, routes / what nobody reads",
             busy / calm,
             "",
             SLOWER,
@@ -210,36 +247,17 @@ impl Stage {
             let begun = Instant::now();
             let version = 2 - u32::try_from(sent.len() % 2)?;
             sent.push((unix_ms()?, version));
-            match written {
-                Written::Routes => {
-                    let path = format!("{ROUTES}/{}/httproutes/echo", self.space.name);
-                    put(api, &path, live(&self.space.name, version))?;
-                }
-                Written::ConfigMaps => self.put_map(api, 0, version)?,
-            }
+            let path = format!("{}/echo", written.path(&self.space.name));
+            put(api, &path, written.object(live(&self.space.name, version)))?;
             for _ in 0..OTHERS {
                 other = (other + 7) % size.mesh.services;
-                let round = u32::try_from(sent.len())?;
-                match written {
-                    Written::Routes => {
-                        let path = format!("{ROUTES}/{}/httproutes/{}", namespace(other), name(other));
-                        put(api, &path, of_service(other, round))?;
-                    }
-                    Written::ConfigMaps => self.put_map(api, other % MAPS, round)?,
-                }
+                let route = of_service(other, u32::try_from(sent.len())?);
+                let path = format!("{}/{}", written.path(&namespace(other)), name(other));
+                put(api, &path, written.object(route))?;
             }
             std::thread::sleep(PAUSE_BETWEEN.saturating_sub(begun.elapsed()));
         }
         Ok(sent)
-    }
-
-    fn put_map(&self, api: &Api, number: u32, round: u32) -> Result<()> {
-        let path = format!(
-            "/api/v1/namespaces/{}/configmaps/{}",
-            self.space.name,
-            name(number)
-        );
-        put(api, &path, map(number, round))
     }
 
     fn load(&self, seconds: u64) -> Result<Load> {
@@ -342,12 +360,6 @@ fn of_service(service: u32, round: u32) -> Value {
         "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": name, "port": 80}],
             "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": format!("/{round}")}}],
                 "backendRefs": [{"name": name, "port": 80}]}]}})
-}
-
-/// As large as a route.
-fn map(number: u32, round: u32) -> Value {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name(number)},
-        "data": {"round": round.to_string(), "text": "x".repeat(1_000)}})
 }
 
 fn live(namespace: &str, version: u32) -> Value {
