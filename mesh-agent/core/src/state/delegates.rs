@@ -8,13 +8,16 @@ use crate::model::route::{RequestMatch, RouteAction, RouteRule, RouteTable, Stri
 use crate::translate::{Delegation, Given, VirtualServiceSpec};
 use std::sync::Arc;
 
-/// The rules of a VirtualService together with those it has from others.
+/// The rules of a VirtualService together with those it has from others; its own table if it has none from others.
 pub(super) fn table(
     tables: &Tables,
     name: &ObjectName,
     spec: &VirtualServiceSpec,
     warnings: &mut Vec<Warning>,
 ) -> Arc<RouteTable> {
+    if spec.delegations.is_empty() {
+        return Arc::clone(&spec.table);
+    }
     let own = &spec.table.rules;
     let mut rules = Vec::new();
     let mut taken = 0;
