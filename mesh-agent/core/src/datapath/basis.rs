@@ -19,8 +19,7 @@ pub struct Basis {
     pub(super) services: Vec<Arc<Service>>,
     /// Service ports with a policy that the kernel cannot carry out.
     pub(super) steered: HashSet<u32>,
-    /// Where endpoints of enrolled pods listen, and how the services see that.
-    pub(super) exposures: OrdMap<SocketAddr, Exposure>,
+    pub(super) exposures: Exposures,
     /// Generations in the plan.
     pub(super) generations: HashSet<u32>,
 }
@@ -32,6 +31,10 @@ pub(super) struct Settings {
     pub(super) l4_only: std::collections::HashSet<Arc<str>>,
     pub(super) captured_ports: BTreeSet<u16>,
 }
+
+/// Where endpoints of enrolled pods listen, and how the services see that.
+#[derive(Clone, Default)]
+pub(super) struct Exposures(OrdMap<SocketAddr, Exposure>);
 
 /// How many service ports see an address as something to look into, and how many as opaque.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,7 +103,9 @@ impl Basis {
         }
         changed.into_iter().flat_map(|w| &w.ips).copied().collect()
     }
+}
 
+impl Exposures {
     /// Counts the endpoints of a port in or out. `touched` gets their addresses.
     pub(super) fn expose(&mut self, port: &ServicePort, there: bool, touched: &mut BTreeSet<SocketAddr>) {
         let enrolled = |w: &Arc<Workload>| w.enrolled();
@@ -109,7 +114,7 @@ impl Basis {
             .iter()
             .filter(|e| e.workload.as_ref().is_some_and(enrolled))
         {
-            let mut exposure = self.exposures.get(&endpoint.addr).copied().unwrap_or_default();
+            let mut exposure = self.of(endpoint.addr);
             let count = if port.protocol.needs_bytes() {
                 &mut exposure.inspected
             } else {
@@ -121,9 +126,9 @@ impl Basis {
                 count.saturating_sub(1)
             };
             if exposure == Exposure::default() {
-                self.exposures.remove(&endpoint.addr);
+                self.0.remove(&endpoint.addr);
             } else {
-                self.exposures.insert(endpoint.addr, exposure);
+                self.0.insert(endpoint.addr, exposure);
             }
             touched.insert(endpoint.addr);
         }
@@ -131,8 +136,13 @@ impl Basis {
 
     /// The ports of an address that endpoints have.
     pub(super) fn exposed(&self, ip: IpAddr) -> impl Iterator<Item = SocketAddr> {
-        self.exposures
+        self.0
             .range(SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX))
             .map(|(addr, _)| *addr)
+    }
+
+    /// How services see an address.
+    pub(super) fn of(&self, addr: SocketAddr) -> Exposure {
+        self.0.get(&addr).copied().unwrap_or_default()
     }
 }

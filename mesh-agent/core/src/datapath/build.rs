@@ -1,6 +1,6 @@
 //! Snapshot → plan.
 
-use super::basis::{Basis, Settings};
+use super::basis::{Basis, Exposure, Settings};
 use super::{NodeFacts, Plan};
 use crate::model::service::{Distribution, Endpoint, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
@@ -88,10 +88,7 @@ impl<'a> Builder<'a> {
     /// Follows what is different between the old basis and the snapshot: takes out every entry that may be different, then
     /// puts in what is wanted now.
     fn plan(mut self, settings: Settings) -> Plan {
-        let mut basis = Basis {
-            exposures: self.old.exposures.clone(),
-            ..Basis::default()
-        };
+        let mut exposures = self.old.exposures.clone();
         self.node_addrs();
         for workload in &self.snapshot.workloads {
             self.local_pod(workload);
@@ -105,14 +102,14 @@ impl<'a> Builder<'a> {
         for (old, new) in &services {
             old.iter()
                 .flat_map(|s| &s.ports)
-                .for_each(|p| basis.expose(p, false, &mut touched));
+                .for_each(|p| exposures.expose(p, false, &mut touched));
             new.iter()
                 .flat_map(|s| &s.ports)
-                .for_each(|p| basis.expose(p, true, &mut touched));
+                .for_each(|p| exposures.expose(p, true, &mut touched));
             old.iter().for_each(|s| self.remove_virtual_addresses(s));
         }
         for ip in &ips {
-            touched.extend(basis.exposed(*ip));
+            touched.extend(exposures.exposed(*ip));
             self.remove_pod_entry(&AddrPort::new((*ip).into(), 0));
         }
         touched
@@ -124,7 +121,7 @@ impl<'a> Builder<'a> {
         ips.iter().for_each(|ip| self.pod_address(*ip));
         touched
             .iter()
-            .for_each(|addr| self.opaque_pod_port(*addr, &basis));
+            .for_each(|addr| self.opaque_pod_port(*addr, exposures.of(*addr)));
         for id in self.dropped.iter().filter(|id| !self.kept.contains(id)) {
             self.taken.remove(id);
         }
@@ -134,7 +131,7 @@ impl<'a> Builder<'a> {
             remotes: self.snapshot.remotes.clone(),
             services: self.snapshot.services.clone(),
             steered: self.snapshot.steered.clone(),
-            exposures: basis.exposures,
+            exposures,
             generations: self.taken,
         };
         self.plan
@@ -352,8 +349,7 @@ impl<'a> Builder<'a> {
 
     /// A port of an enrolled pod that a service declares opaque. A port that two services see differently goes to the
     /// proxy, which can do both.
-    fn opaque_pod_port(&mut self, addr: SocketAddr, basis: &Basis) {
-        let exposure = basis.exposures.get(&addr).copied().unwrap_or_default();
+    fn opaque_pod_port(&mut self, addr: SocketAddr, exposure: Exposure) {
         let Some(workload) = self.holder(addr.ip()) else {
             return;
         };

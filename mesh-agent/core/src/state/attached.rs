@@ -47,24 +47,23 @@ struct Finding {
     reason: String,
 }
 
-impl Attachments {
-    /// Services to look at: their own ports, the routes attached to them, or VirtualServices for one of `hosts` changed.
-    pub(super) fn concerned(
-        &self,
-        tables: &Tables,
-        dirty: &Dirty,
-        hosts: &BTreeSet<Arc<str>>,
-        services: &Hosts,
-        next: &Snapshot,
-    ) -> BTreeSet<ObjectName> {
-        let mut concerned = dirty.attached.clone();
-        let routed = hosts.iter().flat_map(|host| services.services(next, host));
-        let routed = routed.map(|service| &service.name);
-        let touched = dirty.services.iter().chain(routed);
-        concerned.extend(touched.filter(|name| tables.has_routes(name)).cloned());
-        concerned
-    }
+/// Services to look at: their own ports, the routes attached to them, or VirtualServices for one of `hosts` changed.
+pub(super) fn concerned(
+    tables: &Tables,
+    dirty: &Dirty,
+    hosts: &BTreeSet<Arc<str>>,
+    services: &Hosts,
+    next: &Snapshot,
+) -> BTreeSet<ObjectName> {
+    let mut concerned = dirty.attached.clone();
+    let routed = hosts.iter().flat_map(|host| services.services(next, host));
+    let routed = routed.map(|service| &service.name);
+    let touched = dirty.services.iter().chain(routed);
+    concerned.extend(touched.filter(|name| tables.has_routes(name)).cloned());
+    concerned
+}
 
+impl Attachments {
     /// Builds what of `concerned` has changed. The routes of VirtualServices are in `next` already.
     pub(super) fn rebuild(
         &mut self,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// Host → services: at most one of Kubernetes, and any number that ServiceEntries made.
 #[derive(Default)]
-pub(super) struct Hosts(BTreeMap<Arc<str>, BTreeSet<ObjectName>>);
+pub(super) struct Hosts(BTreeMap<Arc<str>, Vec<ObjectName>>);
 
 impl Hosts {
     /// Follows the services; `touched` gets the hosts of those that are different.
@@ -17,7 +17,7 @@ impl Hosts {
         for (old, new) in changed {
             if let Some(old) = old {
                 if let Some(services) = self.0.get_mut(&old.host) {
-                    services.remove(&old.name);
+                    services.retain(|name| *name != old.name);
                     if services.is_empty() {
                         self.0.remove(&old.host);
                     }
@@ -25,8 +25,12 @@ impl Hosts {
                 touched.insert(Arc::clone(&old.host));
             }
             if let Some(new) = new {
-                let services = self.0.entry(Arc::clone(&new.host)).or_default();
-                services.insert(new.name.clone());
+                // Mostly one: there are tens of thousands of these.
+                let services = self.0.entry(Arc::clone(&new.host));
+                let services = services.or_insert_with(|| Vec::with_capacity(1));
+                if let Err(place) = services.binary_search(&new.name) {
+                    services.insert(place, new.name.clone());
+                }
                 touched.insert(Arc::clone(&new.host));
             }
         }

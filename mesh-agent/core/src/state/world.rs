@@ -1,7 +1,7 @@
 //! Objects → snapshot. Only what a change touches is built anew; the rest is shared with the snapshot before.
 
 use super::ObjectKey;
-use super::attached::Attachments;
+use super::attached::{self, Attachments};
 use super::backend_tls::{self, Claims, Shown};
 use super::backends::{self, Backends};
 use super::dirty::Dirty;
@@ -233,9 +233,7 @@ impl World {
             .flat_map(|key| self.hosts.matching(key))
             .cloned()
             .collect();
-        let concerned = self
-            .attachments
-            .concerned(tables, dirty, &routed, &self.hosts, next);
+        let concerned = attached::concerned(tables, dirty, &routed, &self.hosts, next);
         self.attachments.rebuild(tables, concerned, &dirty.attached, next);
         self.subsets.follow(tables, &dirty.rules, &self.hosts, &mut hosts);
         let mut vouched = self.claims.follow(tables, &dirty.backend_tls);
