@@ -82,6 +82,14 @@ impl TestCa {
     }
 }
 
+/// An address where connections are refused for as long as the socket lives: nobody else gets its port.
+pub(crate) fn refusing() -> (tokio::net::TcpSocket, std::net::SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
 /// A handshake that both ends of a connection agree to, without a network; what the server has of it.
 pub(crate) fn handshake(client: &IdentityTls, server: &IdentityTls) -> ServerConnection {
     let name = ServerName::try_from("127.0.0.1").unwrap();

@@ -46,6 +46,9 @@ const TICK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
 /// Questions of the plug-in that wait for this loop.
 const PLUGIN_QUEUE: usize = 256;
+/// A change is in force at once, unless another came in force less than this before: a burst is one or two snapshots, not
+/// one for each object, and leaves the processor to the traffic.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// The hooks' effect is verified again this often: another program may have been attached over them.
 const VERIFY_EVERY_TICKS: u64 = 60;
 
@@ -81,6 +84,10 @@ pub struct World {
     pub last_listing: Option<Instant>,
     /// Whether everything is as the snapshot wants it.
     pub settled: bool,
+    /// When the last snapshot was published.
+    pub published: Instant,
+    /// When what `state` knows more is to be published.
+    pub due: Option<Instant>,
     /// This node's sandboxes; none where the source names them itself.
     pub enrol: Option<Enrol>,
     /// The CNI plug-in, once the agent is ready and if it is wanted.
@@ -150,10 +157,13 @@ impl World {
         if self.state.listing() {
             return;
         }
-        problems::follow(&mut self.problems, self.state.problems());
         if changed || !self.settled {
-            self.publish();
-        } else {
+            let next = self.published + TOGETHER;
+            self.due.get_or_insert(next);
+            if complete {
+                self.publish();
+            }
+        } else if self.due.is_none() {
             // What came means the same as what is published.
             self.in_force = self.state.versions().clone();
         }
@@ -202,7 +212,7 @@ impl World {
 
     /// What is not as it should be is tried again, what can be known by now is said.
     fn look_again(&mut self) {
-        if self.learn_sandboxes() || !self.settled {
+        if self.learn_sandboxes() || !self.settled || self.due.is_some() {
             self.publish();
         } else {
             let snapshot = self.state.snapshot();
@@ -216,6 +226,8 @@ impl World {
     }
 
     fn publish(&mut self) {
+        (self.published, self.due) = (Instant::now(), None);
+        problems::follow(&mut self.problems, self.state.problems());
         self.learn_sandboxes();
         let snapshot = self.state.snapshot();
         let snapshots = Arc::clone(&self.snapshots);
@@ -348,6 +360,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         started: Instant::now(),
         last_listing: None,
         settled: false,
+        published: Instant::now(),
+        due: None,
         enrol,
         plugin: None,
         names: wanted,
@@ -433,6 +447,7 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
                 .take()
                 .map(|it| tokio::task::spawn_local(it.done()));
         }
+        let due = world.borrow().due;
         tokio::select! {
             biased;
             _ = terminate.recv() => return Ok(End::Signal),
@@ -443,6 +458,7 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
                 ticks += 1;
                 world.borrow_mut().tick(ticks);
             }
+            () = until(due) => world.borrow_mut().publish(),
             Some(batch) = inputs.changes.recv() => {
                 world.borrow_mut().take_batch(Batch::New(batch), &inputs.netns_files, &plugins)?;
             }
@@ -451,6 +467,14 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
             _ = requests.recv_many(&mut asked, PLUGIN_QUEUE) => world.borrow_mut().take_requests(&mut asked),
             () = tokio::time::sleep(RETRY), if unsettled(&world) => world.borrow_mut().look_again(),
         }
+    }
+}
+
+/// For ever if it is not due.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

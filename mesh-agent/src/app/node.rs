@@ -36,6 +36,8 @@ pub struct Node {
     live: BTreeMap<u32, LivePod>,
     failures: BTreeMap<u32, String>,
     plan: Plan,
+    /// The node's own addresses.
+    addrs: Vec<IpAddr>,
     refused: Vec<String>,
     swept: bool,
 }
@@ -81,6 +83,7 @@ impl Node {
             live: BTreeMap::new(),
             failures: BTreeMap::new(),
             plan,
+            addrs: node_addrs(),
             refused: Vec::new(),
             swept: false,
         }
@@ -222,7 +225,7 @@ impl Node {
     fn apply(&mut self, snapshot: &Snapshot) -> bool {
         let facts = NodeFacts {
             node: self.name.clone(),
-            addrs: node_addrs(),
+            addrs: self.addrs.clone(),
             captured: self.live.iter().map(|(id, pod)| (*id, pod.cookie)).collect(),
             limits: self.datapath.config().limits,
         };
@@ -298,6 +301,7 @@ impl Node {
     pub fn tick(&mut self) {
         const UNTAKEN_NS: u64 = 60_000_000_000;
         self.beat();
+        self.addrs = node_addrs();
         self.forget_left();
         let swept = self.datapath.sweep_flows(UNTAKEN_NS);
         if swept > 0 {

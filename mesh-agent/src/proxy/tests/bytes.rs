@@ -1,6 +1,7 @@
 //! Connections that are carried as bytes.
 
 use super::mesh::{Mesh, Plan, server, server_at};
+use crate::testing::refusing;
 use mesh_core::model::service::Protocol;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -95,10 +96,7 @@ async fn a_connection_without_a_record_is_closed_and_counted() {
 
 #[tokio::test]
 async fn another_endpoint_is_tried_when_one_refuses() {
-    let dead = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
+    let (_bound, dead) = refusing();
     let live = server(|mut stream| async move { stream.write_all(b"live").await.unwrap() }).await;
     let mesh = Mesh::start(Plan {
         protocol: Protocol::Tcp,

@@ -3,6 +3,7 @@
 use super::mesh::{
     GET, GET_CLOSE, Mesh, Plan, Seen, field, mirror_to, ok, read_all, read_head, rule, server, web,
 };
+use crate::testing::refusing;
 use mesh_core::model::route::{HeaderEdits, RetryOn, RetryPolicy};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -101,10 +102,7 @@ async fn header_operations_of_a_route_are_applied_both_ways() {
 
 #[tokio::test]
 async fn an_unreachable_upstream_is_a_503_with_uf() {
-    let dead = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_bound, dead) = refusing();
     let mesh = Mesh::to(&[dead]);
     let answer = mesh.exchange(GET_CLOSE).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");

@@ -1,6 +1,7 @@
 //! HTTP/2 and gRPC through the proxy.
 
 use super::mesh::{Mesh, Plan, Seen, field, server};
+use crate::testing::refusing;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -81,10 +82,7 @@ async fn grpc_passes_with_its_trailers_and_status_is_counted() {
 
 #[tokio::test]
 async fn a_grpc_client_gets_failures_as_grpc() {
-    let dead = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_bound, dead) = refusing();
     let mesh = Mesh::start(Plan {
         protocol: Protocol::Grpc,
         endpoints: vec![dead],

@@ -1,6 +1,7 @@
 //! What a rule can say besides where to: rewrites, faults, answers of the proxy's own, CORS, mirrors, deadlines.
 
 use super::mesh::{GET_CLOSE, Mesh, Plan, Seen, eventually, field, mirror_to, ok, rule, server, web};
+use crate::testing::refusing;
 use mesh_core::model::route::{
     Abort, AbortWith, Cors, Delay, DirectResponse, Fault, HeaderEdits, Outcome, PathChange, Redirect,
     Rewrite, RouteAction, StringMatch,
@@ -234,10 +235,7 @@ async fn a_preflight_is_answered_here_and_an_actual_answer_is_dressed_even_a_fai
     );
     let origin = |answer: &str| field(answer, "access-control-allow-origin");
     assert_eq!(origin(&answer).as_deref(), Some("https://a.example"));
-    let dead = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_bound, dead) = refusing();
     let answer = Mesh::with_rule(&[dead], action()).exchange(actual).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert_eq!(origin(&answer).as_deref(), Some("https://a.example"));

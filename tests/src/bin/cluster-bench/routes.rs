@@ -177,6 +177,19 @@ impl Written {
     }
 }
 
+/// Writes of one kind. No two say the same: the API server would tell nobody of the second.
+struct Series {
+    written: Written,
+    /// How often the live object was written; it begins with its first version.
+    count: u32,
+}
+
+impl Series {
+    fn of(written: Written) -> Self {
+        Self { written, count: 0 }
+    }
+}
+
 impl Stage {
     fn change(&self, api: &Api, size: &Size, table: &mut Table) -> Result<()> {
         let seconds = if size.rounds > 2 { 20 } else { 6 };
@@ -186,15 +199,16 @@ impl Stage {
         let (mut times, mut failed) = (Vec::new(), idle.failed);
         // Of the quietest round: what else runs on the machine only ever makes one slower.
         let (mut calm, mut busy) = (f64::INFINITY, f64::INFINITY);
+        let (mut unread, mut routes) = (Series::of(Written::Unread), Series::of(Written::Routes));
         for _ in 0..size.rounds {
-            let (unread, _) = self.meanwhile(api, size, seconds, Written::Unread)?;
-            let (routes, sent) = self.meanwhile(api, size, seconds, Written::Routes)?;
-            times.extend(in_force(&routes.trace, &sent)?);
-            failed += unread.failed + routes.failed;
-            (calm, busy) = (calm.min(unread.p99), busy.min(routes.p99));
+            let (quiet, _) = self.meanwhile(api, size, seconds, &mut unread)?;
+            let (seen, sent) = self.meanwhile(api, size, seconds, &mut routes)?;
+            times.extend(in_force(&seen.trace, &sent)?);
+            failed += quiet.failed + seen.failed;
+            (calm, busy) = (calm.min(quiet.p99), busy.min(seen.p99));
             table.words(format!(
                 "a round: p99 {:.3} ms while objects are written that nobody reads, {:.3} ms while routes are",
-                unread.p99, routes.p99
+                quiet.p99, seen.p99
             ));
         }
         table.percentiles(
@@ -232,28 +246,29 @@ impl Stage {
         api: &Api,
         size: &Size,
         seconds: u64,
-        written: Written,
+        series: &mut Series,
     ) -> Result<(Seen, Vec<(f64, u32)>)> {
         let load = self.load(seconds)?;
-        let sent = self.write(api, size, Duration::from_secs(seconds - 1), written)?;
+        let sent = self.write(api, size, Duration::from_secs(seconds - 1), series)?;
         Ok((load.wait()?, sent))
     }
 
     /// Writes the live object, one version after the other, and others beside it; gives when it was sent (milliseconds
     /// of Unix time), and the version.
-    fn write(&self, api: &Api, size: &Size, time: Duration, written: Written) -> Result<Vec<(f64, u32)>> {
+    fn write(&self, api: &Api, size: &Size, time: Duration, series: &mut Series) -> Result<Vec<(f64, u32)>> {
         let (start, mut sent, mut other) = (Instant::now(), Vec::new(), 0);
+        let written = series.written;
         while start.elapsed() < time {
             let begun = Instant::now();
-            let version = 2 - u32::try_from(sent.len() % 2)?;
+            series.count += 1;
+            let version = 1 + series.count % 2;
             sent.push((unix_ms()?, version));
             let path = format!("{}/echo", written.path(&self.space.name));
             put(api, &path, written.object(live(&self.space.name, version)))?;
             for _ in 0..OTHERS {
                 other = (other + 7) % size.mesh.services;
-                let route = of_service(other, u32::try_from(sent.len())?);
                 let path = format!("{}/{}", written.path(&namespace(other)), name(other));
-                put(api, &path, written.object(route))?;
+                put(api, &path, written.object(of_service(other, series.count)))?;
             }
             std::thread::sleep(PAUSE_BETWEEN.saturating_sub(begun.elapsed()));
         }
