@@ -339,6 +339,31 @@ fn a_repaired_file_takes_effect() {
 }
 
 #[test]
+fn a_change_in_a_folder_that_takes_many_batches_is_in_force() {
+    let shop = Shop::open().unwrap();
+    // Behind the route by name: the listing goes on after the batch that changed.
+    let large = |n: u32| {
+        let note = "x".repeat(100 << 10);
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: large-{n}\n  namespace: {NAMESPACE}\n  \
+             annotations: {{note: {note}}}\nspec:\n  ports: [{{port: 80}}]"
+        )
+    };
+    let text: Vec<String> = (0..4).map(large).collect();
+    shop.config.write("50-large.yaml", text.join("\n---\n")).unwrap();
+    for (subset, pod) in [("v1", "near"), ("v2", "far"), ("v1", "near")] {
+        shop.route("both", &GOOD.replace("v1", subset)).unwrap();
+        eventually("the change in answers", Duration::from_secs(5), || {
+            let answer = shop
+                .get(vips("both", shop::HTTP)[1], &["--host", "both", "--count", "4"])
+                .ok()?;
+            (answer["fields"][pod] == 4).then_some(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn a_hundred_route_changes_lose_no_request() {
     let shop = Shop::open().unwrap();
     shop.route("both", GOOD).unwrap();

@@ -86,8 +86,8 @@ pub struct World {
     pub settled: bool,
     /// When the last snapshot was published.
     pub published: Instant,
-    /// When what `state` knows more is to be published.
-    pub due: Option<Instant>,
+    /// Whether `state` may know more than the last snapshot says.
+    pub behind: bool,
     /// This node's sandboxes; none where the source names them itself.
     pub enrol: Option<Enrol>,
     /// The CNI plug-in, once the agent is ready and if it is wanted.
@@ -154,19 +154,21 @@ impl World {
         if complete {
             self.last_listing = Some(Instant::now());
         }
+        self.behind |= changed || !self.settled;
         if self.state.listing() {
             return;
         }
-        if changed || !self.settled {
-            let next = self.published + TOGETHER;
-            self.due.get_or_insert(next);
-            if complete {
-                self.publish();
-            }
-        } else if self.due.is_none() {
+        if !self.behind {
             // What came means the same as what is published.
             self.in_force = self.state.versions().clone();
+        } else if complete {
+            self.publish();
         }
+    }
+
+    /// When a snapshot is to be published.
+    fn due(&self) -> Option<Instant> {
+        (self.behind && !self.state.listing()).then(|| self.published + TOGETHER)
     }
 
     /// Has the state know the sandboxes of this node's pods. Returns whether any was new.
@@ -212,7 +214,7 @@ impl World {
 
     /// What is not as it should be is tried again, what can be known by now is said.
     fn look_again(&mut self) {
-        if self.learn_sandboxes() || !self.settled || self.due.is_some() {
+        if self.learn_sandboxes() || !self.settled || self.behind {
             self.publish();
         } else {
             let snapshot = self.state.snapshot();
@@ -226,7 +228,12 @@ impl World {
     }
 
     fn publish(&mut self) {
-        (self.published, self.due) = (Instant::now(), None);
+        // Of half a listing nothing is published; its end is.
+        self.behind = self.state.listing();
+        if self.behind {
+            return;
+        }
+        self.published = Instant::now();
         problems::follow(&mut self.problems, self.state.problems());
         self.learn_sandboxes();
         let snapshot = self.state.snapshot();
@@ -361,7 +368,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<()> {
         last_listing: None,
         settled: false,
         published: Instant::now(),
-        due: None,
+        behind: false,
         enrol,
         plugin: None,
         names: wanted,
@@ -447,7 +454,7 @@ async fn control(world: Rc<RefCell<World>>, inputs: &mut Inputs) -> anyhow::Resu
                 .take()
                 .map(|it| tokio::task::spawn_local(it.done()));
         }
-        let due = world.borrow().due;
+        let due = world.borrow().due();
         tokio::select! {
             biased;
             _ = terminate.recv() => return Ok(End::Signal),
