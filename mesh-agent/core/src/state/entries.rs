@@ -14,7 +14,7 @@ use crate::model::snapshot::{MeshSettings, Snapshot};
 use crate::model::workload::{Enrollment, FailMode, Labels, Names, Workload};
 use crate::state::ObjectKey;
 use crate::translate::{EntryAddress, EntryPort, ServiceEntrySpec, WorkloadEntrySpec};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -22,7 +22,6 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Entries {
     made: BTreeSet<ObjectName>,
-    hosts: HashSet<Arc<str>>,
     warnings: Vec<(ObjectName, String, String)>,
     /// Workloads of WorkloadEntries, kept so that endpoints that did not change stay the same.
     workloads: BTreeMap<ObjectName, Arc<Workload>>,
@@ -70,7 +69,6 @@ impl Entries {
             .cloned()
             .collect();
         self.made = wanted.keys().cloned().collect();
-        self.hosts = wanted.values().map(|service| Arc::clone(&service.host)).collect();
         for name in gone {
             services.put(&name, None, next);
         }
@@ -78,19 +76,6 @@ impl Entries {
             services.put(&name, Some(service), next);
         }
         self.register(&order, names, next);
-    }
-
-    /// Whether one of these Services came or went since `next` was built, and a ServiceEntry names its host: it gives way to
-    /// a Service.
-    pub(super) fn give_way_otherwise(
-        &self,
-        tables: &Tables,
-        services: &BTreeSet<ObjectName>,
-        next: &Snapshot,
-    ) -> bool {
-        let is_named = |name: &ObjectName| self.hosts.contains(&next.settings.host_of(name));
-        let moved = |name: &&ObjectName| next.service(name).is_some() != tables.service(name).is_some();
-        !self.hosts.is_empty() && services.iter().filter(moved).any(is_named)
     }
 
     /// Hosts in the order of age: the oldest has a host that several name.

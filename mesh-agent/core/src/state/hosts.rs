@@ -56,7 +56,7 @@ impl Hosts {
     }
 
     /// Hosts that end with this, which follows a `*`.
-    pub(super) fn ending_with(&self, suffix: &str) -> impl Iterator<Item = &Arc<str>> {
+    pub(super) fn ending_with<'a>(&'a self, suffix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         self.0.keys().filter(move |host| host.ends_with(suffix))
     }
 
@@ -68,7 +68,7 @@ impl Hosts {
             .get_key_value(key)
             .filter(|_| !wildcard)
             .map(|(host, _)| host);
-        let wide = self.0.keys().filter(move |host| wildcard && host.ends_with(key));
+        let wide = self.ending_with(key).filter(move |_| wildcard);
         exact.into_iter().chain(wide)
     }
 }

@@ -168,7 +168,7 @@ impl World {
         let effects = self.pods.rebuild(tables, &dirty, &mut next);
         let entries = dirty.entries
             || effects.namespaces.iter().any(|ns| tables.entries_select_in(ns))
-            || self.entries.give_way_otherwise(tables, &dirty.services, &next);
+            || self.entries_give_way_otherwise(tables, &dirty, &next);
         self.services
             .rebuild(tables, &self.pods, dirty.services.clone(), effects, &mut next);
         if entries {
@@ -196,6 +196,16 @@ impl World {
         self.attachments.warn(&mut self.warnings);
         self.snapshot = Arc::new(next);
         Arc::clone(&self.snapshot)
+    }
+
+    /// Whether a Service came or went since `next` was built, and a ServiceEntry names its host: it gives way to a Service.
+    fn entries_give_way_otherwise(&self, tables: &Tables, dirty: &Dirty, next: &Snapshot) -> bool {
+        let moved = |name: &&ObjectName| next.service(name).is_some() != tables.service(name).is_some();
+        let is_named = |name: &ObjectName| {
+            let host = next.settings.host_of(name);
+            self.hosts.services(next, &host).any(|s| s.external.is_some())
+        };
+        dirty.services.iter().filter(moved).any(is_named)
     }
 
     /// What is wrong between objects.
@@ -242,8 +252,7 @@ impl World {
             vouched.extend(self.claims.services().cloned());
             self.shown = shown;
         }
-        let host = |name: &ObjectName| Some(Arc::clone(&next.service(name)?.host));
-        hosts.extend(vouched.iter().filter_map(host));
+        hosts.extend(hosts_of(&vouched, next));
         if entries {
             // Another of several may be the one that everybody sees.
             let external = next.services.iter().filter(|s| s.external.is_some());
@@ -269,8 +278,7 @@ impl World {
             &mut next.backend_policies,
         );
         let mut spoken_of: BTreeSet<Arc<str>> = hosts.union(&routed).cloned().collect();
-        let host = |name: &ObjectName| Some(Arc::clone(&next.service(name)?.host));
-        spoken_of.extend(limited.iter().filter_map(host));
+        spoken_of.extend(hosts_of(&limited, next));
         steering::steer(&changed, &self.hosts, &spoken_of, next);
         hosts
     }
@@ -310,6 +318,15 @@ impl World {
         };
         dirty.services.iter().chain(&dirty.pods).any(own)
     }
+}
+
+/// The hosts of those services that are there.
+fn hosts_of<'a>(
+    services: &'a BTreeSet<ObjectName>,
+    next: &'a Snapshot,
+) -> impl Iterator<Item = Arc<str>> + use<'a> {
+    let found = services.iter().filter_map(|name| next.service(name));
+    found.map(|service| Arc::clone(&service.host))
 }
 
 /// Follows `heddle.io/l7` of namespaces.

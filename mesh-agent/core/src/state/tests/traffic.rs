@@ -5,9 +5,6 @@ use super::*;
 use serde_json::json;
 use std::fmt::Debug;
 
-/// Which object, which of its versions; `None` = it is gone.
-type Step = (u8, Option<u8>);
-
 const NAMESPACES: [&str; 2] = ["shop", "other"];
 const HOSTS: [&str; 7] = [
     "s0.shop.svc.cluster.local",
@@ -158,6 +155,7 @@ fn meaning(state: &mut State) -> Vec<Vec<String>> {
 }
 
 proptest! {
+    /// Of each step: which object, and which of its versions; `None` = it is gone.
     #[test]
     fn any_history_of_rules_leads_to_what_the_last_ones_mean(
         steps in prop::collection::vec((0..19_u8, prop::option::weighted(0.8, 0..21_u8)), 1..60),
@@ -166,7 +164,6 @@ proptest! {
         let mut state = node(&[]);
         let mut now: BTreeMap<u8, Value> = BTreeMap::new();
         for (number, (which, version)) in steps.into_iter().enumerate() {
-            let _: Step = (which, version);
             let object = object(which, version.unwrap_or_default());
             if version.is_some() {
                 now.insert(which, object.clone());
